@@ -1,0 +1,64 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+export PYTHON ?= python3
+ARGS ?=
+
+ENVIRONMENT := .venv/.environment-made
+INSTALLED := .venv/.gastown-installed
+KILO := .tools/.kilo-installed
+PYTHON_FOLDERS = $(wildcard src tests bench)
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: $(INSTALLED) $(KILO) ## make .venv and .tools from the locks; does nothing when they are newer
+
+$(ENVIRONMENT): requirements.lock tools/python-env
+	@tools/python-env
+	@touch $@
+
+$(INSTALLED): $(ENVIRONMENT) pyproject.toml
+	@echo "setup: gastown itself, editable"
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(KILO): tools/kilo/package.json tools/kilo/package-lock.json tools/kilo/install
+	@tools/kilo/install
+	@touch $@
+
+.PHONY: up
+up: setup ## a town on this machine: make up ARGS='--help'
+	@exec .venv/bin/gastown up $(ARGS)
+
+.PHONY: test
+test: setup ## all tests: make test ARGS='-k gate'
+	@tools/system-packages
+	@.venv/bin/pytest $(ARGS)
+
+.PHONY: lint
+lint: setup ## ruff, flake8-async, mypy and pyright
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	@# ASYNC114 wants a list of our startables here; ASYNC124: an async method of a protocol or a route need not wait;
+	@# ASYNC9xx: a checkpoint in every function.
+	find $(PYTHON_FOLDERS) -name '*.py' -print0 | xargs -0 .venv/bin/flake8-async --disable=ASYNC114,ASYNC124,ASYNC9
+	.venv/bin/mypy --strict src
+	.venv/bin/pyright src
+
+.PHONY: bench
+bench: setup ## times a boot: make bench ARGS='--help'
+	@.venv/bin/python bench/boot.py $(ARGS)
+
+.PHONY: lock
+lock: ## remake the locks: make lock ARGS=--upgrade
+	@tools/lock $(ARGS)
+
+.PHONY: clean
+clean: ## remove what setup, tests and tools have made
+	rm -rf .venv .tools .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	find $(PYTHON_FOLDERS) -name __pycache__ -type d -prune -exec rm -rf {} +

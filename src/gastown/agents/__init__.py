@@ -1,0 +1,1 @@
+"""Agents: their states, their environment, their starts and ends."""

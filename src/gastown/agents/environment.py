@@ -1,0 +1,229 @@
+"""What a child `kilo serve` is started with, as one pure function (contract section 4).
+
+The prewarm and the start call the same `derive`: a prewarmed mayor is a cache hit by construction.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gastown.contract.agents import StartAgentRequest
+from gastown.kilo.spec import ServerSpec
+from gastown.worker.tokens import Credentials
+
+__all__ = [
+    "ChildDefaults",
+    "derive",
+    "home_of",
+    "is_reserved",
+    "model_name",
+    "organization_of",
+    "registry_environment",
+]
+
+DEFAULT_MODEL = "kilo-auto/frontier"
+_RESERVED = re.compile(
+    r"(?:KILOCODE_TOKEN|GIT_TOKEN|GITHUB_TOKEN|GITLAB_TOKEN|GITLAB_INSTANCE_URL|GITHUB_CLI_PAT|GH_TOKEN"
+    r"|GASTOWN_.*|KILO_.*|OPENCODE_.*|KILOCODE_.*|PATH|HOME|LD_.*|NODE_OPTIONS|BUN_.*|PYTHON.*|XDG_DATA_HOME"
+    r"|GIT_(?:AUTHOR|COMMITTER)_.*)\Z",
+    re.DOTALL,
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_TOKEN_NAMES = (
+    "KILOCODE_TOKEN",
+    "GIT_TOKEN",
+    "GITHUB_TOKEN",
+    "GITLAB_TOKEN",
+    "GITLAB_INSTANCE_URL",
+    "GITHUB_CLI_PAT",
+)
+_QUIET_KILO = {
+    # kilo-facts 1 and 9: each of these is a network call, a delay or a leftover file otherwise.
+    "KILO_TELEMETRY_LEVEL": "off",
+    "KILO_DISABLE_FFF": "1",
+    "KILO_DISABLE_AUTOUPDATE": "1",
+    "KILO_DISABLE_SESSION_INGEST": "1",
+    "KILO_DISABLE_CODEBASE_INDEXING": "1",
+    # Any client but kilo's own: the tools `question` and `suggest` would wait for a person who is not there.
+    "KILO_CLIENT": "gastown",
+    "KILO_PLATFORM": "gastown",
+    "KILOCODE_FEATURE": "gastown",
+}
+
+
+@dataclass(frozen=True)
+class ChildDefaults:
+    """What comes from the container and not from a request: the allow-listed environment and the addresses."""
+
+    kilo_bin: str
+    home_root: str
+    base_env: Mapping[str, str] = field(repr=False)
+    parent_pid: int
+    api_url: str | None = None
+    kilocode_token: str | None = field(default=None, repr=False)
+    organization_id: str | None = None
+    mayor_tools: frozenset[str] = frozenset()
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a custom variable may not have this name."""
+    return _RESERVED.match(name) is not None
+
+
+def home_of(defaults: ChildDefaults, agent_id: str) -> str:
+    return f"{defaults.home_root}/agent-home-{agent_id}"
+
+
+def derive(
+    request: StartAgentRequest,
+    workdir: str,
+    live: Credentials,
+    defaults: ChildDefaults,
+    *,
+    inherited: Mapping[str, str] | None = None,
+) -> ServerSpec:
+    """The server that `request` needs. Same inputs give the same bytes.
+
+    `inherited` is the environment of a registry entry, None for a fresh request. For a fresh request its own
+    variables are the newest word; for an inherited one the live credentials are, and `inherited` only fills
+    what the request lacks.
+    """
+    tokens = _tokens(request, live, defaults, inherited)
+    organization = organization_of(request, live, defaults)
+    home = home_of(defaults, request.agent_id)
+    config = _kilo_config(request, tokens.get("KILOCODE_TOKEN", ""), organization)
+    own = {
+        **defaults.base_env,
+        **_QUIET_KILO,
+        "KILO_PARENT_PID": str(defaults.parent_pid),
+        "GASTOWN_AGENT_ID": request.agent_id,
+        "GASTOWN_RIG_ID": request.rig_id,
+        "GASTOWN_TOWN_ID": request.town_id,
+        "GASTOWN_AGENT_ROLE": request.role,
+        "KILO_TEST_HOME": home,
+        "XDG_DATA_HOME": f"{home}/.local/share",
+        **_authorship(request, live),
+        **tokens,
+        "KILO_CONFIG_CONTENT": config,
+        "OPENCODE_CONFIG_CONTENT": config,
+    }
+    optional = {
+        "GASTOWN_API_URL": live.town.gastown_api_url or defaults.api_url,
+        "GASTOWN_CONTAINER_TOKEN": live.container_token,
+        "GASTOWN_SESSION_TOKEN": live.session_token,
+        "KILO_ORG_ID": organization,
+        "GASTOWN_ORGANIZATION_ID": organization,
+        "GH_TOKEN": next(
+            (tokens[n] for n in ("GITHUB_CLI_PAT", "GIT_TOKEN", "GITHUB_TOKEN") if n in tokens), None
+        ),
+    }
+    own.update({name: value for name, value in optional.items() if value})
+    if token := tokens.get("KILOCODE_TOKEN"):
+        own["KILO_AUTH_CONTENT"] = _canonical({"kilo": {"type": "api", "key": token}})
+    custom = {name: value for name, value in _custom(request, live, inherited).items() if name not in own}
+    return ServerSpec(
+        argv=(defaults.kilo_bin, "serve", "--port=0", "--hostname=127.0.0.1"),
+        cwd=workdir,
+        home=home,
+        env={**custom, **own},
+        required_tools=defaults.mayor_tools if request.is_mayor else frozenset(),
+    )
+
+
+def registry_environment(spec: ServerSpec) -> dict[str, str]:
+    """What a registry entry must carry so that a next container, with a request alone, has its credentials."""
+    return {name: spec.env[name] for name in _TOKEN_NAMES if name in spec.env}
+
+
+def organization_of(request: StartAgentRequest, live: Credentials, defaults: ChildDefaults) -> str | None:
+    """Absent is not null: null says that there is none, absent lets the next one decide."""
+    if "organization_id" in request.model_fields_set:
+        return request.organization_id
+    if "organization_id" in live.town.model_fields_set:
+        return live.town.organization_id
+    return defaults.organization_id
+
+
+def _tokens(
+    request: StartAgentRequest,
+    live: Credentials,
+    defaults: ChildDefaults,
+    inherited: Mapping[str, str] | None,
+) -> dict[str, str]:
+    git = live.town.git_auth
+    town = {
+        "KILOCODE_TOKEN": live.town.kilocode_token,
+        "GIT_TOKEN": git.github_token,
+        "GITHUB_TOKEN": git.github_token,
+        "GITLAB_TOKEN": git.gitlab_token,
+        "GITLAB_INSTANCE_URL": git.gitlab_instance_url,
+        "GITHUB_CLI_PAT": live.town.github_cli_pat,
+    }
+    order: list[Mapping[str, str | None]]
+    order = [request.env_vars, town] if inherited is None else [town, request.env_vars, inherited]
+    order.append({"KILOCODE_TOKEN": defaults.kilocode_token})
+    found = {}
+    for name in _TOKEN_NAMES:
+        value = next((source[name] for source in order if source.get(name)), None)
+        if value:
+            found[name] = value
+    return found
+
+
+def _custom(request: StartAgentRequest, live: Credentials, inherited: Mapping[str, str] | None) -> dict[str, str]:
+    asked = {**(inherited or {}), **request.env_vars}
+    kept = {name: value for name, value in asked.items() if name not in live.retired_names}
+    merged = {**kept, **live.town.env_vars}
+    return {n: v for n, v in merged.items() if _NAME.match(n) and "\0" not in v and not is_reserved(n)}
+
+
+def _authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]:
+    """The town's author if it has one, and then the agent as co-author; else the agent itself."""
+    agent_name, agent_email = f"{request.name} (gastown)", f"{request.name}@gastown.local"
+    town = live.town
+    if not town.git_author_name:
+        author, email, coauthor = agent_name, agent_email, False
+    else:
+        author, email = town.git_author_name, town.git_author_email or agent_email
+        coauthor = not town.disable_ai_coauthor
+    variables = {
+        "GIT_AUTHOR_NAME": author,
+        "GIT_AUTHOR_EMAIL": email,
+        "GIT_COMMITTER_NAME": author,
+        "GIT_COMMITTER_EMAIL": email,
+    }
+    if coauthor:
+        variables |= {"GASTOWN_AI_AGENT_NAME": agent_name, "GASTOWN_AI_AGENT_EMAIL": agent_email}
+    return variables
+
+
+def _kilo_config(request: StartAgentRequest, token: str, organization: str | None) -> str:
+    primary = model_name(request.model)
+    small = model_name(request.small_model or request.model)
+    options = {"apiKey": token, "kilocodeToken": token}
+    if organization:
+        options["kilocodeOrganizationId"] = organization
+    return _canonical(
+        {
+            "provider": {"kilo": {"options": options, "models": {primary: {}, small: {}}}},
+            "model": f"kilo/{primary}",
+            "small_model": f"kilo/{small}",
+            "agent": {
+                **{name: {"model": f"kilo/{primary}"} for name in ("code", "general", "plan", "explore")},
+                "title": {"model": f"kilo/{small}"},
+            },
+            "permission": dict.fromkeys(("edit", "bash", "webfetch", "doom_loop", "external_directory"), "allow"),
+        }
+    )
+
+
+def model_name(name: str) -> str:
+    """The model's name without the provider; an empty one means kilo's own choice."""
+    return name.removeprefix("kilo/") or DEFAULT_MODEL
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

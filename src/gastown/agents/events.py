@@ -1,0 +1,121 @@
+"""What kilo says about an agent: kept, counted, and turned into the few facts that others wait for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from itertools import count
+from typing import Any
+
+import trio
+
+from gastown.contract.events import AgentEvent
+from gastown.kilo.stream import KiloEvent
+
+__all__ = ["EventLog", "TurnFailed", "Turns"]
+
+KEPT = 2000
+"""Events kept per agent (contract section 1)."""
+
+
+class EventLog:
+    """The newest events of each agent. Ids grow over the whole container."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._ids = count(1)
+        self._kept: dict[str, deque[AgentEvent]] = {}
+
+    def append(self, agent_id: str, event: str, data: dict[str, Any]) -> AgentEvent:
+        record = AgentEvent(id=next(self._ids), event=event, data=data, timestamp=self._now())
+        self._kept.setdefault(agent_id, deque(maxlen=KEPT)).append(record)
+        return record
+
+    def after(self, agent_id: str, last: int) -> tuple[AgentEvent, ...]:
+        return tuple(event for event in self._kept.get(agent_id, ()) if event.id > last)
+
+    def forget(self, agent_id: str) -> None:
+        self._kept.pop(agent_id, None)
+
+
+class TurnFailed(Exception):
+    """The session reported an error: what the gateway answered, where it was the gateway."""
+
+    def __init__(self, name: str, message: str, status: int | None) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+        self.message = message
+        self.status = status
+
+    @classmethod
+    def from_event(cls, properties: dict[str, Any]) -> TurnFailed:
+        error = properties.get("error") or {}
+        data = error.get("data") or {}
+        status = data.get("statusCode")
+        message = str(data.get("message") or "no message")[:500]
+        return cls(str(error.get("name") or "UnknownError"), message, status if isinstance(status, int) else None)
+
+
+class Turns:
+    """The turns of one session, as its events tell them.
+
+    The end of a turn is `session.turn.close`; `session.idle` comes twice, early or never (kilo-facts 2).
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.error: TurnFailed | None = None
+        self.condition: dict[str, Any] | None = None
+        self.opened = trio.Event()
+        self.spoke = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def expect(self) -> None:
+        """Forget what was: the next `opened` and `spoke` belong to the prompt that is about to be sent."""
+        self.error = None
+        self.opened = trio.Event()
+        self.spoke = trio.Event()
+
+    async def wait_idle(self) -> None:
+        """Return when no turn is open."""
+        await self._idle.wait()
+
+    def take(self, event: KiloEvent) -> None:
+        """`spoke` means: there is a verdict on the turn before its first word, or the first word itself."""
+        match event.type:
+            case "session.turn.open":
+                self.is_open, self._idle = True, trio.Event()
+                self.opened.set()
+            case "session.turn.close":
+                self.is_open = False
+                self._idle.set()
+                if event.properties.get("reason") != "error":
+                    self.spoke.set()
+            case "session.error":
+                self.error = self.error or TurnFailed.from_event(event.properties)
+                self.spoke.set()
+            case "session.status":
+                self._status(event.properties.get("status") or {})
+            case "message.part.delta":
+                self.spoke.set()
+            case _:
+                pass
+
+    def lost_track(self, *, busy: bool) -> None:
+        """Set what a request found out, where events may have been missed."""
+        if busy:
+            self.is_open, self._idle = True, trio.Event()
+            self.opened.set()
+        else:
+            self.is_open = False
+            self._idle.set()
+
+    def _status(self, status: dict[str, Any]) -> None:
+        kind = status.get("type")
+        if kind in ("retry", "offline"):
+            self.condition = {k: v for k, v in status.items() if k in ("type", "attempt", "message", "next")}
+            self.spoke.set()
+        else:
+            self.condition = None

@@ -1,0 +1,207 @@
+"""Changing a running agent: its model, its credentials, its server. The session survives all of it.
+
+A restart starts the new server beside the old one. Until the new one is ready nothing of the agent has
+changed: a failure, a time-out or a cancelled caller leaves the old server serving, and the agent listening to
+it. The switch itself is short and is not given up half-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from gastown.agents.life import listen
+from gastown.agents.model import Agent
+from gastown.agents.services import AgentServices
+from gastown.agents.startup import spec_of
+from gastown.concurrency.phases import PhaseLog
+from gastown.concurrency.slots import Urgency
+from gastown.contract.agents import AgentState, ModelRequest
+from gastown.contract.errors import AgentNotRunning
+from gastown.contract.town import RefreshResult
+from gastown.kilo.errors import KiloError
+from gastown.kilo.pool import Lease, Server
+
+__all__ = ["Refresh", "change_model", "refresh_all", "restart"]
+
+log = structlog.get_logger()
+
+_SWITCH_SECONDS = 10.0
+
+
+class RestartTimedOut(KiloError):
+    """The new server was not ready in time; the old one goes on."""
+
+    def __init__(self, seconds: float, phase: str) -> None:
+        super().__init__(f"the new server was not ready after {seconds:g} s (phase {phase}); the old one goes on")
+
+
+async def restart(agent: Agent, services: AgentServices) -> bool:
+    """Give a running agent a server of its newest spec; False when it has that already.
+
+    The deadline of `services.deadlines.refresh` seconds runs from the moment when a slot is free. Raises
+    `KiloError`, and `AgentNotRunning` when the agent ends meanwhile.
+    """
+    async with agent.swapping:
+        lease = _lease_of(agent)
+        if spec_of(agent, services).fingerprint == lease.server.spec.fingerprint:
+            return False
+        seconds, phases = services.deadlines.refresh, PhaseLog()
+        phases.enter("queue")
+        with await services.pool.slots.take(Urgency.REFRESH):
+            with trio.move_on_after(seconds) as clock:
+                successor = await lease.spawn_beside(spec_of(agent, services), phases)
+                try:
+                    await _take_over(agent, lease, successor, phases)
+                except BaseException:
+                    if lease.server is not successor:
+                        with trio.move_on_after(_SWITCH_SECONDS, shield=True):
+                            await services.pool.retire(successor)
+                    raise
+            if clock.cancelled_caught:
+                raise RestartTimedOut(seconds, phases.current)
+        return True
+
+
+async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: PhaseLog) -> None:
+    """Listen to the successor, then make it the agent's server. Up to the switch all of it can be undone."""
+    phases.enter("events")
+    if agent.nursery is None or agent.session_id is None:
+        raise AgentNotRunning(agent.id, agent.state)
+    await successor.rest.status(agent.session_id, agent.workdir)
+    hearing = await agent.nursery.start(listen, agent, successor, name=f"events {agent.id}")
+    async with agent.switching:
+        if agent.lease is not lease or agent.listening is None:
+            hearing.cancel(reason="the agent has ended meanwhile")
+            raise AgentNotRunning(agent.id, agent.state)
+        phases.enter("switch")
+        interrupted = agent.turns.is_open
+        with trio.move_on_after(_SWITCH_SECONDS, shield=True):
+            agent.listening.cancel(reason="another server takes over")
+            agent.listening = hearing
+            await lease.replace(successor)
+            agent.turns.lost_track(busy=False)
+            if interrupted:
+                await _go_on(agent, successor)
+    log.info("agent.restarted", agent_id=agent.id, port=successor.port, turn_resumed=interrupted)
+
+
+async def _go_on(agent: Agent, server: Server) -> None:
+    """Resume the turn that the end of the old server interrupted."""
+    session = str(agent.session_id)
+    try:
+        if (last := await server.rest.last_turn(session)) is not None:
+            await server.rest.resume(session, last.message_id)
+    except KiloError as error:
+        log.warning("turn.not_resumed", agent_id=agent.id, reason=str(error))
+
+
+async def change_model(agent: Agent, services: AgentServices, change: ModelRequest) -> None:
+    """Use another model from the next turn on, without a restart where kilo can do that.
+
+    A new small model, another organisation, and a model that the server does not know are in its frozen
+    configuration: those restart it in the background, at the end of the turn.
+    """
+    update: dict[str, str | None] = {"model": change.model}
+    if "small_model" in change.model_fields_set:
+        update["small_model"] = change.small_model
+    if "organization_id" in change.model_fields_set:
+        update["organization_id"] = change.organization_id
+    before, agent.request = agent.request, agent.request.model_copy(update=update)
+    if agent.state is not AgentState.RUNNING or agent.lease is None or agent.session_id is None:
+        agent.announce()
+        return
+    frozen = (before.small_model or None, before.organization_id) != (
+        agent.request.small_model or None,
+        agent.request.organization_id,
+    )
+    async with agent.switching:
+        rest = agent.lease.server.rest
+        if not frozen and await rest.knows_model(agent.workdir, change.model):
+            await rest.set_model(agent.session_id, change.model)
+        else:
+            frozen = True
+    agent.announce()
+    if frozen and agent.nursery is not None:
+        agent.nursery.start_soon(_restart_when_idle, agent, services, name=f"restart {agent.id}")
+
+
+async def _restart_when_idle(agent: Agent, services: AgentServices) -> None:
+    await agent.turns.wait_idle()
+    try:
+        await restart(agent, services)
+    except (KiloError, AgentNotRunning) as error:
+        log.warning("agent.restart_failed", agent_id=agent.id, reason=str(error))
+
+
+@dataclass
+class _One:
+    agent: Agent
+    result: RefreshResult | None = None
+
+
+class Refresh:
+    """A refresh of all agents under way: what is known of each so far, and when all is known."""
+
+    def __init__(self, agents: list[Agent]) -> None:
+        self.done = trio.Event()
+        self._began = trio.current_time()
+        self._each = [_One(agent) for agent in agents]
+
+    def results(self) -> tuple[RefreshResult, ...]:
+        """One for each agent; who is not finished is `pending`, and goes on."""
+        return tuple(one.result or self._pending(one) for one in self._each)
+
+    def _pending(self, one: _One) -> RefreshResult:
+        return RefreshResult(
+            agent_id=one.agent.id,
+            success=False,
+            duration_ms=_since(self._began),
+            error="Still waiting for its restart, which goes on; the old server serves until then",
+            pending=True,
+        )
+
+    async def run(self, services: AgentServices) -> None:
+        """Restart every agent side by side, the mayor first in the queue. One's failure is its own."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for one in self._each:
+                    nursery.start_soon(self._refresh, one, services, name=f"refresh {one.agent.id}")
+        finally:
+            self.done.set()
+
+    async def _refresh(self, one: _One, services: AgentServices) -> None:
+        began = trio.current_time()
+        problem: str | None = None
+        try:
+            await one.agent.settled.wait()
+            await restart(one.agent, services)
+        except AgentNotRunning:
+            # It ended meanwhile, or its start failed: nothing of it carries an old token.
+            log.info("refresh.agent_gone", agent_id=one.agent.id)
+        except KiloError as error:
+            problem = str(error)
+            log.warning("refresh.failed", agent_id=one.agent.id, reason=problem)
+        one.result = RefreshResult(
+            agent_id=one.agent.id, success=problem is None, duration_ms=_since(began), error=problem
+        )
+
+
+def refresh_all(agents: list[Agent], services: AgentServices, start_soon: Callable[..., None]) -> Refresh:
+    """Begin a refresh that outlives its caller; `start_soon` is that of a nursery that may do so."""
+    refresh = Refresh(agents)
+    start_soon(refresh.run, services, name="refresh")
+    return refresh
+
+
+def _since(moment: float) -> int:
+    return round((trio.current_time() - moment) * 1000)
+
+
+def _lease_of(agent: Agent) -> Lease:
+    if agent.state is not AgentState.RUNNING or agent.lease is None:
+        raise AgentNotRunning(agent.id, agent.state)
+    return agent.lease

@@ -1,0 +1,191 @@
+"""An agent's whole life, as one task. When it ends, nothing of the agent is left."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import structlog
+import trio
+
+from gastown.agents.environment import home_of
+from gastown.agents.model import Agent
+from gastown.agents.services import AgentServices
+from gastown.agents.startup import StartupReport, first_turn, lease_server, open_session, prepare
+from gastown.concurrency.slots import Urgency
+from gastown.concurrency.supervise import leaves
+from gastown.contract.agents import AgentState
+from gastown.contract.errors import ControlError, StartDeadlineExceeded, StartFailed
+from gastown.kilo.errors import KiloError, ServerDied
+from gastown.kilo.pool import Lease, Server
+
+__all__ = ["LifeOptions", "listen", "live"]
+
+log = structlog.get_logger()
+
+_ABORT_SECONDS = 2.0
+_CLEANUP_SECONDS = 20.0
+
+
+class LifeOptions:
+    """How a life begins: how urgent it is, when its caller gives up, what it waits for first."""
+
+    def __init__(
+        self,
+        urgency: Urgency,
+        *,
+        deadline: float = float("inf"),
+        seconds: float = 0.0,
+        predecessor: Agent | None = None,
+        release: trio.Event | None = None,
+    ) -> None:
+        self.urgency = urgency
+        self.deadline = deadline
+        self.seconds = seconds
+        self.predecessor = predecessor
+        self.release = release
+
+
+async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> None:
+    """Run `agent` from its start to its end. Raises nothing: a failure becomes `agent.failure`.
+
+    Cancelling `agent.scope` ends it; so does its deadline, as long as it is starting.
+    """
+    agent.scope.deadline = options.deadline
+    try:
+        with agent.scope:
+            await _run(agent, services, options)
+    except BaseExceptionGroup as group:  # the boundary of an agent: its failure is its own
+        failures, rest = group.split(Exception)
+        if failures is not None:
+            agent.failure = _typed(agent, failures)
+        if rest is not None:
+            raise rest from None
+    except Exception as error:  # noqa: BLE001 - see above
+        agent.failure = _typed(agent, error)
+    else:
+        if agent.state is AgentState.STARTING and agent.scope.cancelled_caught:
+            agent.failure = StartDeadlineExceeded(agent.id, agent.phases.current, options.seconds)
+    finally:
+        agent.phases.close()
+        with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
+            await _leave_nothing(agent, services, options.predecessor)
+        _finish(agent)
+
+
+async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Agent | None) -> None:
+    """What may still be there beside the lease: a replaced attempt, and a server that was parked for this one."""
+    if predecessor is not None:
+        await predecessor.ended.wait()
+    if not agent.successor_waits:
+        await services.pool.discard((agent.workdir, home_of(services.defaults, agent.id)))
+
+
+def _finish(agent: Agent) -> None:
+    """The one terminal result of an attempt."""
+    if agent.lease is not None:
+        agent.leftovers = tuple(f"process {pid}" for pid in agent.lease.leftovers)
+        agent.lease = None
+    if agent.failure is not None:
+        log.warning(
+            "agent.failed", agent_id=agent.id, attempt=agent.attempt, phase=agent.phases.current,
+            reason=agent.failure.message,
+        )  # fmt: skip
+    if agent.failure is not None:
+        agent.become(AgentState.FAILED, agent.failure.message)
+    elif agent.state is AgentState.STARTING:
+        agent.become(AgentState.FAILED, "the container went down")
+    else:
+        agent.become(AgentState.EXITED)
+    agent.ended.set()
+
+
+async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> None:
+    if options.predecessor is not None:
+        agent.phases.enter("replace")
+        await options.predecessor.ended.wait()
+    if options.release is not None:
+        agent.phases.enter("claimed")
+        await options.release.wait()
+    report = StartupReport(agent, services)
+    with ExitStack() as calm:
+        if agent.request.is_mayor:
+            calm.enter_context(services.pool.slots.quiet())
+        await prepare(agent, services)
+        async with lease_server(agent, services, options.urgency, report) as lease:
+            agent.lease = lease
+            if agent.is_resumed:
+                # Nobody waits for a resume, so its clock starts when its turn has come.
+                agent.scope.deadline = trio.current_time() + services.deadlines.start
+            try:
+                old_session = await open_session(agent, lease.server)
+                report.reached("session_created")
+                async with trio.open_nursery() as nursery:
+                    await _follow(agent, lease.server, nursery)
+                    await first_turn(agent, services, lease, old_session=old_session)
+                    calm.close()
+                    _running(agent, lease)
+                    await trio.sleep_forever()
+            finally:
+                if agent.state is AgentState.RUNNING:
+                    agent.become(AgentState.STOPPING)
+                agent.nursery = agent.listening = None
+                if agent.successor_waits:
+                    with trio.move_on_after(_ABORT_SECONDS, shield=True):
+                        await _leave_to_successor(agent, lease)
+
+
+async def _follow(agent: Agent, server: Server, nursery: trio.Nursery) -> None:
+    agent.phases.enter("events")
+    agent.nursery = nursery
+    agent.listening = await nursery.start(listen, agent, server, name=f"events {agent.id}")
+
+
+def _running(agent: Agent, lease: Lease) -> None:
+    lease.settled()
+    agent.phases.close()
+    agent.scope.deadline = float("inf")
+    agent.become(AgentState.RUNNING)
+
+
+async def listen(agent: Agent, server: Server, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    """Follow a server's events; reports started with the scope that ends it. Raises `ServerDied` if it dies."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await server.ended.wait()
+                nursery.cancel_scope.cancel(reason="the server has ended")
+
+            nursery.start_soon(watch, name=f"watch {agent.id}")
+            await nursery.start(server.follow, agent.take, name=f"stream {agent.id}")
+            task_status.started(scope)
+        # Raised outside of the nursery, so that it is a plain exception and not a group of one.
+        raise server.death()
+
+
+async def _leave_to_successor(agent: Agent, lease: Lease) -> None:
+    """End the open turn, and leave the server to the start that replaces this one: it may be just the same.
+
+    Without an answer in time the server is not left to anybody, and ends with its lease.
+    """
+    if lease.server.ended.is_set():
+        return
+    try:
+        if agent.session_id is not None and agent.turns.is_open:
+            await lease.server.rest.abort(agent.session_id)
+        lease.park()
+    except KiloError as error:
+        log.info("agent.not_parked", agent_id=agent.id, reason=str(error))
+
+
+def _typed(agent: Agent, error: Exception) -> ControlError:
+    """The failure that a caller gets to see: the server's death before anything that followed from it."""
+    causes = leaves(error)
+    cause = next((c for kind in (ServerDied, ControlError) for c in causes if isinstance(c, kind)), causes[0])
+    if isinstance(cause, ControlError):
+        return cause
+    phase, kind = agent.phases.current, type(cause).__name__
+    if isinstance(cause, KiloError):
+        return StartFailed(f"Agent {agent.id}: {cause}", phase=phase, error_type=kind)
+    log.error("agent.crashed", agent_id=agent.id, phase=phase, exc_info=error)
+    return StartFailed(f"Agent {agent.id} failed in phase {phase}: {kind}", phase=phase, error_type=kind)

@@ -1,0 +1,190 @@
+"""An agent: its state and the edges between states, and what is known of it."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import structlog
+import trio
+
+from gastown.agents.events import EventLog, Turns
+from gastown.concurrency.phases import PhaseLog
+from gastown.contract.agents import AgentState, AgentStatus, PublicAgent, StartAgentRequest
+from gastown.contract.errors import ControlError
+from gastown.kilo.pool import Lease
+from gastown.kilo.stream import KiloEvent
+
+__all__ = ["ACTIVE", "EDGES", "Agent", "IllegalTransition"]
+
+log = structlog.get_logger()
+
+EDGES: Mapping[AgentState, frozenset[AgentState]] = {
+    AgentState.STARTING: frozenset({AgentState.RUNNING, AgentState.STOPPING, AgentState.FAILED}),
+    AgentState.RUNNING: frozenset({AgentState.STOPPING}),
+    AgentState.STOPPING: frozenset({AgentState.EXITED, AgentState.FAILED}),
+    AgentState.EXITED: frozenset(),
+    AgentState.FAILED: frozenset(),
+}
+ACTIVE = frozenset({AgentState.STARTING, AgentState.RUNNING})
+
+_REMEMBERED_MESSAGES = 64
+
+
+class IllegalTransition(Exception):
+    """A bug in this program: a state change that the table does not allow."""
+
+
+class Agent:
+    """One attempt at one agent. A later start of the same id is another `Agent`.
+
+    `scope` cancels its life; `settled` is set when its start has ended, well or badly, and `ended` when nothing
+    of it is left. `failure` is the one terminal error, if it failed. `nursery` and `listening` belong to its
+    life and are there while it has a server. `swapping` is held for a whole change of server, `switching` only
+    for the moment in which one server takes over from the other: no prompt may be sent then.
+    """
+
+    def __init__(
+        self,
+        request: StartAgentRequest,
+        *,
+        workdir: str,
+        now: Callable[[], datetime],
+        events: EventLog,
+        inherited: Mapping[str, str] | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.attempt = secrets.token_hex(4)
+        self.request = request
+        self.workdir = workdir
+        self.inherited = inherited
+        self.state = AgentState.STARTING
+        self.failure: ControlError | None = None
+        self.exit_reason: str | None = None
+        self.session_id: str | None = None
+        self.lease: Lease | None = None
+        self.turns = Turns()
+        self.phases = PhaseLog(self._entered)
+        self.scope = trio.CancelScope()
+        self.settled = trio.Event()
+        self.ended = trio.Event()
+        self.nursery: trio.Nursery | None = None
+        self.listening: trio.CancelScope | None = None
+        self.swapping = trio.Lock()
+        self.switching = trio.Lock()
+        self.successor_waits = False
+        self.evicted = False
+        self.leftovers: tuple[str, ...] = ()
+        self._now = now
+        self._events = events
+        self._on_change = on_change
+        self.started_at = now()
+        self.last_activity_at = self.started_at
+        self.last_event_type: str | None = None
+        self.last_event_at: datetime | None = None
+        self._tools: dict[str, str] = {}
+        self._messages: OrderedDict[str, None] = OrderedDict()
+        self.message_count = 0
+
+    @property
+    def id(self) -> str:
+        return self.request.agent_id
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the registry of an earlier container brought it, rather than a caller of this one."""
+        return self.inherited is not None
+
+    def become(self, state: AgentState, reason: str | None = None) -> None:
+        """The one place where the state changes; each change is logged, kept as an event, and announced."""
+        if state not in EDGES[self.state]:
+            raise IllegalTransition(f"agent {self.id}: {self.state} to {state}")
+        before, self.state = self.state, state
+        self.exit_reason = reason if reason is not None else self.exit_reason
+        if state is not AgentState.STARTING:
+            self.settled.set()
+        log.info("agent.state", agent_id=self.id, attempt=self.attempt, before=before, after=state, reason=reason)
+        self._events.append(self.id, "agent.status", {"status": state, "reason": reason})
+        self._on_change()
+
+    def announce(self) -> None:
+        """Something that the registry must know has changed."""
+        self._on_change()
+
+    def take(self, event: KiloEvent) -> None:
+        """An event of this agent's server."""
+        self.last_event_type = event.type
+        self.last_event_at = self.last_activity_at = self._now()
+        self._events.append(self.id, event.type, event.properties)
+        if event.session_id == self.session_id:
+            self.turns.take(event)
+        match event.type:
+            case "message.updated":
+                self._count_message(str((event.properties.get("info") or {}).get("id")))
+            case "message.part.updated":
+                self._follow_tool(event.properties.get("part") or {})
+            case _:
+                pass
+
+    def public(self) -> PublicAgent:
+        return PublicAgent(
+            **self._view(),
+            rig_id=self.request.rig_id,
+            town_id=self.request.town_id,
+            role=self.request.role,
+            name=self.request.name,
+            workdir=self.workdir,
+            last_event_type=self.last_event_type,
+            last_event_at=self.last_event_at,
+            model=self.request.model,
+            organization_id=self.request.organization_id,
+        )
+
+    def status(self) -> AgentStatus:
+        return AgentStatus(**self._view(), condition=self._condition())
+
+    def _view(self) -> dict[str, Any]:
+        return {
+            "agent_id": self.id,
+            "status": self.state,
+            "server_port": self.lease.server.port if self.lease is not None else None,
+            "session_id": self.session_id,
+            "started_at": self.started_at,
+            "last_activity_at": self.last_activity_at,
+            "active_tools": tuple(sorted(set(self._tools.values()))),
+            "message_count": self.message_count,
+            "exit_reason": self.exit_reason,
+        }
+
+    def _condition(self) -> dict[str, Any] | None:
+        if self.state is AgentState.STARTING:
+            return {"type": "starting", "phase": self.phases.current}
+        if self.state is not AgentState.RUNNING:
+            return None
+        return self.turns.condition or {"type": "busy" if self.turns.is_open else "idle"}
+
+    def _entered(self, phase: str) -> None:
+        log.info("agent.phase", agent_id=self.id, attempt=self.attempt, phase=phase)
+
+    def _count_message(self, message_id: str) -> None:
+        if message_id in self._messages:
+            return
+        self.message_count += 1
+        self._messages[message_id] = None
+        if len(self._messages) > _REMEMBERED_MESSAGES:
+            self._messages.popitem(last=False)
+
+    def _follow_tool(self, part: dict[str, Any]) -> None:
+        if part.get("type") != "tool":
+            return
+        if (part.get("state") or {}).get("status") in ("pending", "running"):
+            self._tools[str(part.get("id"))] = str(part.get("tool"))
+        else:
+            self._tools.pop(str(part.get("id")), None)

@@ -1,0 +1,182 @@
+"""All agents of the container: starts, stops, claims, messages. At most one life per id at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from gastown.agents.environment import derive, model_name, registry_environment
+from gastown.agents.life import LifeOptions, live
+from gastown.agents.model import Agent
+from gastown.agents.services import AgentServices
+from gastown.concurrency.slots import Urgency
+from gastown.contract.agents import AgentState, StartAgentRequest, StopAnswer
+from gastown.contract.errors import AgentNotFound, AgentNotRunning
+from gastown.contract.worker import RegistryEntry
+from gastown.git.workspace import WorkspacePaths
+
+__all__ = ["Roster", "open_roster", "workdir_of"]
+
+log = structlog.get_logger()
+
+_KEPT_ENDED = 200
+"""Ended agents whose status can still be asked for; the oldest are forgotten first."""
+
+
+def workdir_of(request: StartAgentRequest, paths: WorkspacePaths) -> str:
+    """Where an agent works (contract section 3)."""
+    if request.is_mayor:
+        return paths.mayor(request.town_id)
+    if not request.works_in_repository:
+        return paths.triage(request.rig_id)
+    return paths.worktree(request.rig_id, request.branch)
+
+
+class Roster:
+    """Made by `open_roster`. Lives run in its nursery; callers only ever wait for them."""
+
+    def __init__(self, nursery: trio.Nursery, services: AgentServices, on_change: Callable[[], None]) -> None:
+        self.services = services
+        self._nursery = nursery
+        self._on_change = on_change
+        self._agents: dict[str, Agent] = {}
+
+    def find(self, agent_id: str) -> Agent | None:
+        return self._agents.get(agent_id)
+
+    def get(self, agent_id: str) -> Agent:
+        """The newest attempt of that id; raises `AgentNotFound`."""
+        agent = self._agents.get(agent_id)
+        if agent is None:
+            raise AgentNotFound(agent_id)
+        return agent
+
+    def active(self) -> list[Agent]:
+        """Agents that are starting or running, the mayor first."""
+        return sorted((a for a in self._agents.values() if a.is_active), key=lambda a: not a.request.is_mayor)
+
+    def begin(self, request: StartAgentRequest, *, deadline: float, seconds: float) -> Agent:
+        """Begin a fresh start and return at once; await `agent.settled` for its result.
+
+        An attempt of the same id that is still there is cancelled, and the new one begins when nothing of it
+        is left. `deadline` is on Trio's clock; `seconds` is what an error says about it.
+        """
+        options = LifeOptions(Urgency.INTERACTIVE, deadline=deadline, seconds=seconds)
+        return self._begin(request, workdir_of(request, self.services.paths), None, options)
+
+    def claim(self, entry: RegistryEntry, release: trio.Event) -> Agent | None:
+        """Take over an agent of the last container: `starting` from now on, its life waits for `release`.
+
+        None when it cannot be: a fresh start of the same id came first, or the directory is not ours.
+        """
+        if not self.services.paths.contains(entry.workdir):
+            log.warning("registry.entry_skipped", agent_id=entry.agent_id, problems="workdir outside of the root")
+            return None
+        known = self._agents.get(entry.agent_id)
+        if known is not None and known.is_active:
+            return None
+        urgency = Urgency.PREWARM if entry.request.is_mayor else Urgency.RESUME
+        return self._begin(entry.request, entry.workdir, entry.env, LifeOptions(urgency, release=release))
+
+    async def stop(self, agent_id: str, reason: str = "stopped") -> StopAnswer:
+        """End an agent in whatever state it is, and wait until nothing of it is left."""
+        agent = self.get(agent_id)
+        self._cancel(agent, reason)
+        await agent.ended.wait()
+        return StopAnswer(leftovers=agent.leftovers)
+
+    async def message(self, agent_id: str, prompt: str) -> None:
+        """Give a running agent another prompt. It is queued behind the turn that is open."""
+        agent = self.get(agent_id)
+        async with agent.switching:
+            if agent.state is not AgentState.RUNNING or agent.lease is None or agent.session_id is None:
+                raise AgentNotRunning(agent_id, agent.state)
+            await agent.lease.server.rest.prompt(
+                agent.session_id,
+                prompt,
+                model=model_name(agent.request.model),
+                system=None if agent.request.is_mayor else agent.request.system_prompt,
+            )
+
+    async def evict_all(self) -> None:
+        """End every agent because the container goes; the registry keeps them for the next one."""
+        agents = self.active()
+        for agent in agents:
+            agent.evicted = True
+            self._cancel(agent, "evicted")
+        for agent in agents:
+            await agent.ended.wait()
+
+    def registry(self) -> list[RegistryEntry]:
+        """What a next container must bring back."""
+        return [
+            RegistryEntry(
+                agent_id=agent.id,
+                request=agent.request,
+                workdir=agent.workdir,
+                env=self._registry_env(agent),
+            )
+            for agent in self._agents.values()
+            if agent.is_active or agent.evicted
+        ]
+
+    def _registry_env(self, agent: Agent) -> dict[str, str]:
+        services = self.services
+        spec = derive(
+            agent.request,
+            agent.workdir,
+            services.credentials.current,
+            services.defaults,
+            inherited=agent.inherited,
+        )
+        return registry_environment(spec)
+
+    def _begin(
+        self,
+        request: StartAgentRequest,
+        workdir: str,
+        inherited: Mapping[str, str] | None,
+        options: LifeOptions,
+    ) -> Agent:
+        before = self._agents.get(request.agent_id)
+        if before is not None and not before.ended.is_set():
+            options.predecessor = before
+            before.successor_waits = True
+            self._cancel(before, "replaced by a newer start")
+        agent = Agent(
+            request,
+            workdir=workdir,
+            now=self.services.now,
+            events=self.services.events,
+            inherited=inherited,
+            on_change=self._on_change,
+        )
+        self._agents.pop(request.agent_id, None)
+        self._agents[request.agent_id] = agent
+        self._forget_oldest()
+        self._nursery.start_soon(live, agent, self.services, options, name=f"agent {agent.id}")
+        self._on_change()
+        return agent
+
+    @staticmethod
+    def _cancel(agent: Agent, reason: str) -> None:
+        if agent.is_active:
+            agent.become(AgentState.STOPPING, reason)
+        agent.scope.cancel(reason=reason)
+
+    def _forget_oldest(self) -> None:
+        ended = [name for name, agent in self._agents.items() if agent.ended.is_set()]
+        for name in ended[: max(0, len(ended) - _KEPT_ENDED)]:
+            del self._agents[name]
+            self.services.events.forget(name)
+
+
+@asynccontextmanager
+async def open_roster(services: AgentServices, on_change: Callable[[], None]) -> AsyncIterator[Roster]:
+    """A roster for the length of the block; leaving it ends every agent."""
+    async with trio.open_nursery() as nursery:
+        yield Roster(nursery, services, on_change)
+        nursery.cancel_scope.cancel(reason="the roster closes")

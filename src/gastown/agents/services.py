@@ -1,0 +1,41 @@
+"""What every agent's life needs, handed down explicitly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from gastown.agents.environment import ChildDefaults
+from gastown.agents.events import EventLog
+from gastown.git.workspace import WorkspacePaths
+from gastown.kilo.pool import ServerPool
+from gastown.worker.snapshots import Snapshots
+from gastown.worker.telemetry import Telemetry
+from gastown.worker.tokens import LiveCredentials
+
+__all__ = ["AgentServices", "Deadlines"]
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds. `start` counts from a request's arrival, `refresh` per agent from the moment it has a slot."""
+
+    start: float
+    refresh: float
+    first_word: float
+
+
+@dataclass(frozen=True)
+class AgentServices:
+    """Owned by `main`; none of it is global."""
+
+    pool: ServerPool
+    snapshots: Snapshots
+    telemetry: Telemetry
+    credentials: LiveCredentials
+    defaults: ChildDefaults
+    paths: WorkspacePaths
+    events: EventLog
+    deadlines: Deadlines
+    now: Callable[[], datetime]

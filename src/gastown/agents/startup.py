@@ -1,0 +1,193 @@
+"""From a request to an agent whose first turn is open (design: workspace, snapshot, server, session, prompt)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Literal
+
+import structlog
+import trio
+
+from gastown.agents.environment import derive, home_of, model_name
+from gastown.agents.events import TurnFailed
+from gastown.agents.model import Agent
+from gastown.agents.services import AgentServices
+from gastown.concurrency.slots import Urgency
+from gastown.concurrency.waiting import wait_any
+from gastown.contract.errors import StartFailed
+from gastown.contract.worker import StartupPhaseEvent
+from gastown.git.workspace import OutsideRoot, prepare_workspace, write_agents_md
+from gastown.kilo.errors import KiloError, ServerDied
+from gastown.kilo.pool import Lease, Server
+from gastown.kilo.spec import ServerSpec
+
+__all__ = ["StartupReport", "first_turn", "lease_server", "open_session", "prepare", "spec_of"]
+
+log = structlog.get_logger()
+
+_ASK_AFTER_SECONDS = 5.0
+"""A turn that has not opened by then is asked for: every wait for an event has a request behind it."""
+
+_ACTIONS = {
+    401: "Check the gateway token of the town",
+    402: "Add credits to the account or organisation that pays for the gateway",
+    403: "Check that the token may use this model and organisation",
+    404: "Choose another model",
+}
+
+
+class StartupReport:
+    """The startup phases of one attempt, told to the worker as they pass."""
+
+    def __init__(self, agent: Agent, services: AgentServices) -> None:
+        self._agent = agent
+        self._telemetry = services.telemetry
+        self._began = self._last = trio.current_time()
+
+    def reached(self, label: Literal["db_hydrated", "sdk_ready", "session_created"]) -> None:
+        now = trio.current_time()
+        request = self._agent.request
+        self._telemetry.send(
+            StartupPhaseEvent(
+                town_id=request.town_id,
+                agent_id=request.agent_id,
+                role=request.role,
+                label=label,
+                elapsed_ms=round((now - self._began) * 1000),
+                phase_ms=round((now - self._last) * 1000),
+            )
+        )
+        self._last = now
+
+
+def spec_of(agent: Agent, services: AgentServices) -> ServerSpec:
+    """The server that the agent needs now, with the credentials of this moment."""
+    return derive(
+        agent.request,
+        agent.workdir,
+        services.credentials.current,
+        services.defaults,
+        inherited=agent.inherited,
+    )
+
+
+async def prepare(agent: Agent, services: AgentServices) -> None:
+    """Make the working directory, or make sure that it is there."""
+    agent.phases.enter("workspace")
+    if agent.request.works_in_repository:
+        if not services.paths.contains(agent.workdir) or not await trio.Path(agent.workdir).is_dir():
+            raise StartFailed(
+                f"The working directory of agent {agent.id} does not exist",
+                phase="workspace",
+                action="Start a mayor, triage or lightweight agent, or one whose worktree exists",
+                retryable=False,
+            )
+        return
+    try:
+        await prepare_workspace(services.paths, agent.workdir, services.defaults.base_env)
+    except OutsideRoot as error:
+        raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=False) from error
+    if agent.request.is_mayor and agent.request.system_prompt is not None:
+        await write_agents_md(agent.workdir, agent.request.system_prompt)
+
+
+@asynccontextmanager
+async def lease_server(
+    agent: Agent, services: AgentServices, urgency: Urgency, report: StartupReport
+) -> AsyncIterator[Lease]:
+    """The agent's server for the length of the block, its database restored before.
+
+    A database that kilo cannot open is set aside, the stored one deleted, and the start tried once more.
+    """
+    home = home_of(services.defaults, agent.id)
+    agent.phases.enter("snapshot")
+    restored = await services.snapshots.restore(home, agent.request.rig_id, agent.id)
+    log.info("snapshot.restored", agent_id=agent.id, outcome=restored)
+    report.reached("db_hydrated")
+
+    def leasing() -> AbstractAsyncContextManager[Lease]:
+        return services.pool.lease(partial(spec_of, agent, services), urgency, agent.phases)
+
+    async with AsyncExitStack() as stack:
+        try:
+            lease = await stack.enter_async_context(leasing())
+        except ServerDied as error:
+            if not error.database_unusable:
+                raise
+            await services.snapshots.reject(home, agent.request.rig_id, agent.id)
+            lease = await stack.enter_async_context(leasing())
+        report.reached("sdk_ready")
+        yield lease
+
+
+async def open_session(agent: Agent, server: Server) -> bool:
+    """Find or make the agent's session; returns whether it is an old one.
+
+    A mayor goes on with the newest session of its directory, and so does every resumed agent.
+    """
+    agent.phases.enter("session")
+    try:
+        goes_on = agent.request.is_mayor or agent.is_resumed
+        if goes_on and (known := await server.rest.sessions(agent.workdir)):
+            agent.session_id = known[0].id
+            return True
+        agent.session_id = (await server.rest.create_session(agent.workdir, agent.request.name)).id
+        return False
+    except KiloError as error:
+        raise await server.explain(error) from error
+
+
+async def first_turn(agent: Agent, services: AgentServices, lease: Lease, *, old_session: bool) -> None:
+    """Get the session going: the prompt, or the rest of an interrupted turn, or nothing.
+
+    Returns when the turn is open and has had a moment to fail. A model that is still thinking is a success.
+    """
+    agent.phases.enter("initial_prompt")
+    rest, session = lease.server.rest, str(agent.session_id)
+    agent.turns.expect()
+    if agent.is_resumed and old_session:
+        last = await rest.last_turn(session)
+        if last is None or last.completed:
+            return
+        log.info("turn.resumed", agent_id=agent.id, message_id=last.message_id)
+        await rest.resume(session, last.message_id)
+    elif agent.request.prompt:
+        await rest.prompt(
+            session,
+            agent.request.prompt,
+            model=model_name(agent.request.model),
+            system=None if agent.request.is_mayor else agent.request.system_prompt,
+        )
+    else:
+        return
+    await _turn_opened(agent, lease.server)
+    lease.settled()
+    with trio.move_on_after(services.deadlines.first_word):
+        await agent.turns.spoke.wait()
+    if agent.turns.error is not None:
+        raise prompt_failure(agent.turns.error)
+
+
+async def _turn_opened(agent: Agent, server: Server) -> None:
+    turns = agent.turns
+    while not (turns.opened.is_set() or turns.spoke.is_set()):
+        with trio.move_on_after(_ASK_AFTER_SECONDS) as patience:
+            await wait_any(turns.opened, turns.spoke)
+        if patience.cancelled_caught:
+            status = await server.rest.status(str(agent.session_id), agent.workdir)
+            if status.get("type") != "idle":
+                turns.lost_track(busy=True)
+
+
+def prompt_failure(error: TurnFailed) -> StartFailed:
+    status = error.status
+    return StartFailed(
+        f"The first prompt failed: {error.message}",
+        phase="initial_prompt",
+        status=status,
+        error_type=error.name,
+        action=_ACTIONS.get(status) if status is not None else None,
+        retryable=status is None or status >= 500 or status in (408, 429),
+    )

@@ -1,0 +1,154 @@
+"""Boot hydration: the supervised task that brings back the agents of the last container.
+
+It holds the gate while the registry is read and claimed and while the mayor is prewarmed; the resumes
+themselves go on behind it. Whatever happens in here, the gate opens and the server goes on serving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from gastown.agents.model import Agent
+from gastown.agents.roster import Roster
+from gastown.boot.prewarm import prewarm_mayor
+from gastown.boot.report import BootReport
+from gastown.concurrency.backoff import delays
+from gastown.concurrency.gate import HydrationGate
+from gastown.concurrency.supervise import contain, leaves
+from gastown.worker.client import Registry, WorkerClient, WorkerError
+from gastown.worker.registry import RegistryWriter
+from gastown.worker.tokens import RENEW_BELOW_SECONDS, expiry
+
+__all__ = ["Hydration", "hydrate"]
+
+log = structlog.get_logger()
+
+_READ_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Hydration:
+    """What hydration works with. `gate_seconds` bounds the part before the gate opens."""
+
+    gate: HydrationGate
+    worker: WorkerClient
+    roster: Roster
+    registry: RegistryWriter
+    report: BootReport
+    gate_seconds: float
+
+
+async def hydrate(parts: Hydration) -> None:
+    """Run boot hydration to its end: every resume settled. Never raises an `Exception`."""
+    report = parts.report
+    report.state = "running"
+
+    def failed(error: Exception) -> None:
+        causes = [cause for cause in leaves(error) if isinstance(cause, Exception)]
+        report.state = "failed"
+        report.error = "; ".join(f"{type(c).__name__}: {c}" for c in causes)[:1000]
+        log.error("hydration.failed", reason=report.error, exc_info=error)
+
+    await contain(lambda: _hydrate(parts), on_failure=failed)
+    if report.state == "running":
+        report.state = "complete"
+    report.gate_opened_by = report.gate_opened_by or "failure"
+    log.info("hydration.ended", state=report.state)
+
+
+async def _hydrate(parts: Hydration) -> None:
+    claimed: list[Agent] = []
+    failures: list[Exception] = []
+    release = trio.Event()
+    try:
+        with parts.gate.hold() as opened:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_open_in_time, parts, opened, name="gate deadline")
+                await _renew_token(parts)
+                async with trio.open_nursery() as front:
+                    front.start_soon(_claim, parts, release, claimed, failures, name="claim")
+                    front.start_soon(_prewarm, parts, name="mayor prewarm")
+                if not opened.is_set():
+                    parts.report.gate_opened_by = "hydration"
+                    opened.set()
+    finally:
+        # Also after a failure: an agent that was claimed is resumed, or its attempt ends with a reason.
+        release.set()
+    if failures:
+        raise failures[0]
+    for agent in claimed:
+        await agent.settled.wait()
+
+
+async def _open_in_time(parts: Hydration, opened: trio.Event) -> None:
+    with trio.move_on_after(parts.gate_seconds):
+        await opened.wait()
+    if not opened.is_set():
+        parts.report.gate_opened_by = "deadline"
+        log.warning("gate.deadline", seconds=parts.gate_seconds)
+        opened.set()
+
+
+async def _renew_token(parts: Hydration) -> None:
+    """Refresh a container token that is about to expire. A failure is not fatal: calls refresh on 401 too."""
+    token = parts.roster.services.credentials.current.container_token
+    ends = expiry(token) if token else None
+    if ends is None or ends - parts.roster.services.now().timestamp() > RENEW_BELOW_SECONDS:
+        return
+    try:
+        with parts.report.bar("token"), trio.fail_after(_READ_SECONDS):
+            await parts.worker.refresh_token()
+    except (WorkerError, trio.TooSlowError) as error:
+        log.warning("token.refresh_failed", reason=str(error) or "no answer in 10 s")
+
+
+async def _claim(parts: Hydration, release: trio.Event, claimed: list[Agent], failures: list[Exception]) -> None:
+    """Claim, and let the prewarm go on when that fails."""
+    await contain(lambda: _claim_all(parts, release, claimed), on_failure=failures.append)
+
+
+async def _claim_all(parts: Hydration, release: trio.Event, claimed: list[Agent]) -> None:
+    with parts.report.bar("registry"):
+        registry = await _read_registry(parts)
+    skipped = registry.skipped
+    for entry in sorted(registry.entries, key=lambda entry: not entry.request.is_mayor):
+        agent = parts.roster.claim(entry, release)
+        if agent is None:
+            skipped += 1
+        else:
+            claimed.append(agent)
+            parts.report.resuming(agent)
+    parts.report.skipped = skipped
+    parts.registry.loaded()
+    log.info("registry.claimed", agents=len(claimed), skipped=skipped)
+
+
+async def _read_registry(parts: Hydration) -> Registry:
+    """Read it, again and again while the worker is away, for as long as the gate may stay closed."""
+    pauses = delays(0.2, 3.0)
+    until = trio.current_time() + parts.gate_seconds
+    while True:
+        try:
+            with trio.fail_after(_READ_SECONDS):
+                return await parts.worker.registry()
+        except (WorkerError, trio.TooSlowError) as error:
+            final = isinstance(error, WorkerError) and not error.transient
+            pause = next(pauses)
+            if final or trio.current_time() + pause > until:
+                raise
+            log.warning("registry.read_failed", reason=str(error) or "no answer in 10 s")
+            await trio.sleep(pause)
+
+
+async def _prewarm(parts: Hydration) -> None:
+    """A prewarm that fails costs the mayor's start some seconds, and nothing else."""
+
+    def failed(error: Exception) -> None:
+        reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in leaves(error))
+        parts.report.prewarm = f"failed: {reason}"[:500]
+        log.warning("mayor.prewarm_failed", reason=reason)
+
+    await contain(lambda: prewarm_mayor(parts.worker, parts.roster.services, parts.report), on_failure=failed)

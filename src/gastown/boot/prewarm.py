@@ -1,0 +1,104 @@
+"""Starting the mayor's server before the user asks for the mayor."""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from gastown.agents.environment import derive, home_of
+from gastown.agents.roster import workdir_of
+from gastown.agents.services import AgentServices
+from gastown.boot.report import BootReport
+from gastown.concurrency.phases import PhaseLog
+from gastown.concurrency.slots import Urgency
+from gastown.contract.agents import Role, StartAgentRequest
+from gastown.contract.worker import MayorContext, PrewarmComplete
+from gastown.git.workspace import prepare_workspace
+from gastown.kilo.spec import ServerSpec
+from gastown.worker.client import WorkerClient
+
+__all__ = ["expected_request", "prewarm_mayor"]
+
+log = structlog.get_logger()
+
+
+def expected_request(context: MayorContext, town_id: str) -> StartAgentRequest:
+    """The start that will come for this mayor, as far as its server depends on it."""
+    request = StartAgentRequest(
+        agent_id=context.agent_id or "",
+        rig_id=context.rig_id or f"mayor-{town_id}",
+        town_id=town_id,
+        role=Role.MAYOR,
+        name=context.name or "mayor",
+        identity="",
+        prompt="",
+        model=context.model or "",
+        small_model=context.small_model,
+        git_url="",
+        branch="",
+        default_branch="",
+    )
+    if context.knows_organization:
+        return request.model_copy(update={"organization_id": context.organization_id})
+    return request
+
+
+async def prewarm_mayor(worker: WorkerClient, services: AgentServices, report: BootReport) -> None:
+    """Leave a ready server in the pool that the mayor's start will find. Sets `report.prewarm`.
+
+    Skipped when the worker names no mayor, model or token. Raises what the worker and the pool raise.
+    """
+    report.prewarm = "asking"
+    with report.bar("mayor context"), trio.fail_after(10):
+        context = await worker.mayor_context()
+    missing = [
+        name
+        for name, value in (
+            ("agent", context.agent_id),
+            ("model", context.model),
+            ("token", context.kilocode_token or services.defaults.kilocode_token),
+        )
+        if not value
+    ]
+    if missing:
+        report.prewarm = f"skipped: the mayor context has no {' and no '.join(missing)}"
+        log.info("mayor.prewarm_skipped", missing=missing)
+        return
+    report.prewarm = "running"
+    began = trio.current_time()
+    services.credentials.adopt_context(context)
+    request = expected_request(context, worker.town_id)
+    await _warm(request, services, report)
+    elapsed = trio.current_time() - began
+    report.prewarm = "ready"
+    report.mayor_ready_at = services.now()
+    services.telemetry.send(
+        PrewarmComplete(town_id=worker.town_id, agent_id=request.agent_id, duration_ms=round(elapsed * 1000))
+    )
+
+
+async def _warm(request: StartAgentRequest, services: AgentServices, report: BootReport) -> None:
+    workdir = workdir_of(request, services.paths)
+    home = home_of(services.defaults, request.agent_id)
+    with report.bar("workspace", request.agent_id):
+        await prepare_workspace(services.paths, workdir, services.defaults.base_env)
+
+    def spec() -> ServerSpec:
+        return derive(request, workdir, services.credentials.current, services.defaults)
+
+    restored = trio.Event()
+
+    async def restore() -> None:
+        with report.bar("snapshot", request.agent_id) as bar:
+            bar.outcome = await services.snapshots.restore(home, request.rig_id, request.agent_id)
+        restored.set()
+
+    async def spawn() -> None:
+        await restored.wait()  # kilo opens its database while it starts
+        with report.bar("prewarm", request.agent_id):
+            async with services.pool.lease(spec, Urgency.PREWARM, PhaseLog()) as lease:
+                lease.park()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(restore, name="prewarm snapshot")
+        nursery.start_soon(spawn, name="prewarm spawn")

@@ -1,0 +1,78 @@
+"""`gastown serve | up | hall | openapi`. Each command imports only what it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from gastown import __version__
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for a wrong call or setting."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["serve"] and len(given) == 1:
+        return _serve()
+    parser = argparse.ArgumentParser(prog="gastown", description="One container in which a team of agents works.")
+    parser.add_argument("--version", action="version", version=f"gastown {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="the container process; settings come from the environment")
+    commands.add_parser("openapi", help="print the control API's OpenAPI description")
+
+    from gastown.hall import up
+
+    up.add_arguments(commands.add_parser("up", help="a whole town on this machine, until Ctrl-C"))
+    up.add_hall_arguments(commands.add_parser("hall", help="the embedded orchestrator alone"))
+    options = parser.parse_args(given)
+    match options.command:
+        case "serve":
+            return _serve()
+        case "openapi":
+            return _openapi()
+        case "up":
+            return up.run(options, os.environ)
+        case _:
+            return up.run_hall(options, os.environ)
+
+
+def _serve() -> int:
+    import trio
+
+    from gastown import logs
+    from gastown.settings import BadSettings, load
+
+    logs.configure(tuple)
+    try:
+        settings = load()
+    except BadSettings as error:
+        return _complain(str(error))
+
+    from gastown.control.server import CannotListen
+    from gastown.kilo.binary import KiloMissing
+    from gastown.main import serve
+
+    try:
+        trio.run(serve, settings)
+    except (CannotListen, KiloMissing) as error:
+        return _complain(str(error))
+    return 0
+
+
+def _openapi() -> int:
+    import trio
+
+    from gastown.control.app import ROUTES
+    from gastown.control.openapi import describe
+
+    print(json.dumps(trio.run(describe, ROUTES), indent=2, sort_keys=True))
+    return 0
+
+
+def _complain(problem: str) -> int:
+    print(f"gastown: {problem}", file=sys.stderr)
+    return 2

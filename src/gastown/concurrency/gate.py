@@ -1,0 +1,40 @@
+"""The hydration gate: fresh requests wait while the agents of the last container are being claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+__all__ = ["HydrationGate"]
+
+
+class HydrationGate:
+    """Open at first; closed while a `hold()` is in progress; open again when that hold ends, however it ends.
+
+    Every hold makes an event of its own and sets that very event on the way out, and a waiter waits for the
+    event that was current when it arrived. So a second hydration can never strand a waiter of the first.
+    """
+
+    def __init__(self) -> None:
+        self._current = trio.Event()
+        self._current.set()
+
+    @property
+    def is_open(self) -> bool:
+        return self._current.is_set()
+
+    @contextmanager
+    def hold(self) -> Iterator[trio.Event]:
+        """Close the gate for the length of the block. The block may open it early with `event.set()`."""
+        event = trio.Event()
+        self._current = event
+        try:
+            yield event
+        finally:
+            event.set()
+
+    async def wait(self) -> None:
+        """Return when the hydration that was current on arrival lets requests through; a checkpoint always."""
+        await self._current.wait()

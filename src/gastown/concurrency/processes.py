@@ -1,0 +1,185 @@
+"""Child processes that cannot outlive their block.
+
+A child gets a session of its own. Leaving the block sends TERM to it, waits, sends KILL to its process group,
+and then ends what left the group: commands that a child put into sessions of their own are found by a mark
+that every descendant inherits in its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+
+import trio
+
+__all__ = ["CannotStart", "Child", "Exit", "marked_processes", "open_child"]
+
+MARK = "GASTOWN_SPAWN_MARK"
+_TAIL_LINES = 40
+_LINE_LIMIT = 8192
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended. `returncode` is negative for a signal, as in `subprocess`."""
+
+    returncode: int
+
+    @property
+    def signal(self) -> str | None:
+        if self.returncode >= 0:
+            return None
+        try:
+            return signal.Signals(-self.returncode).name
+        except ValueError:
+            return f"signal {-self.returncode}"
+
+    def __str__(self) -> str:
+        return f"was killed by {self.signal}" if self.signal else f"exited with code {self.returncode}"
+
+
+class CannotStart(Exception):
+    """The executable or the working directory cannot be used; the message says which and why."""
+
+
+class Child:
+    """A running child. `ended` is set once it has been reaped, and `exit` says how it went.
+
+    `leftovers`, known once the block is left, are descendants that outlived even KILL; there should be none.
+    """
+
+    def __init__(self, process: trio.Process, mark: str) -> None:
+        self.process = process
+        self.mark = mark
+        self.ended = trio.Event()
+        self.exit: Exit | None = None
+        self.leftovers: tuple[int, ...] = ()
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._stderr_read = trio.Event()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def stderr_tail(self) -> tuple[str, ...]:
+        """The last lines of stderr; they belong to every report of a failure."""
+        return tuple(self._tail)
+
+    async def _read_stderr(self) -> None:
+        await _each_line(self.process.stderr, self._tail.append)
+        self._stderr_read.set()
+
+    async def attend(self, on_stdout: Callable[[str], None]) -> None:
+        """Drain both pipes and reap; ends when the process has ended and the pipes are closed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_each_line, self.process.stdout, on_stdout, name="child.stdout")
+            nursery.start_soon(self._read_stderr, name="child.stderr")
+            nursery.start_soon(self._reap, name="child.reap")
+
+    async def _reap(self) -> None:
+        self.exit = Exit(await self.process.wait())
+        # The last words are still in the pipe; a grandchild that holds it open must not keep us.
+        with trio.move_on_after(0.5):
+            await self._stderr_read.wait()
+        self.ended.set()
+
+
+@asynccontextmanager
+async def open_child(
+    argv: Sequence[str],
+    *,
+    cwd: str,
+    env: Mapping[str, str],
+    on_stdout: Callable[[str], None],
+    grace: float,
+) -> AsyncIterator[Child]:
+    """Run `argv` for the length of the block; raises `CannotStart` when that is not possible.
+
+    Both pipes are drained for as long as it lives: `on_stdout` gets each line of stdout, stderr is kept as a
+    tail. `grace` is how many seconds lie between TERM and KILL. Leaving the block takes at most `grace` plus
+    about two seconds, also when the block is cancelled, and leaves no descendant.
+    """
+    mark = secrets.token_hex(8)
+    try:
+        process = await trio.lowlevel.open_process(
+            list(argv),
+            cwd=cwd,
+            env={**env, MARK: mark},
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CannotStart(f"{argv[0]} in {cwd}: {error.strerror or error}") from error
+    child = Child(process, mark)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.attend, on_stdout, name="child")
+        try:
+            yield child
+        finally:
+            # A budget on top of the grace: TERM, KILL and the sweep are quick, or the kernel is stuck.
+            with trio.move_on_after(grace + 2, shield=True):
+                await _end(child, grace)
+            nursery.cancel_scope.cancel(reason="the child has ended")
+
+
+async def _end(child: Child, grace: float) -> None:
+    if not child.ended.is_set():
+        _signal(os.kill, child.pid, signal.SIGTERM)
+        with trio.move_on_after(grace):
+            await child.ended.wait()
+    _signal(os.killpg, child.pid, signal.SIGKILL)
+    for _ in range(20):
+        child.leftovers = await trio.to_thread.run_sync(marked_processes, child.mark)
+        if not child.leftovers:
+            break
+        for pid in child.leftovers:
+            _signal(os.kill, pid, signal.SIGKILL)
+        await trio.sleep(0.05)
+    await child.ended.wait()
+
+
+def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        send(pid, number)
+
+
+def marked_processes(mark: str) -> tuple[int, ...]:
+    """The processes whose environment carries `mark`, zombies left out. Reads /proc; run it in a thread."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        # Gone meanwhile, or another user's: not a process of ours.
+        with suppress(OSError):
+            if needle in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return tuple(found)
+
+
+async def _each_line(stream: trio.abc.ReceiveStream | None, take: Callable[[str], object]) -> None:
+    """Give every line of `stream` to `take` until it ends; an endless line is cut at 8 KiB."""
+    if stream is None:
+        return
+    buffer = b""
+    async with stream:
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            async for chunk in stream:
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for line in lines:
+                    take(line.decode(errors="replace").rstrip("\r"))
+                if len(buffer) > _LINE_LIMIT:
+                    take(buffer.decode(errors="replace"))
+                    buffer = b""
+        if buffer:
+            take(buffer.decode(errors="replace"))

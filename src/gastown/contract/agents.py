@@ -1,0 +1,193 @@
+"""Agents on the control API (contract section 1)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from gastown.contract.identifiers import AgentId, RigId, TownId
+from gastown.contract.wire import StringMap, Timestamp, Wire
+
+__all__ = [
+    "AgentState",
+    "AgentStatus",
+    "MessageRequest",
+    "ModelRequest",
+    "PublicAgent",
+    "Rig",
+    "Role",
+    "StartAgentRequest",
+    "StopAnswer",
+    "SystemPromptRequest",
+]
+
+_TEXT_LIMIT = 2_000_000
+
+
+class Role(StrEnum):
+    """What an agent is for. An unknown role is a rig agent like any other and keeps its name."""
+
+    MAYOR = "mayor"
+    POLECAT = "polecat"
+    REFINERY = "refinery"
+    TRIAGE = "triage"
+
+
+class AgentState(StrEnum):
+    """Where an agent is in its life; `agents/model.py` holds the allowed edges."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    FAILED = "failed"
+
+
+class Rig(Wire):
+    """A repository that the mayor may browse."""
+
+    rig_id: RigId
+    git_url: str
+    default_branch: str
+    platform_integration_id: str | None = None
+
+
+class StartAgentRequest(Wire):
+    """`POST /agents/start`, and the request inside a registry entry."""
+
+    agent_id: AgentId
+    rig_id: RigId
+    town_id: TownId
+    role: str = Field(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_-]*$")
+    name: str = Field(min_length=1, max_length=200)
+    identity: str = Field(max_length=1000)
+    prompt: str = Field(max_length=_TEXT_LIMIT)
+    model: str = Field(max_length=500)
+    git_url: str = Field(max_length=2000)
+    branch: str = Field(max_length=500)
+    default_branch: str = Field(max_length=500)
+    small_model: str | None = Field(default=None, max_length=500)
+    system_prompt: str | None = Field(default=None, max_length=_TEXT_LIMIT)
+    env_vars: StringMap = Field(default_factory=dict)
+    platform_integration_id: str | None = None
+    start_point: str | None = None
+    lightweight: bool = False
+    organization_id: str | None = None
+    rigs: tuple[Rig, ...] = ()
+
+    @field_validator("lightweight", mode="before")
+    @classmethod
+    def _absent_lightweight(cls, value: object) -> object:
+        return False if value is None else value
+
+    @field_validator("rigs", mode="before")
+    @classmethod
+    def _absent_rigs(cls, value: object) -> object:
+        return () if value is None else value
+
+    @field_validator("env_vars", mode="before")
+    @classmethod
+    def _absent_variables(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @field_validator("name", "identity", "git_url", "branch", "default_branch", "model", "small_model")
+    @classmethod
+    def _no_control_characters(cls, value: str | None) -> str | None:
+        if value is not None and any(ord(c) < 32 or ord(c) == 127 for c in value):
+            raise ValueError("must not contain control characters")
+        return value
+
+    @field_validator("env_vars")
+    @classmethod
+    def _usable_variables(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, content in value.items():
+            if not name or "=" in name or "\0" in name or "\0" in content:
+                raise ValueError("a variable's name must not be empty or hold '=', and NUL is not allowed")
+        return value
+
+    @model_validator(mode="after")
+    def _repository_when_needed(self) -> Self:
+        if self.works_in_repository:
+            missing = [
+                alias
+                for alias, value in (
+                    ("gitUrl", self.git_url),
+                    ("branch", self.branch),
+                    ("defaultBranch", self.default_branch),
+                )
+                if not value
+            ]
+            if missing:
+                raise ValueError(f"{', '.join(missing)} must not be empty for the role {self.role}")
+        return self
+
+    @property
+    def works_in_repository(self) -> bool:
+        """Whether this agent gets a worktree of its rig's repository."""
+        return not (self.lightweight or self.role in (Role.MAYOR, Role.TRIAGE))
+
+    @property
+    def is_mayor(self) -> bool:
+        return self.role == Role.MAYOR
+
+
+class MessageRequest(Wire):
+    """`POST /agents/:id/message`."""
+
+    prompt: str = Field(min_length=1, max_length=_TEXT_LIMIT)
+
+
+class ModelRequest(Wire):
+    """`PATCH /agents/:id/model`. `conversationHistory` is accepted and not needed: the session survives."""
+
+    model: str = Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
+    small_model: str | None = Field(default=None, max_length=500)
+    conversation_history: str | None = None
+    organization_id: str | None = None
+
+
+class SystemPromptRequest(Wire):
+    """`PUT /agents/:id/system-prompt`."""
+
+    system_prompt: str = Field(max_length=_TEXT_LIMIT)
+
+
+class StopAnswer(Wire):
+    """The answer of a stop: what of the agent is still alive. Empty unless the kernel refuses to end it."""
+
+    stopped: bool = True
+    leftovers: tuple[str, ...] = ()
+
+
+class _AgentView(Wire):
+    agent_id: str
+    status: AgentState
+    server_port: int | None
+    session_id: str | None
+    started_at: Timestamp
+    last_activity_at: Timestamp
+    active_tools: tuple[str, ...]
+    message_count: int
+    exit_reason: str | None
+
+
+class PublicAgent(_AgentView):
+    """The 201 body of a start. An allow-list: nothing that is not named here can leave."""
+
+    rig_id: str
+    town_id: str
+    role: str
+    name: str
+    workdir: str
+    last_event_type: str | None
+    last_event_at: Timestamp | None
+    model: str
+    organization_id: str | None
+
+
+class AgentStatus(_AgentView):
+    """`GET /agents/:id/status`."""
+
+    condition: dict[str, Any] | None = None

@@ -1,0 +1,137 @@
+"""The one tree of errors. Each knows its HTTP status and a sentence that may leave the process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gastown.contract.identifiers import printable
+from gastown.contract.wire import Wire
+
+__all__ = [
+    "AgentNotFound",
+    "AgentNotRunning",
+    "ControlError",
+    "Draining",
+    "ErrorBody",
+    "InvalidRequest",
+    "Issue",
+    "StartDeadlineExceeded",
+    "StartFailed",
+    "WorkerNotConfigured",
+]
+
+
+class Issue(Wire):
+    """One thing that is wrong with a request body, and where."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+
+class ErrorBody(Wire):
+    """The shape of every error answer; single errors add keys of their own."""
+
+    error: str
+    issues: tuple[Issue, ...] | None = None
+    phase: str | None = None
+    status: int | str | None = None
+    error_type: str | None = None
+    action: str | None = None
+
+
+class ControlError(Exception):
+    """An error with a public sentence. `extra` becomes further keys of the answer and never holds a secret."""
+
+    status = 500
+
+    def __init__(self, message: str, **extra: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.extra = {key: value for key, value in extra.items() if value is not None}
+
+    def body(self) -> dict[str, Any]:
+        return {"error": self.message, **self.extra}
+
+
+class InvalidRequest(ControlError):
+    """400: the body, a header or a parameter is not what the contract says."""
+
+    status = 400
+
+    def __init__(self, issues: list[Issue]) -> None:
+        super().__init__(
+            "Invalid request body", issues=[{"path": list(i.path), "message": i.message} for i in issues]
+        )
+
+
+class AgentNotFound(ControlError):
+    """404: no agent of that id is known to this container."""
+
+    status = 404
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(f"Agent {printable(agent_id)} not found")
+
+
+class AgentNotRunning(ControlError):
+    """409: the agent exists, and what was asked needs a running one."""
+
+    status = 409
+
+    def __init__(self, agent_id: str, state: str) -> None:
+        super().__init__(f"Agent {agent_id} is {state}, not running", status=state)
+
+
+class Draining(ControlError):
+    """503: this container is about to go; the orchestrator starts the agent in the next one."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("Container is draining, cannot start new agents")
+
+
+class WorkerNotConfigured(ControlError):
+    """503: the route needs the worker API, and this container was given none."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("Missing gastown configuration")
+
+
+class StartFailed(ControlError):
+    """500: a start ended in a failure of its own.
+
+    `phase` names what was running; `status` and `error_type` are the gateway's where it was the gateway;
+    `action` tells the caller what to do. `retryable` and `detail` are for logs and the registry of attempts.
+    """
+
+    status = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        phase: str,
+        status: int | None = None,
+        error_type: str | None = None,
+        action: str | None = None,
+        retryable: bool = True,
+    ) -> None:
+        super().__init__(message, phase=phase, status=status, error_type=error_type, action=action)
+        self.phase = phase
+        self.retryable = retryable
+
+
+class StartDeadlineExceeded(ControlError):
+    """504: the start ran into the caller's deadline; `phase` is what was running then."""
+
+    status = 504
+
+    def __init__(self, agent_id: str, phase: str, seconds: float) -> None:
+        super().__init__(
+            f"Agent {agent_id} was not ready after {seconds:g} s; it was in phase {phase} and has been ended",
+            phase=phase,
+        )
+        self.phase = phase

@@ -1,0 +1,43 @@
+"""Names that come from outside and end up in paths, URLs and environments.
+
+An identifier becomes a directory name and a URL segment, so the alphabet is closed: nothing in it
+needs quoting, and no value can leave the directory that it names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, StringConstraints
+
+__all__ = ["AgentId", "Identifier", "RigId", "TownId", "is_identifier", "printable"]
+
+MAX_LENGTH = 128
+_ALPHABET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@-]*\Z")
+
+
+def is_identifier(value: str) -> bool:
+    """Whether `value` may name an agent, a rig or a town."""
+    return len(value) <= MAX_LENGTH and ".." not in value and _ALPHABET.match(value) is not None
+
+
+def printable(value: str, limit: int = 80) -> str:
+    """`value` made fit for an error sentence: bounded, and without control characters."""
+    shown = value if len(value) <= limit else value[:limit] + "…"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def _check(value: str) -> str:
+    if not is_identifier(value):
+        raise ValueError(
+            f"must be 1 to {MAX_LENGTH} characters of letters, digits and . _ : @ -, "
+            "begin with a letter, a digit or _, and hold no '..'"
+        )
+    return value
+
+
+Identifier = Annotated[str, StringConstraints(strict=True), AfterValidator(_check)]
+AgentId = Identifier
+RigId = Identifier
+TownId = Identifier

@@ -1,0 +1,141 @@
+"""The town as a whole on the control API: health, credentials, configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gastown.contract.wire import StringMap, Timestamp, Wire
+
+__all__ = [
+    "DashboardContextRequest",
+    "GitAuth",
+    "Health",
+    "Hydration",
+    "HydrationState",
+    "MessageSent",
+    "Phase",
+    "Pushed",
+    "RefreshAnswer",
+    "RefreshResult",
+    "RefreshTokenRequest",
+    "Synced",
+    "TownConfig",
+    "Updated",
+]
+
+HydrationState = Literal["idle", "running", "complete", "failed"]
+
+
+class Phase(Wire):
+    """One bar of the boot waterfall. Times are milliseconds since the process started."""
+
+    name: str
+    agent_id: str | None = None
+    start_ms: int
+    duration_ms: int | None = None
+    outcome: str | None = None
+
+
+class Hydration(Wire):
+    """What boot hydration did. `gate` is whether a start would wait now; `error` why hydration failed."""
+
+    state: HydrationState
+    gate: Literal["open", "closed"]
+    gate_opened_by: str | None = None
+    claimed: int = 0
+    resumed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    prewarm: str | None = None
+    error: str | None = None
+    timeline: tuple[Phase, ...] = ()
+
+
+class Health(Wire):
+    """`GET /health`. `uptime` is in seconds. Unset keys are left out."""
+
+    status: Literal["ok", "degraded"]
+    agents: int
+    servers: int
+    uptime: float
+    started_at: Timestamp
+    draining: bool | None = None
+    mayor_ready_at: Timestamp | None = None
+    hydration: Hydration
+
+
+class RefreshTokenRequest(Wire):
+    """`POST /refresh-token`."""
+
+    token: str = Field(min_length=1, max_length=20_000, pattern=r"^[\x21-\x7e]+$")
+    town_id: str | None = None
+
+
+class RefreshResult(Wire):
+    """What a refresh did for one agent. `pending`: it goes on behind the answer, which could wait no longer."""
+
+    agent_id: str
+    success: bool
+    duration_ms: int
+    error: str | None = None
+    pending: bool | None = None
+
+
+class RefreshAnswer(Wire):
+    """The answer of `POST /refresh-token`; the token itself is live in any case."""
+
+    refreshed: bool = True
+    agents_restarted: int
+    agents_failed: int
+    results: tuple[RefreshResult, ...]
+
+
+class DashboardContextRequest(Wire):
+    """`POST /dashboard-context`."""
+
+    context: str = Field(max_length=1_000_000)
+
+
+class MessageSent(Wire):
+    sent: bool = True
+
+
+class Updated(Wire):
+    updated: bool = True
+
+
+class Synced(Wire):
+    synced: bool = True
+
+
+class Pushed(Wire):
+    pushed: bool = True
+
+
+class GitAuth(Wire):
+    """Git credentials inside the town config."""
+
+    model_config = Wire.model_config | {"alias_generator": None}
+
+    github_token: str | None = None
+    gitlab_token: str | None = None
+    gitlab_instance_url: str | None = None
+
+
+class TownConfig(Wire):
+    """The header `X-Town-Config`: a JSON object in snake_case that replaces the cached one whole."""
+
+    model_config = Wire.model_config | {"alias_generator": None}
+
+    kilocode_token: str | None = None
+    git_auth: GitAuth = GitAuth()
+    github_cli_pat: str | None = None
+    git_author_name: str | None = None
+    git_author_email: str | None = None
+    disable_ai_coauthor: bool = False
+    organization_id: str | None = None
+    env_vars: StringMap = Field(default_factory=dict)
+    town_id: str | None = None
+    gastown_api_url: str | None = None

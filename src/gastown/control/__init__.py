@@ -1,0 +1,1 @@
+"""The Quart-Trio face of the container: parse, one call, wire model."""

@@ -1,0 +1,117 @@
+"""`/agents/…`: starts, stops, messages, models, status and events."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import trio
+from quart import Blueprint, Response, request
+
+from gastown.agents.hotswap import change_model
+from gastown.agents.model import Agent
+from gastown.contract.agents import (
+    AgentState,
+    AgentStatus,
+    MessageRequest,
+    ModelRequest,
+    PublicAgent,
+    StartAgentRequest,
+    StopAnswer,
+    SystemPromptRequest,
+)
+from gastown.contract.errors import StartDeadlineExceeded, StartFailed
+from gastown.contract.events import EventPage
+from gastown.contract.town import MessageSent, Updated
+from gastown.control.answers import reply
+from gastown.control.body import adopt_town_config, parse
+from gastown.control.context import town
+from gastown.control.routes import Routes
+from gastown.git.workspace import write_agents_md
+
+__all__ = ["blueprint", "routes"]
+
+blueprint = Blueprint("agents", __name__)
+routes = Routes(blueprint)
+
+
+@routes.post("/agents/start", body=StartAgentRequest, answers={201: PublicAgent})
+async def start() -> Response:
+    """Start an agent, replacing an attempt of the same id. Answers when its first turn is open."""
+    arrival = trio.current_time()
+    body = await parse(StartAgentRequest)
+    here = town()
+    seconds = here.start_seconds - here.start_margin
+    here.drain.check()
+    adopt_town_config(here)
+    phase = "gate"
+    agent: Agent | None = None
+    with trio.move_on_at(arrival + seconds), ExitStack() as calm:
+        if body.is_mayor:
+            calm.enter_context(here.services.pool.slots.quiet())
+        await here.gate.wait()
+        here.drain.check()
+        agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds)
+        await agent.settled.wait()
+    if agent is None or agent.state is AgentState.STARTING:
+        phase = agent.phases.current if agent is not None else phase
+        raise StartDeadlineExceeded(body.agent_id, phase, seconds)
+    if agent.failure is not None:
+        raise agent.failure
+    if agent.state is not AgentState.RUNNING:
+        here.drain.check()
+        raise StartFailed(
+            f"Agent {agent.id} was ended during its start: {agent.exit_reason}", phase=agent.phases.current
+        )
+    return reply(agent.public(), 201)
+
+
+@routes.post("/agents/<agent_id>/stop", answers={200: StopAnswer})
+async def stop(agent_id: str) -> Response:
+    """Stop an agent in any state, also one that is starting. Answers when nothing of it is left."""
+    return reply(await town().roster.stop(agent_id))
+
+
+@routes.post("/agents/<agent_id>/message", body=MessageRequest, answers={200: MessageSent})
+async def message(agent_id: str) -> Response:
+    """Give a running agent a prompt."""
+    body = await parse(MessageRequest)
+    await town().roster.message(agent_id, body.prompt)
+    return reply(MessageSent())
+
+
+@routes.patch("/agents/<agent_id>/model", body=ModelRequest, answers={200: Updated})
+async def model(agent_id: str) -> Response:
+    """Change an agent's model from its next turn on; the session survives."""
+    body = await parse(ModelRequest)
+    here = town()
+    here.roster.get(agent_id)
+    await here.gate.wait()
+    adopt_town_config(here)
+    await change_model(here.roster.get(agent_id), here.services, body)
+    return reply(Updated())
+
+
+@routes.put("/agents/<agent_id>/system-prompt", body=SystemPromptRequest, answers={200: Updated})
+async def system_prompt(agent_id: str) -> Response:
+    """Rewrite AGENTS.md in the agent's working directory; kilo reads it again at the next turn."""
+    body = await parse(SystemPromptRequest)
+    agent = town().roster.get(agent_id)
+    agent.request = agent.request.model_copy(update={"system_prompt": body.system_prompt})
+    await trio.Path(agent.workdir).mkdir(parents=True, exist_ok=True)
+    await write_agents_md(agent.workdir, body.system_prompt)
+    agent.announce()
+    return reply(Updated())
+
+
+@routes.get("/agents/<agent_id>/status", answers={200: AgentStatus})
+async def status(agent_id: str) -> Response:
+    """What an agent is doing."""
+    return reply(town().roster.get(agent_id).status())
+
+
+@routes.get("/agents/<agent_id>/events", answers={200: EventPage})
+async def events(agent_id: str) -> Response:
+    """The kept events of an agent after the id in `after`; an unknown agent has none."""
+    after = request.args.get("after", "0")
+    last = int(after) if after.isdecimal() and len(after) < 20 else 0
+    return reply(EventPage(events=town().services.events.after(agent_id, last)))

@@ -1,0 +1,67 @@
+"""Every error leaves as JSON with a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+import trio
+from quart import Response, jsonify
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from gastown.contract.errors import ControlError
+from gastown.kilo.errors import KiloError
+
+__all__ = ["register_errors"]
+
+log = structlog.get_logger()
+
+_SENTENCES = {
+    404: "Not found",
+    405: "Method not allowed on this route",
+    408: "The request body did not arrive in time",
+    413: "The request body is too large",
+}
+
+
+def register_errors(app: QuartTrio) -> None:
+    """Map our own errors, the framework's and everything else. Nothing of an unknown error is told."""
+
+    def answer(status: int, body: dict[str, Any]) -> Response:
+        response = jsonify(body)
+        response.status_code = status
+        return response
+
+    async def control_error(error: ControlError) -> Response:
+        response = answer(error.status, error.body())
+        if error.status == 503:
+            response.headers["Retry-After"] = "5"
+        return response
+
+    async def kilo_error(error: KiloError) -> Response:
+        log.warning("kilo.request_failed", reason=str(error))
+        return answer(502, {"error": f"The agent's server did not take the request: {error}"})
+
+    async def http_error(error: HTTPException) -> Response:
+        status = error.code or 500
+        response = answer(status, {"error": _SENTENCES.get(status, error.name)})
+        if isinstance(error, RequestEntityTooLarge):
+            # The rest of the body is not read: the connection is of no further use.
+            response.headers["Connection"] = "close"
+        if (allowed := getattr(error, "valid_methods", None)) is not None:
+            response.headers["Allow"] = ", ".join(sorted(allowed))
+        return response
+
+    async def unknown_error(error: Exception) -> Response:
+        log.error("request.crashed", exc_info=error)
+        return answer(500, {"error": "Internal error; the log has the details"})
+
+    async def too_slow(_: trio.TooSlowError) -> Response:
+        return answer(504, {"error": "A part of the request did not end in time"})
+
+    app.register_error_handler(ControlError, control_error)
+    app.register_error_handler(KiloError, kilo_error)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(trio.TooSlowError, too_slow)
+    app.register_error_handler(Exception, unknown_error)

@@ -1,0 +1,51 @@
+"""The OpenAPI description, made from the same table that serves the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import wraps
+from typing import Any
+
+from quart import Response
+from quart_schema import Info, QuartSchema, document_request, document_response
+from quart_trio import QuartTrio
+
+from gastown import __version__
+from gastown.contract.errors import ErrorBody
+from gastown.control.routes import Handler, Route
+
+__all__ = ["describe"]
+
+_ALWAYS = (400, 500)
+
+
+async def describe(routes: Iterable[Route]) -> dict[str, Any]:
+    """OpenAPI 3.1 for `routes`. A second app is described, so that the serving one is not wrapped."""
+    shadow = QuartTrio("gastown.control", static_folder=None)
+    schema = QuartSchema(
+        openapi_path=None,
+        convert_casing=False,
+        info=Info(title="Gastown control API", version=__version__),
+    )
+    for number, route in enumerate(routes):
+        shadow.add_url_rule(
+            route.path, f"{number}-{route.handler.__name__}", _documented(route), methods=[route.method]
+        )
+    schema.init_app(shadow)
+    described: dict[str, Any] = schema.openapi_provider.schema()
+    return described
+
+
+def _documented(route: Route) -> Handler:
+    @wraps(route.handler)
+    async def handler(*arguments: Any, **keywords: Any) -> Response:
+        return await route.handler(*arguments, **keywords)
+
+    documented: Handler = handler
+    for status, model in route.answers.items():
+        documented = document_response(model, status)(documented)
+    for status in _ALWAYS:
+        documented = document_response(ErrorBody, status)(documented)
+    if route.body is not None:
+        documented = document_request(route.body)(documented)
+    return documented

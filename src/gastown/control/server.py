@@ -1,0 +1,97 @@
+"""Serving the app with hypercorn on a socket of our own (trio-traps: the P numbers are rows of ADR 0001)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from hypercorn.typing import ASGIFramework
+
+__all__ = ["CannotListen", "FinishResponses", "listen_on", "serve_app"]
+
+DEAD_PEER_MS = 20_000
+"""How long the kernel keeps a connection whose peer acknowledges nothing."""
+_LAST_BODY_SECONDS = 5.0
+_GRACEFUL_SECONDS = 3.0
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class CannotListen(Exception):
+    """The address cannot be bound; the message is one line for the person who chose it."""
+
+
+class FinishResponses:
+    """Let the last message of a body out even when the client's end cancels the task (P7).
+
+    Without it hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def finish(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
+                    await send(message)
+            else:
+                await send(message)
+
+        await self._app(scope, receive, finish)
+
+
+def listen_on(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any free one. Raises `CannotListen`.
+
+    hypercorn writes without a deadline, so one client that stops reading would hold a shutdown for ever (P6):
+    the kernel's own time-out, which accepted connections inherit, ends that.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
+        listener.bind((host, port))
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+async def serve_app(
+    app: App,
+    listener: socket.socket,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.include_server_header = False
+    config.graceful_timeout = _GRACEFUL_SECONDS
+    config.keep_alive_timeout = 75
+    config.websocket_ping_interval = 20
+    config.errorlog = None
+    config.accesslog = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_serve, FinishResponses(app), config, stop)
+        task_status.started()
+
+
+async def _serve(
+    app: FinishResponses, config: Config, stop: trio.Event, *, task_status: trio.TaskStatus[list[str]]
+) -> None:
+    # "asgi" spares hypercorn a look at the wrapper's signature; its types are stricter than ASGI's dicts.
+    framework = cast(ASGIFramework, app)
+    await serve(framework, config, shutdown_trigger=stop.wait, task_status=task_status, mode="asgi")

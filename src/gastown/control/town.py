@@ -1,0 +1,105 @@
+"""The town as a whole: health, credentials, configuration, dashboard context."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import trio
+from quart import Blueprint, Response
+
+from gastown.agents.hotswap import refresh_all
+from gastown.contract.town import (
+    DashboardContextRequest,
+    Health,
+    Pushed,
+    RefreshAnswer,
+    RefreshTokenRequest,
+    Synced,
+)
+from gastown.contract.wire import iso
+from gastown.control.answers import reply
+from gastown.control.body import adopt_town_config, parse
+from gastown.control.context import Town, town
+from gastown.control.routes import Routes
+
+__all__ = ["blueprint", "routes"]
+
+blueprint = Blueprint("town", __name__)
+routes = Routes(blueprint)
+
+_KEPT_SNAPSHOTS = 5
+
+
+@routes.get("/health", answers={200: Health})
+async def health() -> Response:
+    """Whether the container serves, and what boot hydration did. Answers before hydration has begun."""
+    here = town()
+    answer = Health(
+        status="degraded" if here.report.state == "failed" else "ok",
+        agents=len(here.roster.active()),
+        servers=len(here.services.pool.servers),
+        uptime=round(trio.current_time() - here.process_start, 3),
+        started_at=here.started_at,
+        draining=here.drain.is_set or None,
+        mayor_ready_at=here.report.mayor_ready_at,
+        hydration=here.report.to_wire(here.gate),
+    )
+    return reply(answer, without_unset=True)
+
+
+@routes.post("/refresh-token", body=RefreshTokenRequest, answers={200: RefreshAnswer})
+async def refresh_token() -> Response:
+    """Make a new container token live, and restart the agents' servers with it, side by side."""
+    body = await parse(RefreshTokenRequest)
+    here = town()
+    await here.gate.wait()
+    adopt_town_config(here)
+    here.services.credentials.replace_token(body.token)
+    agents = here.roster.active()
+    for agent in agents:
+        agent.announce()
+    refresh = refresh_all(agents, here.services, here.background.start_soon)
+    with trio.move_on_after(here.refresh_answer_seconds):
+        await refresh.done.wait()
+    results = refresh.results()
+    answer = RefreshAnswer(
+        agents_restarted=sum(result.success for result in results),
+        agents_failed=sum(not result.success and not result.pending for result in results),
+        results=results,
+    )
+    return reply(answer, without_unset=True)
+
+
+@routes.post("/sync-config", answers={200: Synced})
+async def sync_config() -> Response:
+    """Take the town configuration from the header; the next child of every agent gets it."""
+    adopt_town_config(town())
+    return reply(Synced())
+
+
+@routes.post("/dashboard-context", body=DashboardContextRequest, answers={200: Pushed})
+async def dashboard_context() -> Response:
+    """Keep what the user's dashboard shows, the newest five, where the mayor's plugin reads them."""
+    body = await parse(DashboardContextRequest)
+    here = town()
+    await trio.to_thread.run_sync(_keep, here, body.context)
+    return reply(Pushed())
+
+
+def _keep(here: Town, context: str) -> None:
+    path = here.dashboard_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    newest = [{"context": context, "receivedAt": iso(here.now())}, *_kept(path)][:_KEPT_SNAPSHOTS]
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(newest))
+    draft.replace(path)
+
+
+def _kept(path: Path) -> list[dict[str, str]]:
+    """What is kept so far; a file that cannot be read starts anew, since only the newest page matters."""
+    try:
+        kept = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    return kept if isinstance(kept, list) else []

@@ -1,0 +1,1 @@
+"""git: one runner, then verbs."""

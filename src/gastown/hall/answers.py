@@ -1,0 +1,115 @@
+"""How the hall's routes read bodies and say no. Every answer is JSON; a caller's mistake is never a 5xx."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import trio
+from pydantic import ValidationError
+from quart import Quart, Response, current_app, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
+
+__all__ = [
+    "JSON_LIMIT",
+    "Refusal",
+    "answer",
+    "install_error_answers",
+    "issues",
+    "read_bytes",
+    "read_json",
+]
+
+JSON_LIMIT = 32 * 1024 * 1024
+_BODY_SECONDS = 60
+
+
+class Refusal(Exception):
+    """The request is not served: a status and a sentence that may leave the process."""
+
+    def __init__(self, status: int, message: str, **extra: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.extra = extra
+
+
+def answer(body: dict[str, Any], status: int = 200) -> Response:
+    """A JSON answer. ASCII, so that a lone surrogate in what a peer once sent cannot break it."""
+    return Response(json.dumps(body), status, content_type="application/json")
+
+
+async def read_bytes(limit: int) -> bytes:
+    """The request's body: Refusal 413 beyond `limit` bytes, 408 when it does not come within a minute."""
+    # P14: Quart's own cap and clock do not bind a body that is read in pieces.
+    if (request.content_length or 0) > limit:
+        _too_large(limit)
+    content = bytearray()
+    with trio.move_on_after(_BODY_SECONDS) as scope:
+        try:
+            async for chunk in request.body:
+                content += chunk
+                if len(content) > limit:
+                    _too_large(limit)
+        except RequestEntityTooLarge:
+            _too_large(limit)
+        except RequestTimeout:
+            scope.cancel()
+    if scope.cancelled_caught:
+        raise Refusal(408, f"The body did not arrive within {_BODY_SECONDS} s")
+    return bytes(content)
+
+
+def _too_large(limit: int) -> NoReturn:
+    raise Refusal(413, f"The body is larger than {limit} bytes")
+
+
+async def read_json(limit: int = JSON_LIMIT) -> Any:
+    """The request's body as JSON, whatever its content type says; Refusal 400 when it is not."""
+    raw = await read_bytes(limit)
+    try:
+        return json.loads(raw, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "The body is not valid JSON") from None
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def issues(error: ValidationError) -> list[dict[str, Any]]:
+    """What is wrong with a body and where, without quoting it: bodies carry credentials."""
+    return [
+        {"path": list(item["loc"]), "message": item["msg"]}
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def install_error_answers(app: Quart) -> None:
+    """Make every failure of `app` an answer of the form `{success: false, error}`."""
+    app.register_error_handler(Refusal, _refused)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _broken)
+
+
+async def _refused(error: Exception) -> Response:
+    assert isinstance(error, Refusal)  # noqa: S101  registered for nothing else
+    reply = answer({"success": False, "error": error.message, **error.extra}, error.status)
+    if error.status == 401:
+        reply.headers["WWW-Authenticate"] = "Bearer"
+    return reply
+
+
+async def _http_error(error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for nothing else
+    status = error.code or 500
+    reply = answer({"success": False, "error": error.name if status != 404 else "Not found"}, status)
+    for name, value in error.get_headers():
+        if name.lower() == "allow":
+            reply.headers[name] = value
+    return reply
+
+
+async def _broken(error: Exception) -> Response:
+    current_app.logger.error("%s %s failed", request.method, request.url_rule, exc_info=error)
+    return answer({"success": False, "error": "The hall failed to answer; its log says why"}, 500)

@@ -1,0 +1,169 @@
+"""What a town is configured to be, and what follows from it for its mayor. Pure functions, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gastown.contract.agents import Rig, Role, StartAgentRequest
+from gastown.contract.town import GitAuth, TownConfig
+from gastown.contract.worker import MayorContext
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_SMALL_MODEL",
+    "MAYOR_PROMPT",
+    "STAND_IN_TOKEN",
+    "RigRecord",
+    "TownRecord",
+    "mayor_context",
+    "mayor_start_request",
+    "town_config",
+]
+
+DEFAULT_MODEL = "anthropic/claude-sonnet-4.6"
+DEFAULT_SMALL_MODEL = "anthropic/claude-haiku-4.5"
+
+STAND_IN_TOKEN = "stand-in"  # noqa: S105  a placeholder: the gateway stand-in knows it, nobody else does
+"""The gateway token of a town without a real one, so that its mayor can be prewarmed all the same."""
+
+MAYOR_PROMPT = """\
+You are the Mayor of this town: the one agent that its people talk to.
+You do not change repositories yourself. You listen, look around, plan, and hand work to the other agents
+with your gt_ tools: a single task with gt_sling, tasks that belong together with gt_sling_batch.
+Before you promise something, look at what there is (gt_list_rigs, gt_list_agents, gt_list_beads).
+Answer briefly and plainly, say what you did and what you did not do, and ask when a request is unclear.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigRecord:
+    """A repository of the town. `model` is for the rig's own agents and never for the mayor."""
+
+    rig_id: str
+    git_url: str
+    default_branch: str
+    model: str | None = None
+    platform_integration_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TownRecord:
+    """A town as the store knows it. What is secret stays out of its `repr`."""
+
+    id: str
+    name: str
+    mayor_agent_id: str | None = None
+    mayor_session_id: str | None = None
+    kilocode_token: str | None = field(default=None, repr=False)
+    organization_id: str | None = None
+    default_model: str | None = None
+    small_model: str | None = None
+    role_models: Mapping[str, str] = field(default_factory=dict[str, str])
+    git_auth: GitAuth = field(default_factory=GitAuth, repr=False)
+    github_cli_pat: str | None = field(default=None, repr=False)
+    git_author_name: str | None = None
+    git_author_email: str | None = None
+    disable_ai_coauthor: bool = False
+    env_vars: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    rigs: tuple[RigRecord, ...] = ()
+
+
+def mayor_context(town: TownRecord) -> MayorContext:
+    """What the mayor's next start will bring; the answer of `GET /mayor-id`.
+
+    Only what is set is sent, except the organisation, which is a string or an explicit null. A town without a
+    gateway token answers with the agent's id alone, and one without a mayor with a null id: then there is
+    nothing to prewarm. Overrides of rigs never apply to the mayor, who belongs to none.
+    """
+    if town.mayor_agent_id is None:
+        return MayorContext(success=True, agent_id=None)
+    if not town.kilocode_token:
+        return MayorContext(success=True, agent_id=town.mayor_agent_id)
+    whole: dict[str, Any] = {
+        "success": True,
+        "agent_id": town.mayor_agent_id,
+        "model": town.role_models.get(Role.MAYOR) or town.default_model or DEFAULT_MODEL,
+        "small_model": town.small_model or DEFAULT_SMALL_MODEL,
+        "kilocode_token": town.kilocode_token,
+        "organization_id": town.organization_id or None,
+        "name": "mayor",
+        "rig_id": f"mayor-{town.id}",
+        "disable_ai_coauthor": town.disable_ai_coauthor,
+    }
+    optional = {
+        "github_token": town.git_auth.github_token,
+        "github_cli_pat": town.github_cli_pat,
+        "gitlab_token": town.git_auth.gitlab_token,
+        "gitlab_instance_url": town.git_auth.gitlab_instance_url,
+        "git_author_name": town.git_author_name,
+        "git_author_email": town.git_author_email,
+        "env_vars": dict(town.env_vars),
+    }
+    return MayorContext.model_validate(whole | {key: value for key, value in optional.items() if value})
+
+
+def mayor_start_request(context: MayorContext, town: TownRecord, prompt: str) -> StartAgentRequest:
+    """The dispatch of the mayor, made from the very context that the prewarm was given.
+
+    ValueError when the context holds no mayor or no token: there is nothing that could be started.
+    """
+    if context.agent_id is None or context.model is None or not context.kilocode_token:
+        raise ValueError(f"town {town.id} has no mayor or no gateway token")
+    name = context.name or "mayor"
+    return StartAgentRequest(
+        agent_id=context.agent_id,
+        rig_id=context.rig_id or f"mayor-{town.id}",
+        town_id=town.id,
+        role=Role.MAYOR,
+        name=name,
+        identity=f"{name} of {town.name}",
+        prompt=prompt,
+        model=context.model,
+        small_model=context.small_model,
+        system_prompt=MAYOR_PROMPT,
+        git_url="",
+        branch="",
+        default_branch="",
+        organization_id=context.organization_id,
+        env_vars=_variables(context),
+        rigs=tuple(
+            Rig(
+                rig_id=rig.rig_id,
+                git_url=rig.git_url,
+                default_branch=rig.default_branch,
+                platform_integration_id=rig.platform_integration_id,
+            )
+            for rig in town.rigs
+        ),
+    )
+
+
+def _variables(context: MayorContext) -> dict[str, str]:
+    """The custom variables, and over them the credentials that are there."""
+    credentials = {
+        "KILOCODE_TOKEN": context.kilocode_token,
+        "GIT_TOKEN": context.github_token,
+        "GITHUB_TOKEN": context.github_token,
+        "GITHUB_CLI_PAT": context.github_cli_pat,
+        "GITLAB_TOKEN": context.gitlab_token,
+        "GITLAB_INSTANCE_URL": context.gitlab_instance_url,
+    }
+    return dict(context.env_vars) | {name: value for name, value in credentials.items() if value}
+
+
+def town_config(town: TownRecord, api_url: str) -> TownConfig:
+    """The header `X-Town-Config` of a call to the container. `api_url` is this hall's base URL."""
+    return TownConfig(
+        kilocode_token=town.kilocode_token,
+        git_auth=town.git_auth,
+        github_cli_pat=town.github_cli_pat,
+        git_author_name=town.git_author_name,
+        git_author_email=town.git_author_email,
+        disable_ai_coauthor=town.disable_ai_coauthor,
+        organization_id=town.organization_id or None,
+        env_vars=dict(town.env_vars),
+        town_id=town.id,
+        gastown_api_url=api_url,
+    )

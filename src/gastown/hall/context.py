@@ -1,0 +1,43 @@
+"""What the routes of the hall work with, and the one way to get at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
+
+from quart import current_app
+from quart_trio import QuartTrio
+
+from gastown.hall.store import Store
+
+__all__ = ["HallApp", "HallContext", "StandIn", "context"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """How the gateway stand-in answers: over how many seconds an answer is stretched, and to which token."""
+
+    turn_seconds: float = 0.0
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HallContext:
+    """`now` is the wall clock, aware; `stand_in` is None when the town uses the real gateway."""
+
+    store: Store
+    now: Callable[[], datetime]
+    stand_in: StandIn | None = None
+
+
+class HallApp(QuartTrio):
+    """The application, with a typed place for what its handlers need."""
+
+    hall: HallContext
+
+
+def context() -> HallContext:
+    """The context of the application that serves this request."""
+    return cast(HallApp, current_app).hall

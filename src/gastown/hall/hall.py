@@ -1,0 +1,140 @@
+"""The hall put together: a town's store, its web application, and the way to its container."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gastown.contract.agents import PublicAgent
+from gastown.hall.app import LOGGER, create_app
+from gastown.hall.config import STAND_IN_TOKEN, TownRecord, mayor_context, mayor_start_request, town_config
+from gastown.hall.context import HallContext, StandIn
+from gastown.hall.dispatch import Dispatch
+from gastown.hall.lock import only_one
+from gastown.hall.server import serving
+from gastown.hall.store import Store, TownChanges, open_store
+from gastown.hall.tokens import mint
+
+__all__ = ["Hall", "HallOptions", "open_hall"]
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HallOptions:
+    """What a hall is opened with.
+
+    A given `kilocode_token`, `organization_id` or `default_model` changes the town for good; None keeps
+    what it has, and an empty organisation takes it away. A town without a real token uses the gateway
+    stand-in (and `STAND_IN_TOKEN` given as the token goes back to it), unless `stand_in` is false.
+    `turn_seconds` is how long the stand-in takes over an answer. Port 0 is any free port.
+    """
+
+    data_dir: Path
+    town_id: str = "town"
+    host: str = "127.0.0.1"
+    port: int = 0
+    kilocode_token: str | None = field(default=None, repr=False)
+    organization_id: str | None = None
+    default_model: str | None = None
+    turn_seconds: float = 0.0
+    stand_in: bool = True
+    now: Callable[[], datetime] = _wall_clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hall:
+    """An open hall. `url` answers; `stand_in` says which gateway the town's agents talk to."""
+
+    url: str
+    town_id: str
+    stand_in: bool
+    store: Store
+    now: Callable[[], datetime]
+
+    async def town(self) -> TownRecord:
+        """The town as it is configured now."""
+        town = await self.store.town(self.town_id)
+        if town is None:
+            raise LookupError(f"town {self.town_id} is gone from the store")
+        return town
+
+    async def container_token(self) -> str:
+        """A new token for the town's container."""
+        secret = await self.store.jwt_secret(self.town_id)
+        if secret is None:
+            raise LookupError(f"town {self.town_id} is gone from the store")
+        return mint(secret, self.town_id, self.now())
+
+    async def start_mayor(self, dispatch: Dispatch, prompt: str) -> PublicAgent:
+        """Dispatch the mayor with `prompt`, with the same context that `GET /mayor-id` gives to the prewarm.
+
+        DispatchError when the container does not start it; ValueError when the town has no mayor or no token.
+        """
+        town = await self.town()
+        request = mayor_start_request(mayor_context(town), town, prompt)
+        return await dispatch.start(request, town_config(town, self.url))
+
+    async def tell_mayor(self, dispatch: Dispatch, agent_id: str, prompt: str) -> None:
+        """Give the running mayor its next prompt; DispatchError when the container refuses."""
+        await dispatch.message(agent_id, prompt, town_config(await self.town(), self.url))
+
+    async def remember_session(self, session_id: str | None) -> None:
+        """Remember which conversation the mayor is in, so that the next `up` can tell resumed from new."""
+        await self.store.change_town(self.town_id, {"mayor_session_id": session_id})
+
+
+@asynccontextmanager
+async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
+    """Open the town of `options.data_dir`, made the first time, and serve it for the length of the block.
+
+    DirectoryUnusable, StoreError or PortTaken, each with one clear sentence, when that is impossible.
+    """
+    with only_one(options.data_dir):
+        async with open_store(options.data_dir / "hall.db", options.now) as store:
+            token = await _settle_town(store, options)
+            real = token not in (None, STAND_IN_TOKEN)
+            stand_in = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN)
+            context = HallContext(
+                store=store, now=options.now, stand_in=stand_in if options.stand_in and not real else None
+            )
+            logger = logging.getLogger(f"{LOGGER}.server")
+            async with serving(create_app(context), host=options.host, port=options.port, logger=logger) as url:
+                yield Hall(
+                    url=url,
+                    town_id=options.town_id,
+                    stand_in=context.stand_in is not None,
+                    store=store,
+                    now=options.now,
+                )
+
+
+async def _settle_town(store: Store, options: HallOptions) -> str | None:
+    """Make the town the first time, change what is given, and return its gateway token."""
+    await store.create_town(
+        options.town_id,
+        name=options.town_id,
+        jwt_secret=secrets.token_urlsafe(48),
+        mayor_agent_id=f"mayor-{secrets.token_hex(4)}",
+    )
+    changes: TownChanges = {}
+    if options.kilocode_token:
+        changes["kilocode_token"] = options.kilocode_token
+    if options.organization_id is not None:
+        changes["organization_id"] = options.organization_id or None
+    if options.default_model:
+        changes["default_model"] = options.default_model
+    await store.change_town(options.town_id, changes)
+    town = await store.town(options.town_id)
+    token = town.kilocode_token if town is not None else None
+    if token is None and options.stand_in:
+        token = STAND_IN_TOKEN
+        await store.change_town(options.town_id, {"kilocode_token": token})
+    return token

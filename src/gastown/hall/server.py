@@ -1,0 +1,83 @@
+"""Serving an ASGI application on a loopback port that is ours, inside the caller's lifetime."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+
+__all__ = ["FinishResponses", "PortTaken", "serving"]
+
+_LAST_WRITE_SECONDS = 5
+_GRACE_SECONDS = 1.0
+_STALLED_CLIENT_MS = 3000
+
+
+class PortTaken(Exception):
+    """The address cannot be listened on. One clear sentence."""
+
+
+class FinishResponses:
+    """P7: outermost wrapper that lets the last piece of a response out before its task is cancelled.
+
+    Otherwise hypercorn never re-arms the idle clock of the connection: idle connections leak, and every
+    shutdown waits its whole grace for them.
+    """
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def finish(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                with trio.move_on_after(_LAST_WRITE_SECONDS, shield=True):
+                    await send(message)
+                return
+            await send(message)
+
+        await self._app(scope, receive, finish)
+
+
+@asynccontextmanager
+async def serving(app: ASGIFramework, *, host: str, port: int, logger: logging.Logger) -> AsyncIterator[str]:
+    """Serve `app` for the length of the block; the value is its URL, and it answers when the block begins.
+
+    Port 0 is any free port. PortTaken when the address cannot be had. At the end no new request is taken,
+    those in flight have a second to finish, and no task or socket is left.
+    """
+    listener = _listen(host, port)
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
+    config.include_server_header = False
+    config.graceful_timeout = _GRACE_SECONDS
+    config.errorlog = logger
+    config.accesslog = None
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve, FinishResponses(app), config, shutdown_trigger=stop.wait, mode="asgi"))
+        try:
+            yield url
+        finally:
+            stop.set()
+            nursery.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS + _LAST_WRITE_SECONDS
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # P6: hypercorn writes without a deadline; the kernel gives up on a client that stopped reading.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_CLIENT_MS)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortTaken(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener

@@ -1,0 +1,76 @@
+"""The container's token: a JWT that says which town its bearer is."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import jwt
+import jwt.types
+
+__all__ = ["LIFETIME", "REFRESH_WINDOW", "InvalidToken", "claimed_town", "mint", "verify"]
+
+LIFETIME = timedelta(hours=8)
+REFRESH_WINDOW = timedelta(hours=1)
+"""For how long after its expiry a token still buys a new one."""
+
+_ALGORITHM = "HS256"
+_SCOPE = "container"
+_CLOCK_SKEW = timedelta(minutes=1)
+
+
+class InvalidToken(Exception):
+    """The token is not one of ours, or no longer. The text never quotes it."""
+
+
+def mint(secret: str, town_id: str, now: datetime) -> str:
+    """A token for the container of `town_id`, good for eight hours from `now` (which must be aware)."""
+    claims = {
+        "sub": town_id,
+        "scope": _SCOPE,
+        "iat": int(now.timestamp()),
+        "exp": int((now + LIFETIME).timestamp()),
+    }
+    return jwt.encode(claims, secret, algorithm=_ALGORITHM)
+
+
+def claimed_town(token: str) -> str:
+    """The town that `token` says it is for. Not verified: it only tells whose secret to verify with."""
+    claims = _decode(token, None)
+    town = claims.get("sub")
+    if not isinstance(town, str):
+        raise InvalidToken("the token names no town")
+    return town
+
+
+def verify(token: str, secret: str, now: datetime, expired_by: timedelta = timedelta()) -> str:
+    """The town whose container holds `token`; InvalidToken when it is not (or no longer) valid.
+
+    `expired_by` is how long ago it may have expired.
+    """
+    claims = _decode(token, secret)
+    town, issued, expires = claims.get("sub"), claims.get("iat"), claims.get("exp")
+    if claims.get("scope") != _SCOPE or not isinstance(town, str):
+        raise InvalidToken("the token is not a container's")
+    if not isinstance(issued, int) or not isinstance(expires, int):
+        raise InvalidToken("the token says no time")
+    moment = now.timestamp()
+    if issued > moment + _CLOCK_SKEW.total_seconds():
+        raise InvalidToken("the token is from the future")
+    if moment >= expires + expired_by.total_seconds():
+        raise InvalidToken("the token has expired")
+    return town
+
+
+def _decode(token: str, secret: str | None) -> dict[str, Any]:
+    # The times are checked by the caller and not by PyJWT, which would ask the machine's clock and not ours.
+    options: jwt.types.Options = {
+        "verify_signature": secret is not None,
+        "verify_exp": False,
+        "verify_iat": False,
+        "verify_nbf": False,
+    }
+    try:
+        return jwt.decode(token, secret or "", algorithms=[_ALGORITHM], options=options)
+    except (jwt.InvalidTokenError, ValueError, RecursionError):
+        raise InvalidToken("the token is not one of this hall") from None

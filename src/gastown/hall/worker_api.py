@@ -1,0 +1,203 @@
+"""The worker API (contract section 2), as far as a town on one machine needs it.
+
+Kept: the registry, snapshots, container events, and as events of that kind what an agent or the container
+reports once (completed, waiting, review results, evictions, container-ready). Acknowledged and not kept:
+heartbeats and agents' events, which are the container's to show. There are no nudges: nobody here sends any.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import timedelta
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from quart import Blueprint, Response, request
+
+from gastown.contract.identifiers import is_identifier
+from gastown.contract.worker import RegistryEntry
+from gastown.hall.answers import Refusal, answer, issues, read_bytes, read_json
+from gastown.hall.config import TownRecord, mayor_context
+from gastown.hall.context import context
+from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
+
+__all__ = ["SNAPSHOT_LIMIT", "worker_api"]
+
+SNAPSHOT_LIMIT = 64 * 1024 * 1024
+_EVENT_LIMIT = 256 * 1024
+_EVENT_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,99}\Z")
+_ENTRIES = TypeAdapter(list[RegistryEntry])
+_AGENT = "/rigs/<rig_id>/agents/<agent_id>"
+_REFRESH = "refresh_container_token"
+
+worker_api = Blueprint("worker_api", __name__, url_prefix="/api/towns/<town_id>")
+
+
+@worker_api.before_request
+async def require_token() -> None:
+    """401 without a token of this hall, 403 with that of another town. A refresh may come an hour late."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Refusal(401, "A container token is needed")
+    late = REFRESH_WINDOW if request.endpoint == f"{worker_api.name}.{_REFRESH}" else timedelta()
+    try:
+        # An unknown town gets a secret that nobody has.
+        secret = await context().store.jwt_secret(claimed_town(token))
+        town_id = verify(token, secret or secrets.token_hex(), context().now(), late)
+    except InvalidToken as error:
+        raise Refusal(401, f"Not a valid container token: {error}") from None
+    if town_id != (request.view_args or {}).get("town_id"):
+        raise Refusal(403, "The token is for another town")
+
+
+@worker_api.before_request
+async def require_identifiers() -> None:
+    """400 when a segment of the path cannot name a rig, an agent or a review."""
+    for name, value in (request.view_args or {}).items():
+        if not is_identifier(value):
+            raise Refusal(400, f"The path's {name} is not an identifier")
+
+
+@worker_api.get("/container-registry")
+async def get_registry(town_id: str) -> Response:
+    """The newest registry that the container sent."""
+    return answer({"data": await context().store.registry(town_id)})
+
+
+@worker_api.post("/container-registry")
+async def post_registry(town_id: str) -> Response:
+    """Replace the registry. What is kept is what was sent, with the keys of newer containers."""
+    entries = await read_json()
+    try:
+        _ENTRIES.validate_python(entries)
+    except ValidationError as error:
+        raise Refusal(400, "Invalid request body", issues=issues(error)) from None
+    await context().store.replace_registry(town_id, entries)
+    return answer({"success": True})
+
+
+@worker_api.get("/mayor-id")
+async def get_mayor_id(town_id: str) -> Response:
+    """What the mayor's next start will bring."""
+    found = mayor_context(await _town(town_id))
+    return answer(found.model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+
+@worker_api.get(f"{_AGENT}/db-snapshot")
+async def get_snapshot(town_id: str, rig_id: str, agent_id: str) -> Response:
+    """The agent's database, or 404: it starts fresh."""
+    content = await context().store.snapshot(town_id, rig_id, agent_id)
+    if content is None:
+        raise Refusal(404, "There is no snapshot of this agent")
+    return Response(content, content_type="application/octet-stream")
+
+
+@worker_api.post(f"{_AGENT}/db-snapshot")
+async def post_snapshot(town_id: str, rig_id: str, agent_id: str) -> Response:
+    """Keep the agent's database in place of the one before."""
+    place = town_id, rig_id, agent_id
+    content = await read_bytes(SNAPSHOT_LIMIT)
+    if not content:
+        raise Refusal(400, "The snapshot is empty")
+    await context().store.save_snapshot(*place, content)
+    return answer({"success": True})
+
+
+@worker_api.delete(f"{_AGENT}/db-snapshot")
+async def delete_snapshot(town_id: str, rig_id: str, agent_id: str) -> Response:
+    """Forget the agent's database; also when there is none."""
+    await context().store.delete_snapshot(town_id, rig_id, agent_id)
+    return answer({"success": True})
+
+
+@worker_api.post("/container-events")
+async def post_event(town_id: str) -> Response:
+    """Keep a container event."""
+    body = await _object(_EVENT_LIMIT)
+    event = body.get("event")
+    if not isinstance(event, str) or not _EVENT_NAME.match(event):
+        raise Refusal(400, "Invalid request body", issues=[{"path": ["event"], "message": "must name an event"}])
+    if body.get("townId", town_id) != town_id:
+        raise Refusal(400, "Invalid request body", issues=[{"path": ["townId"], "message": "is another town"}])
+    await context().store.add_event(town_id, event, body)
+    return answer({"success": True})
+
+
+@worker_api.post("/refresh-container-token", endpoint=_REFRESH)
+async def refresh_token(town_id: str) -> Response:
+    """A new container token for one that is valid or expired at most an hour ago."""
+    store, now = context().store, context().now()
+    secret = await store.jwt_secret(town_id)
+    if secret is None:
+        raise Refusal(404, "Not found")
+    return answer({"data": {"token": mint(secret, town_id, now)}})
+
+
+@worker_api.post("/rigs/<rig_id>/refresh-git-token")
+async def refresh_git_token(town_id: str, **_path: str) -> Response:
+    """The town's GitHub token, which is the one for all its rigs."""
+    token = (await _town(town_id)).git_auth.github_token
+    if not token:
+        raise Refusal(404, "The town has no git token")
+    return answer({"data": {"token": token}})
+
+
+@worker_api.post("/<any('container-ready','container-eviction'):report>")
+async def post_container_report(town_id: str, report: str) -> Response:
+    """What the container reports once about itself."""
+    body = await _object(_EVENT_LIMIT)
+    await context().store.add_event(town_id, report.replace("-", "."), body)
+    return answer({"success": True})
+
+
+@worker_api.post(f"{_AGENT}/<any('completed','waiting','eviction-context'):report>")
+async def post_agent_report(town_id: str, rig_id: str, agent_id: str, report: str) -> Response:
+    """What an agent reports once about itself."""
+    place = {"rigId": rig_id, "agentId": agent_id}
+    body = await _object(_EVENT_LIMIT)
+    await context().store.add_event(town_id, f"agent.{report.replace('-', '_')}", body | place)
+    return answer({"success": True})
+
+
+@worker_api.post("/rigs/<rig_id>/review-queue/<entry_id>/complete")
+async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Response:
+    """How a merge ended."""
+    place = {"rigId": rig_id, "entryId": entry_id}
+    body = await _object(_EVENT_LIMIT)
+    await context().store.add_event(town_id, "review.complete", body | place)
+    return answer({"success": True})
+
+
+@worker_api.get(f"{_AGENT}/pending-nudges")
+async def get_nudges(**_path: str) -> Response:
+    """No nudges: nobody here sends any."""
+    return answer({"success": True, "data": []})
+
+
+@worker_api.post(f"{_AGENT}/<any('heartbeat','nudge-delivered'):report>")
+async def acknowledge_agent(**_path: str) -> Response:
+    """Acknowledged, and not kept."""
+    await _object(_EVENT_LIMIT)
+    return answer({"success": True, "data": {}})
+
+
+@worker_api.post("/rigs/<rig_id>/agent-events")
+async def acknowledge_event(**_path: str) -> Response:
+    """Acknowledged, and not kept: the container shows its agents' events."""
+    await _object()
+    return answer({"success": True})
+
+
+async def _town(town_id: str) -> TownRecord:
+    town = await context().store.town(town_id)
+    if town is None:
+        raise Refusal(404, "Not found")
+    return town
+
+
+async def _object(*limit: int) -> dict[str, Any]:
+    body = await read_json(*limit)
+    if not isinstance(body, dict):
+        raise Refusal(400, "Invalid request body", issues=[{"path": [], "message": "must be an object"}])
+    return body

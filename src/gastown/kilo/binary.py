@@ -1,0 +1,46 @@
+"""Finding the executable that speaks `kilo serve`."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+__all__ = ["KiloMissing", "find_kilo"]
+
+_ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
+
+
+class KiloMissing(Exception):
+    """No usable executable; the message says where it was looked for and what to set."""
+
+
+def find_kilo(configured: str | None, path: str) -> str:
+    """The configured executable, else `kilo` on `path`; npm's wrapper is replaced by the binary behind it.
+
+    The wrapper is a Node script that runs the binary as its child: 41 MB more, and a KILL to it leaves the
+    server running (kilo-facts 1).
+    """
+    if configured is not None:
+        found = shutil.which(configured, path=path)
+        if found is None:
+            raise KiloMissing(f"GASTOWN_KILO_BIN is {configured!r}, which is not an executable file")
+        return found
+    found = shutil.which("kilo", path=path)
+    if found is None:
+        raise KiloMissing("no executable named kilo on PATH; install it, or name one in GASTOWN_KILO_BIN")
+    return str(_native(Path(found).resolve()) or found)
+
+
+def _native(executable: Path) -> Path | None:
+    """The binary behind npm's wrapper: the package for this machine, installed beside or below it."""
+    with executable.open("rb") as file:
+        if not file.read(64).startswith(b"#!"):
+            return None
+    package = f"cli-linux-{_ARCHITECTURES.get(platform.machine(), platform.machine())}"
+    for parent in executable.parents:
+        for candidate in (parent / package, parent / "node_modules" / "@kilocode" / package):
+            binary = candidate / "bin" / "kilo"
+            if binary.is_file():
+                return binary
+    return None

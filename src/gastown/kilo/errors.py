@@ -1,0 +1,48 @@
+"""What can go wrong with a kilo server. Messages hold no credential; `stderr` lines are for the log."""
+
+from __future__ import annotations
+
+from gastown.concurrency.processes import Exit
+
+__all__ = ["KiloError", "KiloRefused", "KiloUnreachable", "NotReady", "ServerDied"]
+
+
+class KiloError(Exception):
+    """Any failure of or with a kilo server."""
+
+
+class KiloUnreachable(KiloError):
+    """A request got no answer: connection refused or reset, or a time-out of the transport."""
+
+
+class KiloRefused(KiloError):
+    """A request was answered with an error status."""
+
+    def __init__(self, method: str, path: str, status: int, name: str, message: str) -> None:
+        super().__init__(f"kilo answered {method} {path} with {status} {name}: {message}")
+        self.status = status
+        self.name = name
+
+
+class NotReady(KiloError):
+    """The server listens, but is not what was asked for: tools are missing."""
+
+    def __init__(self, missing: list[str]) -> None:
+        super().__init__(f"kilo serve came up without the tools {', '.join(missing)}")
+        self.missing = missing
+
+
+class ServerDied(KiloError):
+    """The process ended by itself. `exit` is None when it could not even be started."""
+
+    def __init__(self, ended: Exit | None, stderr: tuple[str, ...], reason: str = "") -> None:
+        last = " | ".join(line for line in stderr[-5:] if line.strip())
+        how = f"kilo serve {ended}" if ended is not None else f"kilo serve could not be started: {reason}"
+        super().__init__(how + (f"; last stderr: {last}" if last else "; nothing on stderr"))
+        self.exit = ended
+        self.stderr = stderr
+
+    @property
+    def database_unusable(self) -> bool:
+        """Whether kilo gave up because of its own database (kilo-facts: exit 1 and SQLiteError on stderr)."""
+        return self.exit is not None and any("SQLiteError" in line for line in self.stderr)

@@ -1,0 +1,253 @@
+"""Who owns kilo servers: one per working directory and home, started one after the other, reused when equal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx2
+import structlog
+import trio
+
+from gastown.concurrency.phases import PhaseLog
+from gastown.concurrency.slots import PrioritySlots, Slot, Urgency
+from gastown.concurrency.waiting import wait_any
+from gastown.kilo.errors import KiloError, KiloUnreachable, NotReady, ServerDied
+from gastown.kilo.rest import KiloRest
+from gastown.kilo.server import GRACE_SECONDS, Launcher, RunningServer
+from gastown.kilo.spec import ServerSpec
+from gastown.kilo.stream import KiloEvent, follow_events
+
+__all__ = ["Lease", "Server", "ServerPool", "SpawnTimedOut", "open_pool"]
+
+log = structlog.get_logger()
+
+_RETIRE_BUDGET = GRACE_SECONDS + 4
+
+
+class SpawnTimedOut(KiloError):
+    """The server was not ready in the time that a spawn has; its process has been ended."""
+
+    def __init__(self, seconds: float, phase: str) -> None:
+        super().__init__(f"kilo serve was not ready {seconds:g} s after its spawn (phase {phase})")
+
+
+class Server:
+    """A server of the pool. It lives until it is retired or dies; `gone` is set when nothing of it is left."""
+
+    def __init__(self, spec: ServerSpec, running: RunningServer, client: httpx2.AsyncClient) -> None:
+        self.spec = spec
+        self.running = running
+        self.rest = KiloRest(client, running.url)
+        self._client = client
+        self.leased = False
+        self.retirement = trio.Event()
+        self.gone = trio.Event()
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    @property
+    def port(self) -> int | None:
+        return httpx2.URL(self.running.url).port
+
+    @property
+    def ended(self) -> trio.Event:
+        """Set when the process has ended, whoever ended it."""
+        return self.running.ended
+
+    async def follow(
+        self,
+        take: Callable[[KiloEvent], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Give every event to `take` until cancelled. See `follow_events`."""
+        await follow_events(self._client, self.url, take, task_status=task_status)
+
+    def death(self) -> ServerDied:
+        return ServerDied(self.running.exit, self.running.stderr_tail)
+
+    async def explain(self, error: KiloError) -> KiloError:
+        """`error`, or the server's death where that is what made a request fail."""
+        if isinstance(error, KiloUnreachable):
+            with trio.move_on_after(1):
+                await self.ended.wait()
+            if self.ended.is_set():
+                return self.death()
+        return error
+
+
+class Lease:
+    """The use of a server by one agent. Ending the lease ends the server, unless it was parked."""
+
+    def __init__(self, pool: ServerPool, server: Server, slot: Slot | None) -> None:
+        self.server = server
+        self._pool = pool
+        self._slot = slot
+        self._parked = False
+
+    def settled(self) -> None:
+        """The costly part of the start is over: let the next spawn begin."""
+        if self._slot is not None:
+            self._slot.release()
+
+    @property
+    def leftovers(self) -> tuple[int, ...]:
+        """Processes of the server that nothing could end; known after the lease."""
+        return self.server.running.leftovers
+
+    def park(self) -> None:
+        """Leave the server running behind the lease, for a successor whose spec is equal."""
+        self._parked = True
+
+    async def spawn_beside(self, spec: ServerSpec, phases: PhaseLog) -> Server:
+        """A ready server for `spec` beside the present one, which is not touched. Needs a slot of its own.
+
+        The caller passes it to `replace`, or retires it. Raises what `ServerPool.lease` raises.
+        """
+        return await self._pool.spawn(spec, phases)
+
+    async def replace(self, successor: Server) -> None:
+        """Make `successor` the server of this lease and retire the one before."""
+        before, self.server = self.server, successor
+        successor.leased = True
+        await self._pool.retire(before)
+
+    async def end(self) -> None:
+        """For the pool, which made the lease: leave the server parked, or retire it."""
+        self.settled()
+        self.server.leased = False
+        if not self._parked:
+            await self._pool.retire(self.server)
+
+
+class ServerPool:
+    """Made by `open_pool`. All servers live in the pool's nursery and end with it."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        launch: Launcher,
+        client: httpx2.AsyncClient,
+        slots: PrioritySlots,
+        spawn_seconds: float,
+    ) -> None:
+        self.slots = slots
+        self._nursery = nursery
+        self._launch = launch
+        self._client = client
+        self._spawn_seconds = spawn_seconds
+        self._servers: list[Server] = []
+        self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """Every server whose process lives."""
+        return tuple(s for s in self._servers if not s.ended.is_set())
+
+    @asynccontextmanager
+    async def lease(
+        self, make_spec: Callable[[], ServerSpec], urgency: Urgency, phases: PhaseLog
+    ) -> AsyncIterator[Lease]:
+        """A ready server for the length of the block: a parked one of equal spec, else a new one.
+
+        `make_spec` is asked again when the wait for a slot is over, since credentials may have changed
+        meanwhile; its working directory may not change.
+
+        Everything that happens to one working directory happens under its lock: two callers never spawn
+        twice, and a parked server of an unequal spec is retired before its successor starts. The wait for
+        a slot is the phase `queue`, then come `spawn` and `instance`. A slot that was needed stays taken until
+        `settled()`. Raises `ServerDied`, `SpawnTimedOut`, `NotReady` or `KiloRefused`.
+        """
+        async with self._locks[make_spec().cwd]:
+            server, slot = await self._reuse(make_spec()), None
+            if server is None:
+                phases.enter("queue")
+                slot = await self.slots.take(urgency)
+                try:
+                    server = await self.spawn(make_spec(), phases)
+                except BaseException:
+                    slot.release()
+                    raise
+            server.leased = True
+        lease = Lease(self, server, slot)
+        try:
+            yield lease
+        finally:
+            with trio.move_on_after(_RETIRE_BUDGET, shield=True):
+                await lease.end()
+
+    async def spawn(self, spec: ServerSpec, phases: PhaseLog) -> Server:
+        """Start a server and make sure that it is what was asked for. The caller holds a slot."""
+        with trio.move_on_after(self._spawn_seconds):
+            phases.enter("spawn")
+            server: Server = await self._nursery.start(self._host, spec, name=f"kilo {spec.cwd}")
+            try:
+                phases.enter("instance")
+                await self._check_ready(server)
+            except BaseException:
+                with trio.move_on_after(_RETIRE_BUDGET, shield=True):
+                    await self.retire(server)
+                raise
+            log.info("server.ready", cwd=spec.cwd, pid=server.running.pid, port=server.port)
+            return server
+        raise SpawnTimedOut(self._spawn_seconds, phases.current)
+
+    async def retire(self, server: Server) -> None:
+        """End a server and wait until nothing of it is left."""
+        server.retirement.set()
+        await server.gone.wait()
+
+    async def discard(self, key: tuple[str, str]) -> None:
+        """Retire the parked server of `key`, if there is one that nobody leases."""
+        for server in list(self._servers):
+            if server.spec.key == key and not server.leased:
+                await self.retire(server)
+
+    async def _reuse(self, spec: ServerSpec) -> Server | None:
+        for server in list(self._servers):
+            if server.spec.key != spec.key or server.leased or server.retirement.is_set():
+                continue
+            if server.spec.fingerprint == spec.fingerprint and not server.ended.is_set():
+                return server
+            log.info("server.unequal", cwd=spec.cwd, differences=server.spec.differences(spec))
+            await self.retire(server)
+        return None
+
+    async def _check_ready(self, server: Server) -> None:
+        """Boot the working directory's instance and look for the tools that must be there."""
+        try:
+            tools = await server.rest.tool_ids(server.spec.cwd)
+        except KiloError as error:
+            raise await server.explain(error) from error
+        if missing := server.spec.required_tools - tools:
+            raise NotReady(sorted(missing))
+
+    async def _host(self, spec: ServerSpec, *, task_status: trio.TaskStatus[Server]) -> None:
+        """A server's whole life. `started` is reported when it listens."""
+        server: Server | None = None
+        try:
+            async with self._launch(spec) as running:
+                server = Server(spec, running, self._client)
+                self._servers.append(server)
+                task_status.started(server)
+                await wait_any(server.retirement, running.ended)
+                if not server.retirement.is_set():
+                    log.warning("server.died", cwd=spec.cwd, pid=running.pid, reason=str(server.death()))
+        finally:
+            if server is not None:
+                self._servers.remove(server)
+                server.gone.set()
+
+
+@asynccontextmanager
+async def open_pool(
+    launch: Launcher, client: httpx2.AsyncClient, slots: PrioritySlots, *, spawn_seconds: float
+) -> AsyncIterator[ServerPool]:
+    """A pool for the length of the block; leaving it ends every server that is still there."""
+    async with trio.open_nursery() as nursery:
+        yield ServerPool(nursery, launch, client, slots, spawn_seconds)
+        nursery.cancel_scope.cancel(reason="the pool closes")

@@ -1,0 +1,129 @@
+"""The HTTP routes of a kilo server that a supervisor needs (kilo 7.7.7)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import httpx2
+
+from gastown.kilo.errors import KiloRefused, KiloUnreachable
+
+__all__ = ["KiloRest", "ModelName", "Session", "Turn"]
+
+
+class ModelName(NamedTuple):
+    """A model as kilo names it. Everything goes through the `kilo` provider, whose names are `vendor/model`."""
+
+    provider: str
+    model: str
+
+    @classmethod
+    def parse(cls, name: str) -> ModelName:
+        """`vendor/model`, with or without `kilo/` before it."""
+        return cls("kilo", name.removeprefix("kilo/"))
+
+
+class Session(NamedTuple):
+    id: str
+    directory: str
+
+
+class Turn(NamedTuple):
+    """The last assistant message of a session."""
+
+    message_id: str
+    completed: bool
+
+
+class KiloRest:
+    """Requests to one server. Raises `KiloUnreachable` or `KiloRefused`; deadlines are the caller's."""
+
+    def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
+        self._client = client
+        self.url = url
+
+    async def tool_ids(self, directory: str) -> frozenset[str]:
+        """The registered tools. Asking boots the directory's instance: the first turn then need not."""
+        return frozenset(await self._call("GET", "/experimental/tool/ids", query={"directory": directory}))
+
+    async def create_session(self, directory: str, title: str) -> Session:
+        answer = await self._call("POST", "/session", {"title": title}, {"directory": directory})
+        return Session(answer["id"], answer["directory"])
+
+    async def sessions(self, directory: str) -> list[Session]:
+        """The top-level sessions of `directory`, the one that changed last first."""
+        answer = await self._call("GET", "/session", query={"directory": directory, "roots": "true"})
+        return [Session(item["id"], item["directory"]) for item in answer if not item.get("parentID")]
+
+    async def prompt(
+        self, session: str, text: str, *, model: str | None = None, system: str | None = None
+    ) -> None:
+        """Queue a prompt. The 204 says nothing about success: only `session.turn.open` does (kilo-facts 2)."""
+        body: dict[str, Any] = {"parts": [{"type": "text", "text": text}]}
+        if model is not None:
+            name = ModelName.parse(model)
+            body["model"] = {"providerID": name.provider, "modelID": name.model}
+        if system:
+            body["system"] = system
+        await self._call("POST", f"/session/{session}/prompt_async", body)
+
+    async def abort(self, session: str) -> None:
+        await self._call("POST", f"/session/{session}/abort", {})
+
+    async def resume(self, session: str, message_id: str) -> None:
+        """Go on with an interrupted turn, without a new user message."""
+        await self._call("POST", f"/kilocode/session/{session}/resume", {"messageID": message_id})
+
+    async def last_turn(self, session: str) -> Turn | None:
+        """The newest assistant message, or None when the conversation ends with something else."""
+        messages = await self._call("GET", f"/session/{session}/message", query={"limit": "1"})
+        if not messages or messages[-1]["info"]["role"] != "assistant":
+            return None
+        info = messages[-1]["info"]
+        return Turn(info["id"], "completed" in info.get("time", {}))
+
+    async def status(self, session: str, directory: str) -> dict[str, Any]:
+        """`{"type": "idle"}`, or what kilo says: busy, retry or offline, with details."""
+        answer = await self._call("GET", "/session/status", query={"directory": directory})
+        found: dict[str, Any] = answer.get(session, {"type": "idle"})
+        return found
+
+    async def set_model(self, session: str, model: str) -> None:
+        """Change the model of a session from its next turn on; a running turn is not touched."""
+        name = ModelName.parse(model)
+        body = {"model": {"providerID": name.provider, "id": name.model}}
+        await self._call("POST", f"/api/session/{session}/model", body)
+
+    async def knows_model(self, directory: str, model: str) -> bool:
+        """Whether a prompt with `model` would be accepted rather than end in "Model not found"."""
+        name = ModelName.parse(model)
+        answer = await self._call("GET", "/config/providers", query={"directory": directory})
+        return any(
+            name.model in provider.get("models", {})
+            for provider in answer.get("providers", [])
+            if provider.get("id") == name.provider
+        )
+
+    async def healthy(self) -> bool:
+        """Liveness only: it stays true when every session is broken (kilo-facts 1)."""
+        answer = await self._call("GET", "/global/health")
+        return bool(answer.get("healthy"))
+
+    async def _call(self, method: str, path: str, body: Any = None, query: dict[str, str] | None = None) -> Any:
+        try:
+            answer = await self._client.request(method, self.url + path, json=body, params=query, timeout=None)
+        except httpx2.TransportError as error:
+            raise KiloUnreachable(f"no answer to {method} {path}: {type(error).__name__}") from error
+        if answer.status_code >= 400:
+            name, message = _error_of(answer)
+            raise KiloRefused(method, path, answer.status_code, name, message)
+        return answer.json() if answer.content else None
+
+
+def _error_of(answer: httpx2.Response) -> tuple[str, str]:
+    """kilo's `{name, data: {message}}`, or what can be said without it."""
+    try:
+        body = answer.json()
+        return str(body["name"]), str(body["data"]["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return "Error", answer.text[:200]

@@ -1,0 +1,154 @@
+"""The one reader of the environment: every variable, its default, its meaning."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gastown.contract.identifiers import TownId
+
+__all__ = ["BadSettings", "Settings", "load"]
+
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
+)
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class BadSettings(Exception):
+    """A variable has a value that cannot be used. The message names it, and no value of it."""
+
+
+def _empty_is_absent(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Text = Annotated[str | None, BeforeValidator(_empty_is_absent)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_empty_is_absent)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What a container is told from outside. Each field is the variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    gastown_api_url: Annotated[
+        Text,
+        Field(description="The orchestrator (worker API). Without it the container boots and serves alone."),
+    ] = None
+    gastown_town_id: Annotated[
+        Annotated[TownId | None, BeforeValidator(_empty_is_absent)],
+        Field(description="The town of this container."),
+    ] = None
+    gastown_container_token: Annotated[
+        Secret, Field(description="JWT for the worker API; renewed while it runs.")
+    ] = None
+    gastown_session_token: Annotated[Secret, Field(description="Session token that agents get.")] = None
+    gastown_organization_id: Annotated[
+        Text, Field(description="Organisation, where neither a request nor the worker names one.")
+    ] = None
+    kilo_api_url: Annotated[Text, Field(description="Base of the LLM gateway; kilo adds /api/openrouter.")] = None
+    kilo_openrouter_base: Annotated[
+        Text, Field(description="Passed on to kilo; 7.7.7 takes its base from KILO_API_URL instead.")
+    ] = None
+    kilo_cloud_url: Annotated[Text, Field(description="Where git credentials of integrations come from.")] = None
+    kilocode_token: Annotated[Secret, Field(description="LLM gateway token, where no request brings one.")] = None
+    agent_idle_timeout_ms: Annotated[
+        int,
+        Field(gt=0, description="Idle milliseconds after which an agent exits (used once agents report idling)."),
+    ] = 120_000
+    refinery_idle_timeout_ms: Annotated[int, Field(gt=0, description="The same for a refinery.")] = 600_000
+
+    gastown_control_host: Annotated[str, Field(min_length=1, description="Address to listen on.")] = "0.0.0.0"  # noqa: S104
+    gastown_control_port: Annotated[int, Field(ge=0, le=65_535, description="Port; 0 takes any free one.")] = 8080
+    gastown_workspace_root: Annotated[
+        str, Field(pattern="^/.", description="Root of all working directories.")
+    ] = "/workspace/rigs"
+    gastown_agent_home_root: Annotated[str, Field(pattern="^/.", description="Parent of the agents' homes.")] = (
+        "/tmp"  # noqa: S108 - the contract's place
+    )
+    gastown_kilo_bin: Annotated[
+        Text,
+        Field(description="Executable that speaks `kilo serve`; unset: kilo on PATH, npm's wrapper resolved."),
+    ] = None
+    gastown_spawn_slots: Annotated[
+        int,
+        Field(ge=1, le=256, description="Servers that may start at a time; default: the number of cores."),
+    ] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    gastown_spawn_seconds: Annotated[Seconds, Field(description="A spawn, from its own start to readiness.")] = (
+        30.0
+    )
+    gastown_start_seconds: Annotated[Seconds, Field(description="A start, from the request's arrival.")] = 60.0
+    gastown_refresh_seconds: Annotated[Seconds, Field(description="A restart for new credentials, per agent.")] = (
+        6.0
+    )
+    gastown_gate_seconds: Annotated[
+        Seconds, Field(description="The longest that hydration may hold the gate.")
+    ] = 20.0
+    gastown_first_word_seconds: Annotated[
+        float, Field(ge=0, le=60, description="How long an open first turn may fail the start.")
+    ] = 1.0
+    gastown_drain_seconds: Annotated[Seconds, Field(description="Budget of the shutdown.")] = 300.0
+    gastown_mayor_tools: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Comma-separated tools that a mayor's server must have to be ready."),
+    ] = ()
+    gastown_parent_pid: Annotated[
+        int | None, Field(gt=1, description="Process whose end ends this one; set by `gastown up`.")
+    ] = None
+
+    base_env: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @field_validator("gastown_mayor_tools", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("gastown_api_url", "kilo_api_url", "kilo_cloud_url", "kilo_openrouter_base")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+    @property
+    def path(self) -> str:
+        return self.base_env["PATH"]
+
+
+def load() -> Settings:
+    """Read the process's environment. Raises `BadSettings` naming every unusable variable.
+
+    `base_env` is what children inherit: an allow-list, never the whole.
+    """
+    source = os.environ
+    inherited = {name: source[name] for name in _PASSED_ON if name in source}
+    inherited |= {n: v for n, v in source.items() if n.startswith("LC_") or n.upper() in _PROXIES}
+    inherited |= {n: source[n] for n in ("KILO_API_URL", "KILO_OPENROUTER_BASE") if source.get(n)}
+    inherited.setdefault("PATH", _DEFAULT_PATH)
+    try:
+        return Settings(base_env=inherited)
+    except ValidationError as error:
+        problems = [
+            f"{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+        raise BadSettings("; ".join(problems)) from None

@@ -1,0 +1,96 @@
+"""The credentials of the town: one immutable value, replaced in one place."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gastown.contract.town import GitAuth, TownConfig
+from gastown.contract.worker import MayorContext
+
+__all__ = ["Credentials", "LiveCredentials", "expiry"]
+
+RENEW_BELOW_SECONDS = 30 * 60
+"""At boot, a container token with less than this left is refreshed first (contract section 2)."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What the town's calls and children carry now. `generation` grows with every replacement.
+
+    `town` is the newest configuration that anyone told us. `retired_names` are variables that were custom once
+    and are gone from it: a stored request may still name them, and no child gets them any more.
+    """
+
+    container_token: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    town: TownConfig = field(default_factory=TownConfig, repr=False)
+    retired_names: frozenset[str] = frozenset()
+    generation: int = 0
+
+    def secrets(self) -> Iterator[str]:
+        """Every value that must never be seen, for the log's redaction."""
+        town = self.town
+        for value in (
+            self.container_token,
+            self.session_token,
+            town.kilocode_token,
+            town.github_cli_pat,
+            town.git_auth.github_token,
+            town.git_auth.gitlab_token,
+        ):
+            if value:
+                yield value
+
+
+class LiveCredentials:
+    """The one place where credentials change. Readers take `current` at the moment of use and keep no copy."""
+
+    def __init__(self, initial: Credentials) -> None:
+        self.current = initial
+
+    def replace_token(self, token: str) -> None:
+        """From now on every call to the worker carries `token`."""
+        self._replace(container_token=token)
+
+    def replace_town(self, config: TownConfig) -> None:
+        """Take a whole new town configuration; what it does not say is no longer so."""
+        before = self.current
+        ever = before.retired_names | set(before.town.env_vars)
+        self._replace(town=config, retired_names=ever - set(config.env_vars))
+
+    def adopt_context(self, context: MayorContext) -> None:
+        """Take the mayor context as the town configuration, so that the prewarm derives what the start will."""
+        config = TownConfig(
+            kilocode_token=context.kilocode_token,
+            git_auth=GitAuth(
+                github_token=context.github_token,
+                gitlab_token=context.gitlab_token,
+                gitlab_instance_url=context.gitlab_instance_url,
+            ),
+            github_cli_pat=context.github_cli_pat,
+            git_author_name=context.git_author_name,
+            git_author_email=context.git_author_email,
+            disable_ai_coauthor=context.disable_ai_coauthor,
+            env_vars=context.env_vars,
+        )
+        if context.knows_organization:
+            config = config.model_copy(update={"organization_id": context.organization_id})
+        self.replace_town(config)
+
+    def _replace(self, **changes: Any) -> None:
+        self.current = replace(self.current, generation=self.current.generation + 1, **changes)
+
+
+def expiry(token: str) -> float | None:
+    """The `exp` of a JWT in epoch seconds; None when there is none to read. The signature is not our concern."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return float(claims["exp"])
+    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
+        return None
