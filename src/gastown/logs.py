@@ -58,7 +58,10 @@ def _clean(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         return redacted(value, secrets)
     if isinstance(value, dict):
-        return {key: _clean(item, secrets) for key, item in value.items()}
+        return {
+            redacted(key, secrets) if isinstance(key, str) else key: _clean(item, secrets)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item, secrets) for item in value]
     return value if isinstance(value, int | float | bool | None) else redacted(str(value), secrets)

@@ -13,8 +13,7 @@ services nursery                  a crash of a service in here ends the process,
 from __future__ import annotations
 
 import os
-import signal
-import threading
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +34,7 @@ from gastown.agents.services import AgentServices, Deadlines
 from gastown.boot.hydrate import Hydration, hydrate
 from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
+from gastown.concurrency.leaving import Leaving
 from gastown.concurrency.slots import PrioritySlots
 from gastown.contract.town import TownConfig
 from gastown.control.app import create_app
@@ -57,7 +57,6 @@ log = structlog.get_logger()
 
 START_MARGIN_SECONDS = 2.0
 """A start answers this long before its caller gives up, so that the caller hears why."""
-_SHORT_BUDGET_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,7 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
                 refresh=settings.gastown_refresh_seconds,
                 first_word=settings.gastown_first_word_seconds,
             ),
+            restarts=trio.CapacityLimiter(max(1, slots.capacity // 2)),
             now=parts.now,
         )
         writers: list[RegistryWriter] = []
@@ -180,7 +180,6 @@ async def serve(settings: Settings) -> None:
     """Run the container until it is told to leave. Raises `CannotListen` and `KiloMissing` before it serves."""
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
     listener = listen_on(settings.gastown_control_host, settings.gastown_control_port)
-    address = listener.getsockname()
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
     async with (
         httpx2.AsyncClient(trust_env=False, limits=limits) as kilo_client,
@@ -198,16 +197,28 @@ async def serve(settings: Settings) -> None:
         async with open_town(parts) as opened:
             current = opened.town.services.credentials
             logs.configure(lambda: _secrets(settings, current.current))
-            stop = trio.Event()
-            async with trio.open_nursery() as front:
-                await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
-                log.info("container.serving", host=address[0], port=address[1], kilo=kilo_bin)
-                hydrating = trio.CancelScope()
-                front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
-                await _until_told_to_leave(settings)
-                await drain(opened, settings, hydrating)
-                stop.set()
+            leaving = Leaving(settings.gastown_drain_seconds)
+            async with trio.open_nursery() as watches:
+                await watches.start(leaving.heed_signals, name="signals")
+                if settings.gastown_parent_pid is not None:
+                    watches.start_soon(leaving.watch_parent, settings.gastown_parent_pid, name="parent watch")
+                await _serve_until_told(opened, listener, leaving)
+                watches.cancel_scope.cancel(reason="the server has stopped")
     log.info("container.left")
+
+
+async def _serve_until_told(opened: Open, listener: socket.socket, leaving: Leaving) -> None:
+    """The front: the server, beside it boot hydration, then the drain while the server still answers."""
+    stop, hydrating = trio.Event(), trio.CancelScope()
+    host, port = listener.getsockname()[:2]
+    async with trio.open_nursery() as front:
+        await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
+        log.info("container.serving", host=host, port=port)
+        front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
+        await leaving.told.wait()
+        hydrating.cancel(reason="the container drains")
+        await drain(opened, leaving.budget)
+        stop.set()
 
 
 def _secrets(settings: Settings, credentials: Credentials) -> list[str]:
@@ -221,67 +232,14 @@ async def _hydrate(hydration: Hydration | None, scope: trio.CancelScope) -> None
             await hydrate(hydration)
 
 
-async def _until_told_to_leave(settings: Settings) -> None:
-    """Return at the first TERM or INT, or when the process that this one belongs to is gone."""
-    async with trio.open_nursery() as nursery:
-
-        async def parent(pid: int) -> None:
-            await _end_of(pid)
-            log.warning("container.parent_gone", pid=pid)
-            nursery.cancel_scope.cancel(reason="the parent is gone")
-
-        if settings.gastown_parent_pid is not None:
-            nursery.start_soon(parent, settings.gastown_parent_pid, name="parent watch")
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                log.info("container.signal", signal=signal.Signals(number).name)
-                break
-        nursery.cancel_scope.cancel(reason="a signal came first")
-
-
-async def _end_of(pid: int) -> None:
-    """Return when the process has ended; at once when there is none."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-async def drain(opened: Open, settings: Settings, hydrating: trio.CancelScope) -> None:
+async def drain(opened: Open, budget: trio.CancelScope) -> None:
     """Take no new agents, end those that are there, and have the registry written, in one budget."""
     opened.town.drain.is_set = True
-    hydrating.cancel(reason="the container drains")
-    with trio.move_on_after(settings.gastown_drain_seconds) as budget:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_shorten, budget, name="impatient signals")
-            nursery.start_soon(_last_resort, settings.gastown_drain_seconds, name="last resort")
-            await opened.town.roster.evict_all()
-            if opened.registry is not None:
-                await opened.registry.flushed()
-            nursery.cancel_scope.cancel(reason="drained")
+    with budget:
+        await opened.town.roster.evict_all()
+        if opened.registry is not None:
+            await opened.registry.flushed()
     log.info("container.drained", in_time=not budget.cancelled_caught)
-
-
-async def _shorten(budget: trio.CancelScope) -> None:
-    """A second signal leaves 5 s of the budget, a third none."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            if budget.deadline - trio.current_time() > _SHORT_BUDGET_SECONDS:
-                budget.deadline = trio.current_time() + _SHORT_BUDGET_SECONDS
-            else:
-                budget.cancel(reason="a third signal")
-
-
-async def _last_resort(seconds: float) -> None:
-    """End the process from a thread should the loop itself hang: 30 s after the budget at the latest."""
-    timer = threading.Timer(seconds + 30, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
-    await trio.sleep_forever()
 
 
 def _process_age() -> float:

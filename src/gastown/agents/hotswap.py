@@ -8,7 +8,7 @@ it. The switch itself is short and is not given up half-way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -39,11 +39,12 @@ class RestartTimedOut(KiloError):
         super().__init__(f"the new server was not ready after {seconds:g} s (phase {phase}); the old one goes on")
 
 
-async def restart(agent: Agent, services: AgentServices) -> bool:
+async def restart(agent: Agent, services: AgentServices, queued: Callable[[], None] = lambda: None) -> bool:
     """Give a running agent a server of its newest spec; False when it has that already.
 
-    The deadline of `services.deadlines.refresh` seconds runs from the moment when a slot is free. Raises
-    `KiloError`, and `AgentNotRunning` when the agent ends meanwhile.
+    The deadline of `services.deadlines.refresh` seconds runs from the moment when a slot is free. `queued` is
+    called in the instant in which the agent takes its place in the queue. Raises `KiloError`, and
+    `AgentNotRunning` when the agent ends meanwhile.
     """
     async with agent.swapping:
         lease = _lease_of(agent)
@@ -51,28 +52,31 @@ async def restart(agent: Agent, services: AgentServices) -> bool:
             return False
         seconds, phases = services.deadlines.refresh, PhaseLog()
         phases.enter("queue")
-        with await services.pool.slots.take(Urgency.REFRESH):
-            with trio.move_on_after(seconds) as clock:
-                successor = await lease.spawn_beside(spec_of(agent, services), phases)
-                try:
-                    await _take_over(agent, lease, successor, phases)
-                except BaseException:
-                    if lease.server is not successor:
-                        with trio.move_on_after(_SWITCH_SECONDS, shield=True):
-                            await services.pool.retire(successor)
-                    raise
-            if clock.cancelled_caught:
+        queued()
+        async with services.restarts:
+            with await services.pool.slots.take(Urgency.REFRESH):
+                with trio.move_on_after(seconds):
+                    await _restart(agent, services, lease, phases)
+                    return True
                 raise RestartTimedOut(seconds, phases.current)
-        return True
+
+
+async def _restart(agent: Agent, services: AgentServices, lease: Lease, phases: PhaseLog) -> None:
+    successor = await lease.spawn_beside(spec_of(agent, services), phases)
+    try:
+        await _take_over(agent, lease, successor, phases)
+    except BaseException:
+        if lease.server is not successor:
+            with trio.move_on_after(_SWITCH_SECONDS, shield=True):
+                await services.pool.retire(successor)
+        raise
 
 
 async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: PhaseLog) -> None:
     """Listen to the successor, then make it the agent's server. Up to the switch all of it can be undone."""
     phases.enter("events")
-    if agent.nursery is None or agent.session_id is None:
-        raise AgentNotRunning(agent.id, agent.state)
-    await successor.rest.status(agent.session_id, agent.workdir)
-    hearing = await agent.nursery.start(listen, agent, successor, name=f"events {agent.id}")
+    await successor.rest.status(str(agent.session_id), agent.workdir)
+    hearing = await _nursery_of(agent).start(listen, agent, successor, name=f"events {agent.id}")
     async with agent.switching:
         if agent.lease is not lease or agent.listening is None:
             hearing.cancel(reason="the agent has ended meanwhile")
@@ -125,8 +129,8 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
         else:
             frozen = True
     agent.announce()
-    if frozen and agent.nursery is not None:
-        agent.nursery.start_soon(_restart_when_idle, agent, services, name=f"restart {agent.id}")
+    if frozen:
+        _nursery_of(agent).start_soon(_restart_when_idle, agent, services, name=f"restart {agent.id}")
 
 
 async def _restart_when_idle(agent: Agent, services: AgentServices) -> None:
@@ -139,7 +143,10 @@ async def _restart_when_idle(agent: Agent, services: AgentServices) -> None:
 
 @dataclass
 class _One:
+    """`queued`: it has its place in the queue, or it will not take one before others do."""
+
     agent: Agent
+    queued: trio.Event = field(default_factory=trio.Event)
     result: RefreshResult | None = None
 
 
@@ -170,6 +177,8 @@ class Refresh:
             async with trio.open_nursery() as nursery:
                 for one in self._each:
                     nursery.start_soon(self._refresh, one, services, name=f"refresh {one.agent.id}")
+                    # Trio runs tasks in any order: without this wait the mayor would be first by chance.
+                    await one.queued.wait()
         finally:
             self.done.set()
 
@@ -177,14 +186,18 @@ class Refresh:
         began = trio.current_time()
         problem: str | None = None
         try:
+            if not one.agent.settled.is_set() or one.agent.swapping.locked():
+                one.queued.set()
             await one.agent.settled.wait()
-            await restart(one.agent, services)
+            await restart(one.agent, services, one.queued.set)
         except AgentNotRunning:
             # It ended meanwhile, or its start failed: nothing of it carries an old token.
             log.info("refresh.agent_gone", agent_id=one.agent.id)
         except KiloError as error:
             problem = str(error)
             log.warning("refresh.failed", agent_id=one.agent.id, reason=problem)
+        finally:
+            one.queued.set()
         one.result = RefreshResult(
             agent_id=one.agent.id, success=problem is None, duration_ms=_since(began), error=problem
         )
@@ -199,6 +212,14 @@ def refresh_all(agents: list[Agent], services: AgentServices, start_soon: Callab
 
 def _since(moment: float) -> int:
     return round((trio.current_time() - moment) * 1000)
+
+
+def _nursery_of(agent: Agent) -> trio.Nursery:
+    """The nursery of a running agent, as long as it takes new tasks. Ask at the moment of use."""
+    nursery = agent.nursery
+    if agent.state is not AgentState.RUNNING or nursery is None or nursery.cancel_scope.cancel_called:
+        raise AgentNotRunning(agent.id, agent.state)
+    return nursery
 
 
 def _lease_of(agent: Agent) -> Lease:

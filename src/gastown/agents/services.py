@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+import trio
+
 from gastown.agents.environment import ChildDefaults
 from gastown.agents.events import EventLog
 from gastown.git.workspace import WorkspacePaths
@@ -38,4 +40,6 @@ class AgentServices:
     paths: WorkspacePaths
     events: EventLog
     deadlines: Deadlines
+    restarts: trio.CapacityLimiter
+    """At most half of the slots restart at a time: a restart has seconds, and a fresh start must find a slot."""
     now: Callable[[], datetime]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 import trio
 
-from gastown.agents.environment import derive, home_of
+from gastown.agents.environment import derive, home_of, model_name
 from gastown.agents.roster import workdir_of
 from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport
@@ -14,6 +14,7 @@ from gastown.concurrency.slots import Urgency
 from gastown.contract.agents import Role, StartAgentRequest
 from gastown.contract.worker import MayorContext, PrewarmComplete
 from gastown.git.workspace import prepare_workspace
+from gastown.kilo.pool import Server
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.client import WorkerClient
 
@@ -77,6 +78,15 @@ async def prewarm_mayor(worker: WorkerClient, services: AgentServices, report: B
     )
 
 
+async def _check_model(request: StartAgentRequest, workdir: str, server: Server) -> None:
+    """Say early that the mayor's model is unknown. Asking makes kilo load its providers: the first word of the
+    first turn then comes 0.5 s after the prompt instead of 1.1 s (7.7.7, 2 cores).
+    """
+    model = model_name(request.model)
+    if not await server.rest.knows_model(workdir, model):
+        log.warning("mayor.model_unknown", model=model)
+
+
 async def _warm(request: StartAgentRequest, services: AgentServices, report: BootReport) -> None:
     workdir = workdir_of(request, services.paths)
     home = home_of(services.defaults, request.agent_id)
@@ -97,6 +107,7 @@ async def _warm(request: StartAgentRequest, services: AgentServices, report: Boo
         await restored.wait()  # kilo opens its database while it starts
         with report.bar("prewarm", request.agent_id):
             async with services.pool.lease(spec, Urgency.PREWARM, PhaseLog()) as lease:
+                await _check_model(request, workdir, lease.server)
                 lease.park()
 
     async with trio.open_nursery() as nursery:

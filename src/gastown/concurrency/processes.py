@@ -52,12 +52,15 @@ class CannotStart(Exception):
 class Child:
     """A running child. `ended` is set once it has been reaped, and `exit` says how it went.
 
-    `leftovers`, known once the block is left, are descendants that outlived even KILL; there should be none.
+    `grace`, which its owner may change while it lives, is how many seconds lie between TERM and KILL; 0 is no
+    TERM at all. `leftovers`, known once the block is left, are descendants that outlived even KILL; there
+    should be none.
     """
 
-    def __init__(self, process: trio.Process, mark: str) -> None:
+    def __init__(self, process: trio.Process, mark: str, grace: float) -> None:
         self.process = process
         self.mark = mark
+        self.grace = grace
         self.ended = trio.Event()
         self.exit: Exit | None = None
         self.leftovers: tuple[int, ...] = ()
@@ -77,12 +80,13 @@ class Child:
         await _each_line(self.process.stderr, self._tail.append)
         self._stderr_read.set()
 
-    async def attend(self, on_stdout: Callable[[str], None]) -> None:
-        """Drain both pipes and reap; ends when the process has ended and the pipes are closed."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_each_line, self.process.stdout, on_stdout, name="child.stdout")
-            nursery.start_soon(self._read_stderr, name="child.stderr")
-            nursery.start_soon(self._reap, name="child.reap")
+    async def attend(self, on_stdout: Callable[[str], None], scope: trio.CancelScope) -> None:
+        """Drain both pipes and reap; ends with `scope`, or when the process has ended and the pipes are closed."""
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_each_line, self.process.stdout, on_stdout, name="child.stdout")
+                nursery.start_soon(self._read_stderr, name="child.stderr")
+                nursery.start_soon(self._reap, name="child.reap")
 
     async def _reap(self) -> None:
         self.exit = Exit(await self.process.wait())
@@ -104,8 +108,8 @@ async def open_child(
     """Run `argv` for the length of the block; raises `CannotStart` when that is not possible.
 
     Both pipes are drained for as long as it lives: `on_stdout` gets each line of stdout, stderr is kept as a
-    tail. `grace` is how many seconds lie between TERM and KILL. Leaving the block takes at most `grace` plus
-    about two seconds, also when the block is cancelled, and leaves no descendant.
+    tail. Leaving the block takes at most `grace` plus about two seconds, also when the block is cancelled, and
+    leaves no descendant.
     """
     mark = secrets.token_hex(8)
     try:
@@ -120,22 +124,24 @@ async def open_child(
         )
     except OSError as error:
         raise CannotStart(f"{argv[0]} in {cwd}: {error.strerror or error}") from error
-    child = Child(process, mark)
+    child = Child(process, mark, grace)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(child.attend, on_stdout, name="child")
+        # A cancelled block still has to see its child end; the scope is cancelled below, at the latest.
+        attending = trio.CancelScope(shield=True)
+        nursery.start_soon(child.attend, on_stdout, attending, name="child")
         try:
             yield child
         finally:
             # A budget on top of the grace: TERM, KILL and the sweep are quick, or the kernel is stuck.
-            with trio.move_on_after(grace + 2, shield=True):
-                await _end(child, grace)
-            nursery.cancel_scope.cancel(reason="the child has ended")
+            with trio.move_on_after(child.grace + 2, shield=True):
+                await _end(child)
+            attending.cancel(reason="the child has ended")
 
 
-async def _end(child: Child, grace: float) -> None:
-    if not child.ended.is_set():
+async def _end(child: Child) -> None:
+    if child.grace and not child.ended.is_set():
         _signal(os.kill, child.pid, signal.SIGTERM)
-        with trio.move_on_after(grace):
+        with trio.move_on_after(child.grace):
             await child.ended.wait()
     _signal(os.killpg, child.pid, signal.SIGKILL)
     for _ in range(20):

@@ -23,7 +23,7 @@ from gastown.contract.errors import StartDeadlineExceeded, StartFailed
 from gastown.contract.events import EventPage
 from gastown.contract.town import MessageSent, Updated
 from gastown.control.answers import reply
-from gastown.control.body import adopt_town_config, parse
+from gastown.control.body import parse, pass_gate
 from gastown.control.context import town
 from gastown.control.routes import Routes
 from gastown.git.workspace import write_agents_md
@@ -34,7 +34,7 @@ blueprint = Blueprint("agents", __name__)
 routes = Routes(blueprint)
 
 
-@routes.post("/agents/start", body=StartAgentRequest, answers={201: PublicAgent})
+@routes.post("/agents/start", body=StartAgentRequest, answers={201: PublicAgent}, gated=True)
 async def start() -> Response:
     """Start an agent, replacing an attempt of the same id. Answers when its first turn is open."""
     arrival = trio.current_time()
@@ -42,13 +42,12 @@ async def start() -> Response:
     here = town()
     seconds = here.start_seconds - here.start_margin
     here.drain.check()
-    adopt_town_config(here)
     phase = "gate"
     agent: Agent | None = None
     with trio.move_on_at(arrival + seconds), ExitStack() as calm:
         if body.is_mayor:
             calm.enter_context(here.services.pool.slots.quiet())
-        await here.gate.wait()
+        await pass_gate(here)
         here.drain.check()
         agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds)
         await agent.settled.wait()
@@ -79,14 +78,13 @@ async def message(agent_id: str) -> Response:
     return reply(MessageSent())
 
 
-@routes.patch("/agents/<agent_id>/model", body=ModelRequest, answers={200: Updated})
+@routes.patch("/agents/<agent_id>/model", body=ModelRequest, answers={200: Updated}, gated=True)
 async def model(agent_id: str) -> Response:
     """Change an agent's model from its next turn on; the session survives."""
     body = await parse(ModelRequest)
     here = town()
     here.roster.get(agent_id)
-    await here.gate.wait()
-    adopt_town_config(here)
+    await pass_gate(here)
     await change_model(here.roster.get(agent_id), here.services, body)
     return reply(Updated())
 

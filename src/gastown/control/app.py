@@ -10,8 +10,10 @@ import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 
-from gastown.control import agents, town
-from gastown.control.context import Town
+from gastown.control import agents
+from gastown.control import town as town_routes
+from gastown.control.body import adopt_town_config
+from gastown.control.context import Town, town
 from gastown.control.errors import register_errors
 from gastown.control.routes import Route
 
@@ -22,7 +24,13 @@ log = structlog.get_logger()
 BODY_LIMIT = 8 * 1024 * 1024
 BODY_SECONDS = 30
 
-ROUTES: tuple[Route, ...] = (*town.routes.table, *agents.routes.table)
+ROUTES: tuple[Route, ...] = (*town_routes.routes.table, *agents.routes.table)
+GATED = frozenset(
+    f"{blueprint.name}.{route.handler.__name__}"
+    for blueprint, routes in ((town_routes.blueprint, town_routes.routes), (agents.blueprint, agents.routes))
+    for route in routes.table
+    if route.gated
+)
 
 
 def create_app(here: Town) -> QuartTrio:
@@ -34,7 +42,7 @@ def create_app(here: Town) -> QuartTrio:
     app.config["RESPONSE_TIMEOUT"] = None
     app.extensions["gastown"] = here
     register_errors(app)
-    app.register_blueprint(town.blueprint)
+    app.register_blueprint(town_routes.blueprint)
     app.register_blueprint(agents.blueprint)
     app.add_url_rule("/openapi.json", "openapi", _openapi, methods=["GET"])
     app.before_request(_begin)
@@ -52,10 +60,14 @@ async def _openapi() -> dict[str, Any]:
 async def _begin() -> None:
     g.began = trio.current_time()
     structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(4))
+    if request.endpoint not in GATED:
+        adopt_town_config(town())
 
 
 async def _end(response: Response) -> Response:
-    log.info(
+    # Whoever polls must not drown what happens.
+    write = log.debug if request.method == "GET" and response.status_code < 400 else log.info
+    write(
         "request.served",
         method=request.method,
         path=request.path[:200],

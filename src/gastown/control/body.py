@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TypeVar
 
 import pydantic
@@ -13,7 +14,7 @@ from gastown.contract.errors import InvalidRequest, Issue
 from gastown.contract.town import TownConfig
 from gastown.control.context import Town
 
-__all__ = ["adopt_town_config", "parse"]
+__all__ = ["adopt_town_config", "parse", "pass_gate"]
 
 log = structlog.get_logger()
 
@@ -40,17 +41,37 @@ def _sentence(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
+async def pass_gate(town: Town) -> None:
+    """Wait for the hydration gate, then take the town config of this request: nothing changes before."""
+    await town.gate.wait()
+    adopt_town_config(town)
+
+
 def adopt_town_config(town: Town) -> None:
     """Take the town config that this request brings; one that is not a JSON object is ignored with a warning."""
     header = request.headers.get(CONFIG_HEADER)
     if header is None:
         return
-    try:
-        config = TownConfig.model_validate_json(header)
-    except pydantic.ValidationError as error:
-        places = [".".join(str(part) for part in item["loc"]) for item in error.errors(include_input=False)]
-        log.warning("town_config.ignored", problems=places or ["not a JSON object"])
+    config = _read_config(header)
+    if config is None:
+        log.warning("town_config.ignored", problem="the header is not a JSON object")
         return
     if config != town.services.credentials.current.town:
         town.services.credentials.replace_town(config)
         log.info("town_config.replaced", generation=town.services.credentials.current.generation)
+
+
+def _read_config(header: str) -> TownConfig | None:
+    """The header's object; a key whose value has the wrong type is left out, with a warning that names it."""
+    try:
+        given = json.loads(header)
+    except (ValueError, RecursionError):  # the latter: brackets in brackets in brackets
+        return None
+    if not isinstance(given, dict):
+        return None
+    try:
+        return TownConfig.model_validate(given)
+    except pydantic.ValidationError as error:
+        wrong = {str(item["loc"][0]) for item in error.errors(include_input=False, include_url=False)}
+        log.warning("town_config.keys_ignored", keys=sorted(wrong))
+        return TownConfig.model_validate({key: value for key, value in given.items() if key not in wrong})

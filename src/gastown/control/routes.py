@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import BaseModel
 from quart import Blueprint, Response
@@ -16,13 +17,17 @@ Answers = Mapping[int, type[BaseModel]]
 
 @dataclass(frozen=True)
 class Route:
-    """A handler with its place and its models; the handler's docstring describes it."""
+    """A handler with its place and its models; the handler's docstring describes it.
+
+    A `gated` route waits for the hydration gate itself and changes nothing before, not even by its headers.
+    """
 
     method: str
     path: str
     handler: Handler
     body: type[BaseModel] | None
     answers: Answers
+    gated: bool
 
 
 class Routes:
@@ -31,26 +36,22 @@ class Routes:
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
         self.table: list[Route] = []
-
-    def get(self, path: str, *, answers: Answers) -> Callable[[Handler], Handler]:
-        return self._add("GET", path, None, answers)
-
-    def post(
-        self, path: str, *, answers: Answers, body: type[BaseModel] | None = None
-    ) -> Callable[[Handler], Handler]:
-        return self._add("POST", path, body, answers)
-
-    def put(self, path: str, *, answers: Answers, body: type[BaseModel]) -> Callable[[Handler], Handler]:
-        return self._add("PUT", path, body, answers)
-
-    def patch(self, path: str, *, answers: Answers, body: type[BaseModel]) -> Callable[[Handler], Handler]:
-        return self._add("PATCH", path, body, answers)
+        self.get = partial(self._add, "GET")
+        self.post = partial(self._add, "POST")
+        self.put = partial(self._add, "PUT")
+        self.patch = partial(self._add, "PATCH")
 
     def _add(
-        self, method: str, path: str, body: type[BaseModel] | None, answers: Answers
+        self,
+        method: str,
+        path: str,
+        *,
+        answers: Answers,
+        body: type[BaseModel] | None = None,
+        gated: bool = False,
     ) -> Callable[[Handler], Handler]:
         def add(handler: Handler) -> Handler:
-            self.table.append(Route(method, path, handler, body, answers))
+            self.table.append(Route(method, path, handler, body, answers, gated))
             self._blueprint.add_url_rule(path, handler.__name__, handler, methods=[method])
             return handler
 

@@ -19,7 +19,7 @@ from gastown.contract.town import (
 )
 from gastown.contract.wire import iso
 from gastown.control.answers import reply
-from gastown.control.body import adopt_town_config, parse
+from gastown.control.body import parse, pass_gate
 from gastown.control.context import Town, town
 from gastown.control.routes import Routes
 
@@ -48,13 +48,12 @@ async def health() -> Response:
     return reply(answer, without_unset=True)
 
 
-@routes.post("/refresh-token", body=RefreshTokenRequest, answers={200: RefreshAnswer})
+@routes.post("/refresh-token", body=RefreshTokenRequest, answers={200: RefreshAnswer}, gated=True)
 async def refresh_token() -> Response:
     """Make a new container token live, and restart the agents' servers with it, side by side."""
     body = await parse(RefreshTokenRequest)
     here = town()
-    await here.gate.wait()
-    adopt_town_config(here)
+    await pass_gate(here)
     here.services.credentials.replace_token(body.token)
     agents = here.roster.active()
     for agent in agents:
@@ -73,8 +72,7 @@ async def refresh_token() -> Response:
 
 @routes.post("/sync-config", answers={200: Synced})
 async def sync_config() -> Response:
-    """Take the town configuration from the header; the next child of every agent gets it."""
-    adopt_town_config(town())
+    """Take the town configuration from the header, as any request does; each next child gets it."""
     return reply(Synced())
 
 

@@ -22,11 +22,12 @@ from gastown.hall.container import (
     base_environment,
     choose_port,
     container_environment,
+    end_strays,
     run_container,
 )
 from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.mayor import POLL_SECONDS, Told, Turn, follow, tell
+from gastown.hall.mayor import Told, Turn, follow, tell
 from gastown.hall.screen import Screen
 from gastown.hall.waterfall import Bar, Sightings, bars_from
 
@@ -38,7 +39,10 @@ _HEALTH_SECONDS = 60
 _GATE_SECONDS = 60
 _IDLE_SECONDS = 2
 _ANSWER_SECONDS = 600
+_POLL_SECONDS = 0.02
+_GATE_POLL_SECONDS = 0.05  # every question costs milliseconds that a starting kilo needs
 _HOST = "127.0.0.1"
+_INTERRUPTED = 130
 
 
 class UpFailed(Exception):
@@ -64,10 +68,14 @@ class UpOptions:
 
 
 class _Interrupts:
-    """What Ctrl-C and SIGTERM do: the first ends the town in order, more of them hurry its container."""
+    """What Ctrl-C and SIGTERM do: the first ends the town in order, more of them hurry its container.
+
+    `scope` holds what `up` itself does with the town, and nothing that the container still needs while it
+    drains: the hall must hear its last words.
+    """
 
     def __init__(self, screen: Screen) -> None:
-        self.town = trio.CancelScope()
+        self.scope = trio.CancelScope()
         self.container: Container | None = None
         self._screen = screen
         self._count = 0
@@ -82,7 +90,7 @@ class _Interrupts:
     def _act(self) -> None:
         if self._count == 1:
             self._screen.line("stopping: the container drains (Ctrl-C again hurries it)")
-            self.town.cancel(reason="interrupted")
+            self.scope.cancel(reason="interrupted")
         elif self.container is not None:
             if self._count <= 3:
                 self.container.terminate()
@@ -97,12 +105,13 @@ async def bring_up(options: UpOptions, screen: Screen) -> int:
     DirectoryUnusable, StoreError, PortTaken, ContainerDied, DispatchError, MayorLost and UpFailed, each of
     which is fit to be shown.
     """
-    code = 0
     interrupts = _Interrupts(screen)
     async with trio.open_nursery() as nursery:
         await nursery.start(interrupts.heed)
-        with interrupts.town:
+        try:
             code = await _town(options, screen, interrupts)
+        finally:
+            screen.end_line()
         screen.line("the town is down")
         nursery.cancel_scope.cancel(reason="the town is down")
     return code
@@ -135,6 +144,7 @@ async def _town(options: UpOptions, screen: Screen, interrupts: _Interrupts) -> 
     began, began_at = trio.current_time(), options.hall.now()
     data = options.hall.data_dir
     async with open_hall(options.hall) as hall:
+        await trio.to_thread.run_sync(end_strays, data / "homes")
         port = choose_port(_HOST, options.port)
         url = f"http://{_HOST}:{port}"
         async with open_dispatch(url) as dispatch:
@@ -145,11 +155,13 @@ async def _town(options: UpOptions, screen: Screen, interrupts: _Interrupts) -> 
             boot.seen.spawned_ms = boot.ms(trio.current_time())
             async with run_container(container_options) as container:
                 interrupts.container = container
-                turn = await _first_turn(boot, url)
-                if not options.exit_after_first_answer:
+                with interrupts.scope:
+                    turn = await _first_turn(boot, url)
+                    if options.exit_after_first_answer:
+                        return 0 if turn.answered else 1
                     screen.line("the town is up; Ctrl-C ends it")
                     await trio.sleep_forever()
-                return 0 if turn.answered else 1
+    return _INTERRUPTED if options.exit_after_first_answer else 0
 
 
 def _introduce(screen: Screen, hall: Hall, control_url: str, data: Path) -> None:
@@ -215,7 +227,7 @@ async def _first_turn(boot: _Boot, control_url: str) -> Turn:
     if told.by == "start":
         seen.startup = await _startup_phases(hall, town.mayor_agent_id, events_before)
     bars = bars_from(seen)
-    screen.line("\n")
+    screen.line()
     screen.waterfall(bars)
     _conclude(screen, turn, told, resumed=resumed)
     if boot.options.report is not None:
@@ -235,7 +247,7 @@ async def _healthy(boot: _Boot) -> None:
                     raise
             else:
                 return
-            await trio.sleep(POLL_SECONDS)
+            await trio.sleep(_POLL_SECONDS)
     raise UpFailed(f"the container did not answer /health within {_HEALTH_SECONDS} s")
 
 
@@ -251,7 +263,7 @@ async def _gate_open(boot: _Boot) -> None:
                 if hydration.error is not None:
                     boot.screen.line(f"warning: hydration failed: {hydration.error}")
                 return
-            await trio.sleep(POLL_SECONDS)
+            await trio.sleep(_GATE_POLL_SECONDS)
     raise UpFailed(f"the container's gate did not open within {_GATE_SECONDS} s")
 
 
@@ -259,7 +271,7 @@ def _saw_told(boot: _Boot, told: Told) -> None:
     if told.by == "start":
         boot.seen.requested_ms, boot.seen.start_name = boot.ms(told.sent_at), "mayor start"
         boot.seen.started_ms = boot.ms(told.accepted_at)
-    elif told.sent_at - told.waited_from > POLL_SECONDS:
+    elif told.sent_at - told.waited_from > _GATE_POLL_SECONDS:
         boot.seen.requested_ms, boot.seen.start_name = boot.ms(told.waited_from), "mayor resumes"
         boot.seen.started_ms = boot.ms(told.sent_at)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "base_environment",
     "choose_port",
     "container_environment",
+    "end_strays",
     "run_container",
 ]
 
@@ -39,7 +41,7 @@ _KILL_SECONDS = 5
 _LAST_BREATH_SECONDS = 0.5
 _LAST_LINES = 5
 _TAIL_BYTES = 16_384
-_SWEEPS = 20
+_SWEEPS, _SWEEP_SECONDS = 20, 0.02
 _MACHINE = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"})
 _NETWORK = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 _SETTINGS = frozenset({"KILO_API_URL", "KILO_OPENROUTER_BASE"})
@@ -125,7 +127,7 @@ class Container:
         self._kill_group()
         with trio.move_on_after(_KILL_SECONDS, shield=True):
             await self._process.wait()
-            await trio.to_thread.run_sync(_end_strays, self._options.homes)
+            await trio.to_thread.run_sync(end_strays, self._options.homes)
 
     def death(self) -> ContainerDied:
         """What there is to say about a container that has ended by itself."""
@@ -197,7 +199,6 @@ async def run_container(options: ContainerOptions) -> AsyncIterator[Container]:
     the block sends it a TERM and waits for its drain, also when the block was cancelled; what then still runs
     is killed: its process group, and the agents' processes that left the group.
     """
-    await trio.to_thread.run_sync(_end_strays, options.homes)
     log = await trio.to_thread.run_sync(_open_log, options.log)
     try:
         process = await trio.lowlevel.open_process(
@@ -254,26 +255,36 @@ def _last_lines(path: Path) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
 
 
-def _end_strays(homes: Path) -> None:
-    """Kill the processes of this town's agents that nobody supervises: their environment names a home of it.
+def end_strays(homes: Path) -> None:
+    """Kill the processes of this town that nobody supervises: their environment names its homes, or one of them.
 
-    kilo ends itself when its supervisor is gone, but not the commands that it ran.
+    Call it only while no container of the town is meant to run. kilo ends itself when its supervisor is gone,
+    but not the commands that it ran; and the container of an `up` that was killed may still be waiting for
+    that one's hall. Blocks for some milliseconds.
     """
-    mark = f"={homes}{os.sep}".encode()
     for _ in range(_SWEEPS):
-        strays = [pid for pid in _processes() if mark in _environment_of(pid)]
+        strays = [pid for pid in _processes() if _is_of_town(_environment_of(pid), homes)]
         if not strays:
             return
         for pid in strays:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        time.sleep(_SWEEP_SECONDS)
+
+
+def _is_of_town(environment: bytes, homes: Path) -> bool:
+    """Whether it is that of an agent's process, or of a container that an `up` has spawned."""
+    if f"={homes}{os.sep}".encode() in environment:
+        return True
+    return b"GASTOWN_PARENT_PID=" in environment and f"_HOME_ROOT={homes}\0".encode() in environment
 
 
 def _processes() -> list[int]:
     try:
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     except OSError:
         return []
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def _environment_of(pid: int) -> bytes:

@@ -30,14 +30,18 @@ class DispatchError(Exception):
     """The container did not do what was asked.
 
     `status` is that of its answer, or None when there was none (refused, cut, or aborted by our deadline);
-    `body` is what it said, and `message` its sentence.
+    `body` is what it said, and `call` what was asked. The text has all of it but the body's further keys.
     """
 
-    def __init__(self, status: int | None, body: dict[str, Any]) -> None:
+    def __init__(self, status: int | None, body: dict[str, Any], *, call: str) -> None:
         self.status = status
         self.body = body
-        self.message = str(body.get("error", "no reason given"))
-        super().__init__(self.message if status is None else f"{self.message} (HTTP {status})")
+        self.call = call
+        details = [f"HTTP {status}"] if status is not None else []
+        if body.get("phase") is not None:
+            details.append(f"phase {body['phase']}")
+        reason = body.get("error", "no reason given")
+        super().__init__(f"{call}: {reason}" + (f" ({', '.join(details)})" if details else ""))
 
 
 class Dispatch:
@@ -91,6 +95,7 @@ class Dispatch:
         body: Wire | None = None,
         config: TownConfig | None = None,
     ) -> httpx2.Response:
+        call = f"{method} {path}"
         headers = {} if config is None else {"X-Town-Config": json.dumps(config.model_dump(mode="json"))}
         content = None
         if body is not None:
@@ -100,12 +105,11 @@ class Dispatch:
             with trio.fail_after(seconds):
                 response = await self._client.request(method, path, headers=headers, content=content)
         except trio.TooSlowError:
-            raise DispatchError(None, {"error": f"{method} {path}: no answer within {seconds} s"}) from None
+            raise DispatchError(None, {"error": f"no answer within {seconds} s"}, call=call) from None
         except httpx2.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise DispatchError(None, {"error": f"{method} {path}: {reason}"}) from error
+            raise DispatchError(None, {"error": str(error) or type(error).__name__}, call=call) from error
         if not response.is_success:
-            raise DispatchError(response.status_code, _error_body(response))
+            raise DispatchError(response.status_code, _error_body(response), call=call)
         return response
 
 
@@ -124,7 +128,9 @@ def _parse(model: type[_Answer], response: httpx2.Response) -> _Answer:
         where = ", ".join(
             ".".join(map(str, item["loc"])) or "the whole" for item in error.errors(include_input=False)
         )
-        raise DispatchError(response.status_code, {"error": f"not an answer of the contract: {where}"}) from None
+        problem = {"error": f"not an answer of the contract, see {where}"}
+        call = f"{response.request.method} {response.request.url.path}"
+        raise DispatchError(response.status_code, problem, call=call) from None
 
 
 def _error_body(response: httpx2.Response) -> dict[str, Any]:

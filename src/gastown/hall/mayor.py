@@ -16,8 +16,7 @@ from gastown.hall.hall import Hall
 
 __all__ = ["MayorLost", "Told", "Turn", "TurnReader", "follow", "tell"]
 
-POLL_SECONDS = 0.02
-_STREAM_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05  # every question costs milliseconds that a starting kilo needs
 _SILENCE_SECONDS = 5.0
 _READY_SECONDS = 120
 
@@ -54,7 +53,7 @@ async def tell(hall: Hall, dispatch: Dispatch, mayor_id: str, prompt: str) -> To
             told = await _try_to_tell(hall, dispatch, mayor_id, prompt, waited_from)
             if told is not None:
                 return told
-            await trio.sleep(POLL_SECONDS)
+            await trio.sleep(_POLL_SECONDS)
     raise MayorLost(f"the mayor was neither running nor startable for {_READY_SECONDS} s")
 
 
@@ -186,8 +185,7 @@ async def follow(
             if held_up not in ("", noted):
                 noted = held_up
                 note(held_up)
-        quick = reader.turn.first_word_at is None
-        await trio.sleep(POLL_SECONDS if quick else _STREAM_POLL_SECONDS)
+        await trio.sleep(_POLL_SECONDS)
     return reader.turn
 
 

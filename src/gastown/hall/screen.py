@@ -26,9 +26,16 @@ class Screen:
 
     def line(self, text: str = "") -> None:
         """Write `text` as a line (or lines) of its own."""
-        self.out.write(("\n" if self._midline else "") + text + "\n")
-        self._midline = False
+        self.end_line()
+        self.out.write(text + "\n")
         self.out.flush()
+
+    def end_line(self) -> None:
+        """End a line that was begun, so that what others write next stands alone."""
+        if self._midline:
+            self.out.write("\n")
+            self._midline = False
+            self.out.flush()
 
     def say(self, text: str) -> None:
         """Write a piece of a model's text where the one before ended."""

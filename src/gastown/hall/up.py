@@ -154,9 +154,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, DispatchError):
-        where = f", in phase {error.body['phase']}" if isinstance(error.body.get("phase"), str) else ""
-        return f"{error}{where}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}"
     return str(error)
 
 
@@ -220,7 +219,10 @@ def _port(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds <= 3600:
         raise ArgumentTypeError("must be a number of seconds from 0 to 3600")
     return seconds

@@ -56,22 +56,28 @@ class Sightings:
 
 
 def bars_from(seen: Sightings) -> list[Bar]:
-    """The bars of a boot, in the order of their beginnings."""
-    bars = [
+    """The bars of a boot, in the order of their beginnings; what belongs to one stands below it, indented."""
+    return [
         *_between("hall", None if seen.hall_ms is None else 0, seen.hall_ms),
         *_between("container process", seen.spawned_ms, seen.healthy_ms),
-        *_timeline(seen),
+        *sorted(_timeline(seen), key=lambda bar: bar.start_ms),
         *_between(seen.start_name, seen.requested_ms, seen.started_ms),
-        *_startup(seen),
-        *_between("first word", seen.prompted_ms, seen.first_word_ms),
-        *_between("answer", seen.first_word_ms, seen.answered_ms, seen.answer_note),
+        *sorted(_startup(seen), key=lambda bar: bar.start_ms),
+        *_turn(seen),
     ]
-    return sorted(bars, key=lambda bar: bar.start_ms)
 
 
 def _between(name: str, start: float | None, end: float | None, note: str = "") -> Iterable[Bar]:
     if start is not None:
         yield Bar(name, start, end, note)
+
+
+def _turn(seen: Sightings) -> Iterable[Bar]:
+    if seen.first_word_ms is None and seen.answered_ms is not None:
+        yield from _between("turn without a word", seen.prompted_ms, seen.answered_ms, seen.answer_note)
+        return
+    yield from _between("first word", seen.prompted_ms, seen.first_word_ms)
+    yield from _between("answer", seen.first_word_ms, seen.answered_ms, seen.answer_note)
 
 
 def _timeline(seen: Sightings) -> Iterable[Bar]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -10,6 +9,7 @@ import httpx2
 import structlog
 import trio
 
+from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import PrioritySlots, Slot, Urgency
 from gastown.concurrency.waiting import wait_any
@@ -141,7 +141,7 @@ class ServerPool:
         self._client = client
         self._spawn_seconds = spawn_seconds
         self._servers: list[Server] = []
-        self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._locks = NamedLocks()
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -162,7 +162,7 @@ class ServerPool:
         a slot is the phase `queue`, then come `spawn` and `instance`. A slot that was needed stays taken until
         `settled()`. Raises `ServerDied`, `SpawnTimedOut`, `NotReady` or `KiloRefused`.
         """
-        async with self._locks[make_spec().cwd]:
+        async with self._locks.of(make_spec().cwd):
             server, slot = await self._reuse(make_spec()), None
             if server is None:
                 phases.enter("queue")

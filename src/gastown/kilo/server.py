@@ -87,10 +87,14 @@ async def launch(spec: ServerSpec) -> AsyncIterator[KiloProcess]:
             listening.set()
 
     try:
-        async with open_child(spec.argv, cwd=spec.cwd, env=spec.env, on_stdout=read, grace=GRACE_SECONDS) as child:
+        # One that does not listen yet has nothing to save, and its busy thread would let a TERM wait.
+        async with open_child(spec.argv, cwd=spec.cwd, env=spec.env, on_stdout=read, grace=0) as child:
             await wait_any(listening, child.ended)
-            if not listening.is_set():
-                raise ServerDied(child.exit, child.stderr_tail)
-            yield KiloProcess(child, address[0])
+            if listening.is_set():
+                child.grace = GRACE_SECONDS
+                yield KiloProcess(child, address[0])
+                return
     except CannotStart as error:
         raise ServerDied(None, (), str(error)) from error
+    # Raised outside of the child's nursery, so that it is a plain exception and not a group of one.
+    raise ServerDied(child.exit, child.stderr_tail)

@@ -119,12 +119,12 @@ class WorkerClient:
     async def _send(
         self, method: str, path: str, body: Any = None, agent: tuple[str, str] | None = None
     ) -> httpx2.Response:
-        generation = self._credentials.current.generation
+        token = self._credentials.current.container_token
         answer = await self._once(method, path, body, agent)
         if answer.status_code == 401:
             async with self._refreshing:
                 # Another call may have refreshed it while this one waited.
-                if self._credentials.current.generation == generation:
+                if self._credentials.current.container_token == token:
                     with trio.fail_after(10):
                         await self.refresh_token()
             answer = await self._once(method, path, body, agent)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
 from pathlib import Path
 from typing import Literal
 
 import structlog
 import trio
 
+from gastown.concurrency.locks import NamedLocks
 from gastown.worker.client import WorkerClient, WorkerError
 
 __all__ = ["Restored", "Snapshots", "database_path"]
@@ -31,14 +31,14 @@ class Snapshots:
 
     def __init__(self, worker: WorkerClient | None) -> None:
         self._worker = worker
-        self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._locks = NamedLocks()
 
     async def restore(self, home: str, rig_id: str, agent_id: str) -> Restored:
         """Leave a usable database, or none, in `home`. A local one is never replaced: it is the newer one.
 
         A database that fails its check is set aside; a stored one is deleted too. Deadlines are the caller's.
         """
-        async with self._locks[home]:
+        async with self._locks.of(home):
             path = database_path(home)
             await trio.to_thread.run_sync(lambda: path.parent.mkdir(parents=True, exist_ok=True))
             if await trio.Path(path).exists():
@@ -62,7 +62,7 @@ class Snapshots:
 
     async def reject(self, home: str, rig_id: str, agent_id: str) -> None:
         """kilo could not open the database: set it aside and delete the stored one, so that a start can."""
-        async with self._locks[home]:
+        async with self._locks.of(home):
             await self._set_aside(database_path(home))
             await self._delete_stored(rig_id, agent_id)
 

@@ -64,7 +64,10 @@ class LiveCredentials:
         self._replace(town=config, retired_names=ever - set(config.env_vars))
 
     def adopt_context(self, context: MayorContext) -> None:
-        """Take the mayor context as the town configuration, so that the prewarm derives what the start will."""
+        """Take the mayor context as the town configuration, so that the prewarm derives what the start will.
+
+        What a request's header has said already is kept: it says more than an older worker's context does.
+        """
         config = TownConfig(
             kilocode_token=context.kilocode_token,
             git_auth=GitAuth(
@@ -80,7 +83,8 @@ class LiveCredentials:
         )
         if context.knows_organization:
             config = config.model_copy(update={"organization_id": context.organization_id})
-        self.replace_town(config)
+        said = self.current.town.model_dump(exclude_defaults=True)
+        self.replace_town(TownConfig.model_validate(config.model_dump(exclude_unset=True) | said))
 
     def _replace(self, **changes: Any) -> None:
         self.current = replace(self.current, generation=self.current.generation + 1, **changes)

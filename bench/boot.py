@@ -1,0 +1,311 @@
+"""`make bench`: boots the real thing and times what its users wait for.
+
+A hall on loopback, `gastown serve` as its own process, the real kilo, a registry of agents to bring back, and
+a gateway stand-in whose turns take five seconds. Each figure stands beside the one that the system before
+this was measured at, and beside a baseline of the same run: the time that importing the libraries takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from gastown.contract.agents import AgentState, StartAgentRequest
+from gastown.contract.town import Health, Hydration, RefreshAnswer
+from gastown.contract.worker import RegistryEntry
+from gastown.hall.config import town_config
+from gastown.hall.container import (
+    Container,
+    ContainerOptions,
+    base_environment,
+    choose_port,
+    container_environment,
+    run_container,
+)
+from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
+from gastown.hall.hall import Hall, HallOptions, open_hall
+from gastown.kilo.server import launch
+from gastown.kilo.spec import ServerSpec
+
+KILO = Path(__file__).parents[1] / ".tools" / "kilo" / "bin" / "kilo"
+LIBRARIES = "trio, hypercorn.trio, quart_trio, pydantic_settings, httpx2, structlog"
+OLD_SYSTEM = {
+    "health": "0.05-0.1 s",
+    "mayor": "78.9 s",
+    "resumed": "78.5 s",
+    "refreshed": "2 of 9 in 6.0 s",
+}
+
+
+@dataclass
+class Figures:
+    """Seconds since the container process was spawned, unless said otherwise; memory in MB."""
+
+    libraries: float = 0.0
+    kilo_ready: float = 0.0
+    kilo_cpu: float = 0.0
+    health: float = 0.0
+    gate: float = 0.0
+    mayor: float = 0.0
+    mayor_running: float = 0.0
+    resumed: float = 0.0
+    resumed_of: str = ""
+    refresh: float = 0.0
+    refreshed_of: str = ""
+    refresh_settled: float = 0.0
+    control_mb: float = 0.0
+    children_mb: float = 0.0
+    children: int = 0
+
+
+async def boot(options: argparse.Namespace, data: Path) -> Figures:
+    figures = Figures(libraries=import_seconds())
+    figures.kilo_ready, figures.kilo_cpu = await one_kilo(options.kilo, data / "alone")
+    hall_options = HallOptions(data_dir=data, turn_seconds=options.turn_seconds)
+    async with open_hall(hall_options) as hall:
+        await store_registry(hall, data, options.agents)
+        port = choose_port("127.0.0.1", 0)
+        environment = container_environment(
+            {**base_environment(os.environ), "GASTOWN_KILO_BIN": str(options.kilo)},
+            await hall.town(),
+            await hall.container_token(),
+            api_url=hall.url,
+            stand_in=True,
+            data_dir=data,
+            port=port,
+        )
+        container_options = ContainerOptions(
+            environment=environment, log=data / "serve.log", homes=data / "homes", drain_seconds=30
+        )
+        async with open_dispatch(f"http://127.0.0.1:{port}") as dispatch:
+            spawned = trio.current_time()
+            async with run_container(container_options) as container:
+                await measure(figures, options, hall, dispatch, container, spawned)
+    return figures
+
+
+async def measure(
+    figures: Figures,
+    options: argparse.Namespace,
+    hall: Hall,
+    dispatch: Dispatch,
+    container: Container,
+    spawned: float,
+) -> None:
+    await answered(dispatch)
+    figures.health = trio.current_time() - spawned
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_mayor, figures, hall, dispatch, spawned)
+        last = await resumes_settled(figures, dispatch, spawned)
+    figures.resumed_of = f"{last.resumed} of {options.agents}"
+    figures.control_mb = resident_mb(container.pid)
+    children = [pid for pid in descendants(container.pid) if "kilo" in command_of(pid)]
+    figures.children, figures.children_mb = len(children), sum(resident_mb(pid) for pid in children)
+    if options.refresh:
+        await refresh(figures, hall, dispatch)
+
+
+async def start_mayor(figures: Figures, hall: Hall, dispatch: Dispatch, spawned: float) -> None:
+    """As a user would: 0.3 s after the container answers for the first time."""
+    await trio.sleep(0.3)
+    sent = trio.current_time()
+    agent = await hall.start_mayor(dispatch, "What is going on in this town?")
+    figures.mayor = trio.current_time() - sent
+    figures.mayor_running = trio.current_time() - spawned
+    if agent.status is not AgentState.RUNNING:
+        raise SystemExit(f"the mayor is {agent.status}, not running")
+
+
+async def resumes_settled(figures: Figures, dispatch: Dispatch, spawned: float) -> Hydration:
+    """Wait until every agent of the registry is running or has failed."""
+    with trio.fail_after(180):
+        while True:
+            hydration = (await dispatch.health()).hydration
+            if hydration.gate == "open" and hydration.state != "idle" and not figures.gate:
+                figures.gate = trio.current_time() - spawned
+            if hydration.state in ("complete", "failed"):
+                figures.resumed = trio.current_time() - spawned
+                return hydration
+            await trio.sleep(0.1)  # a poll costs CPU that the spawns need
+
+
+async def refresh(figures: Figures, hall: Hall, dispatch: Dispatch) -> None:
+    token = await hall.container_token()
+    sent = trio.current_time()
+    answer: RefreshAnswer = await dispatch.refresh_token(token, hall.town_id)
+    figures.refresh = trio.current_time() - sent
+    good = sum(result.success for result in answer.results)
+    figures.refreshed_of = f"{good} of {len(answer.results)}"
+    pending = {result.agent_id for result in answer.results if result.pending}
+    ports = {name: await port_of(dispatch, name) for name in pending}
+    with trio.move_on_after(60):
+        while any([await port_of(dispatch, name) == port for name, port in ports.items()]):
+            await trio.sleep(0.25)
+    figures.refresh_settled = trio.current_time() - sent
+
+
+async def port_of(dispatch: Dispatch, agent_id: str) -> int | None:
+    status = await dispatch.status(agent_id)
+    return status.server_port if status else None
+
+
+async def answered(dispatch: Dispatch) -> Health:
+    with trio.fail_after(30):
+        while True:
+            try:
+                return await dispatch.health()
+            except DispatchError:
+                await trio.sleep(0.005)
+
+
+async def store_registry(hall: Hall, data: Path, agents: int) -> None:
+    """What the last container left: polecats, each with a worktree and a prompt."""
+    town = await hall.town()
+    config = town_config(town, hall.url)
+    entries = []
+    for number in range(agents):
+        workdir = data / "rigs" / "rig" / "worktrees" / f"bead-{number}"
+        workdir.mkdir(parents=True)
+        subprocess.run(["git", "init", "--quiet", "."], cwd=workdir, check=True)
+        request = StartAgentRequest(
+            agent_id=f"polecat-{number}",
+            rig_id="rig",
+            town_id=hall.town_id,
+            role="polecat",
+            name=f"polecat-{number}",
+            identity="a polecat of the benchmark",
+            prompt=f"Do bead {number}.",
+            model="anthropic/claude-sonnet-4.6",
+            small_model="anthropic/claude-haiku-4.5",
+            git_url="https://git.invalid/rig.git",
+            branch=f"bead-{number}",
+            default_branch="main",
+        )
+        entry = RegistryEntry(
+            agent_id=request.agent_id,
+            request=request,
+            workdir=str(workdir),
+            env={"KILOCODE_TOKEN": config.kilocode_token or ""},
+        )
+        entries.append(entry.model_dump(mode="json", by_alias=True))
+    await hall.store.replace_registry(hall.town_id, entries)
+
+
+def import_seconds() -> float:
+    """The fastest of three fresh interpreters that only import the libraries: what no container can beat."""
+    code = f"import time; t = time.perf_counter(); import {LIBRARIES}; print(time.perf_counter() - t)"
+    return min(
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(3)
+    )
+
+
+async def one_kilo(kilo: Path, home: Path) -> tuple[float, float]:
+    """Seconds until one `kilo serve` listens with the machine to itself, and the CPU seconds that it takes."""
+    home.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "KILO_TEST_HOME": str(home)}
+    environment |= {"XDG_DATA_HOME": f"{home}/.local/share", "KILO_TELEMETRY_LEVEL": "off"}
+    spec = ServerSpec((str(kilo), "serve", "--port=0"), cwd=str(home), home=str(home), env=environment)
+    began = trio.current_time()
+    async with launch(spec) as server:
+        return trio.current_time() - began, cpu_seconds(server.pid)
+    raise SystemExit("kilo serve did not start")
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    direct = [int(child) for file in children for child in file.read_text().split()]
+    return [*direct, *(below for child in direct for below in descendants(child))]
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+
+
+def resident_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def table(figures: Figures, options: argparse.Namespace) -> str:
+    rows = [
+        ("baseline: importing the libraries", f"{figures.libraries:.2f} s", ""),
+        (
+            "baseline: one kilo server, alone",
+            f"{figures.kilo_ready:.2f} s ({figures.kilo_cpu:.1f} CPU s)",
+            "",
+        ),
+        (
+            "process start to /health",
+            f"{figures.health:.2f} s ({figures.health / figures.libraries:.1f} x importing)",
+            OLD_SYSTEM["health"],
+        ),
+        ("process start to an open gate", f"{figures.gate:.2f} s", ""),
+        (
+            "mayor start, sent 0.3 s after /health",
+            f"{figures.mayor:.2f} s ({figures.mayor / figures.kilo_ready:.1f} x one kilo)",
+            OLD_SYSTEM["mayor"],
+        ),
+        (
+            f"all resumed ({figures.resumed_of})",
+            f"{figures.resumed:.2f} s ({figures.resumed / figures.kilo_ready:.1f} x one kilo)",
+            OLD_SYSTEM["resumed"],
+        ),
+        ("memory of the control process", f"{figures.control_mb:.0f} MB", ""),
+        (f"memory of the {figures.children} kilo servers", f"{figures.children_mb:.0f} MB", ""),
+    ]
+    if options.refresh:
+        rows[5:5] = [
+            (
+                "/refresh-token answered",
+                f"{figures.refreshed_of} in {figures.refresh:.2f} s",
+                OLD_SYSTEM["refreshed"],
+            ),
+            ("the last of those restarts ended", f"{figures.refresh_settled:.2f} s", ""),
+        ]
+    width = max(len(row[0]) for row in rows)
+    middle = max(len(row[1]) for row in rows)
+    lines = [f"{'':{width}}  {'this run':{middle}}  old system"]
+    lines += [f"{name:{width}}  {value:{middle}}  {old}".rstrip() for name, value, old in rows]
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    lines += ["", f"{options.agents} agents, turns of {options.turn_seconds:g} s; {machine}"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", type=int, default=8, help="agents in the registry (8)")
+    parser.add_argument("--turn-seconds", type=float, default=5.0, help="length of an LLM turn (5)")
+    parser.add_argument("--kilo", type=Path, default=KILO, help="executable that speaks `kilo serve`")
+    parser.add_argument("--no-refresh", dest="refresh", action="store_false", help="leave the refresh out")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--keep-log", type=Path, help="copy the container's log there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gastown-bench-") as folder:
+        figures = trio.run(boot, options, Path(folder))
+        if options.keep_log:
+            options.keep_log.write_bytes((Path(folder) / "serve.log").read_bytes())
+    print(table(figures, options))
+    if options.json:
+        options.json.write_text(json.dumps(vars(figures), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

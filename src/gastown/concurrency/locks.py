@@ -1,0 +1,25 @@
+"""One lock a name, for as long as somebody uses it."""
+
+from __future__ import annotations
+
+from weakref import WeakValueDictionary
+
+import trio
+
+__all__ = ["NamedLocks"]
+
+
+class NamedLocks:
+    """`async with locks.of(name)`: at most one holder per name; a lock that nobody holds or waits for is gone."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    def of(self, name: str) -> trio.Lock:
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = trio.Lock()
+        return lock

@@ -1,0 +1,312 @@
+"""What the town relies on in a kilo server: the fake does it, and so does the real one.
+
+The real one runs once for the whole module, with a gateway on loopback; real time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from gastown.agents.environment import ChildDefaults, derive
+from gastown.contract.agents import StartAgentRequest
+from gastown.kilo.errors import KiloRefused
+from gastown.kilo.rest import KiloRest
+from gastown.kilo.server import launch
+from gastown.kilo.spec import ServerSpec
+from gastown.worker.tokens import Credentials
+from tests.fakes.gateway import MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
+from tests.fakes.kilo import Script
+from tests.fakes.launchers import FakeLauncher
+from tests.fakes.network import open_network
+from tests.fakes.town import start_request
+
+KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"
+LONGEST_SECONDS = 60.0
+_numbers = count()
+
+# What the fake does for each of the gateway's models.
+SCRIPTS = {
+    TALKS: Script(0.01, 0.01, 0.02, 0.03),
+    STEADY: Script(0.01, 0.01, 0.02, 0.5),
+    SLOW: Script(0.01, 0.01, 0.02, 3600),
+    REFUSES: Script(0.01, 0.01, 0.02, status=401),
+}
+
+
+def spec_for(folder: Path, gateway_url: str) -> ServerSpec:
+    """A server that knows all models of the gateway."""
+    request = StartAgentRequest.model_validate(start_request("pole-1", model=TALKS, smallModel=TALKS))
+    defaults = ChildDefaults(
+        kilo_bin=str(KILO),
+        home_root=str(folder),
+        base_env={"PATH": os.environ["PATH"], "HOME": str(folder), "KILO_API_URL": gateway_url},
+        parent_pid=os.getpid(),
+    )
+    workdir = folder / "work"
+    workdir.mkdir()
+    spec = derive(request, str(workdir), Credentials(), defaults)
+    config = json.loads(spec.env["KILO_CONFIG_CONTENT"])
+    config["provider"]["kilo"]["models"] = {name: {} for name in MODELS}
+    content = json.dumps(config)
+    return replace(spec, env={**spec.env, "KILO_CONFIG_CONTENT": content, "OPENCODE_CONFIG_CONTENT": content})
+
+
+@pytest.fixture(scope="module")
+def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real kilo. pytest-trio's own fixtures live no longer than a test, so it has a thread."""
+    up, leave, address = Event(), trio.Event(), []
+
+    async def host() -> None:
+        config = Config()
+        config.bind, config.errorlog = ["127.0.0.1:0"], None
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(partial(serve, gateway(), config, shutdown_trigger=leave.wait))
+            async with launch(spec_for(tmp_path_factory.mktemp("kilo"), url)) as server:
+                address.extend([server.url, trio.lowlevel.current_trio_token()])
+                up.set()
+                await leave.wait()
+
+    thread = Thread(target=trio.run, args=(host,), name="kilo")
+    thread.start()
+    try:
+        assert up.wait(LONGEST_SECONDS)
+        yield address[0]
+    finally:
+        if address:
+            address[1].run_sync_soon(leave.set)
+        thread.join()
+
+
+@dataclass
+class Talk:
+    """A connection to a kilo server, in a directory of its own. `frames` are all events since the beginning."""
+
+    rest: KiloRest
+    client: httpx2.AsyncClient
+    directory: str
+    choose: Callable[[str], None]
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    heard: trio.Event = field(default_factory=trio.Event)
+
+    async def follow(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self.client.stream("GET", f"{self.rest.url}/global/event") as response:
+            async for event in httpx2.EventSource(response, max_event_size=1 << 24):
+                self.frames.append(json.loads(event.data))
+                self.heard.set()
+                self.heard = trio.Event()
+                if len(self.frames) == 1:
+                    task_status.started()
+
+    async def session(self) -> str:
+        return (await self.rest.create_session(self.directory, "a title")).id
+
+    async def prompt(self, session: str, model: str, text: str = "hello") -> None:
+        self.choose(model)
+        await self.rest.prompt(session, text, model=model)
+
+    def said(self, session: str) -> list[tuple[str, dict[str, Any]]]:
+        """The events of a session, without their durable duplicates."""
+        payloads = (frame["payload"] for frame in self.frames)
+        return [
+            (payload["type"], payload["properties"])
+            for payload in payloads
+            if payload["type"] != "sync" and payload["properties"].get("sessionID") == session
+        ]
+
+    async def until(self, session: str, kind: str, times: int = 1) -> dict[str, Any]:
+        """Wait for an event; returns its properties."""
+        with trio.fail_after(20):
+            while len(found := [p for name, p in self.said(session) if name == kind]) < times:
+                await self.heard.wait()
+        return found[times - 1]
+
+
+@asynccontextmanager
+async def talking(url: str, client: httpx2.AsyncClient, directory: str, choose: Any) -> AsyncIterator[Talk]:
+    talk = Talk(KiloRest(client, url), client, directory, choose)
+    with trio.fail_after(LONGEST_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(talk.follow)
+            yield talk
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_fake(folder: Path) -> AsyncIterator[Talk]:
+    async with open_network() as network:
+        launcher = FakeLauncher(network, 0.01, script=Script(0.01))
+        async with launcher(spec_for(folder, "http://gateway.test")) as server:
+
+            def choose(model: str) -> None:
+                server.kilo.script = SCRIPTS.get(model, server.kilo.script)
+
+            async with talking(server.url, network.client(), str(folder), choose) as talk:
+                yield talk
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.kilo)])
+async def kilo(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Talk]:
+    if request.param == "fake":
+        async with open_fake(tmp_path) as talk:
+            yield talk
+        return
+    url = request.getfixturevalue("real_url")
+    async with (
+        httpx2.AsyncClient(timeout=30, trust_env=False) as client,
+        talking(url, client, str(tmp_path), lambda _: None) as talk,
+    ):
+        yield talk
+
+
+async def test_a_server_is_healthy_and_knows_its_tools_and_models(kilo: Talk) -> None:
+    assert await kilo.rest.healthy()
+    assert {"bash", "read", "edit", "write"} <= await kilo.rest.tool_ids(kilo.directory)
+    assert [await kilo.rest.knows_model(kilo.directory, name) for name in (TALKS, "test/nope")] == [True, False]
+
+
+async def test_the_sessions_of_a_directory_are_listed_the_newest_first(kilo: Talk, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    first, second = await kilo.session(), await kilo.session()
+    await kilo.rest.create_session(str(elsewhere), "not here")
+    await kilo.prompt(first, TALKS)
+    await kilo.until(first, "session.turn.close")
+    listed = await kilo.rest.sessions(kilo.directory)
+    assert [(s.id, s.directory) for s in listed] == [(first, kilo.directory), (second, kilo.directory)]
+
+
+MILESTONES = {
+    "session.turn.open",
+    "session.status",
+    "session.error",
+    "session.idle",
+    "session.turn.close",
+    "message.part.delta",
+}
+
+
+def milestones(said: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The kinds that matter, in their order; what is repeated at once counts once."""
+    seen: list[str] = []
+    for kind, properties in said:
+        name = f"{kind} {properties['status']['type']}" if kind == "session.status" else kind
+        name += f" {properties['reason']}" if kind == "session.turn.close" else ""
+        if kind in MILESTONES and (not seen or seen[-1] != name):
+            seen.append(name)
+    return seen
+
+
+async def test_a_turn_opens_speaks_and_closes_in_this_order(kilo: Talk) -> None:
+    session = await kilo.session()
+    await kilo.prompt(session, TALKS)
+    await kilo.until(session, "session.turn.close")
+    assert milestones(kilo.said(session)) == [
+        "session.turn.open",
+        "session.status busy",
+        "message.part.delta",
+        "session.status busy",
+        "session.status idle",
+        "session.idle",
+        "session.turn.close completed",
+    ]
+    last = await kilo.rest.last_turn(session)
+    assert last is not None
+    assert last.completed
+    assert await kilo.rest.status(session, kilo.directory) == {"type": "idle"}
+
+
+async def test_the_stream_begins_with_a_greeting_and_repeats_messages_as_sync(kilo: Talk) -> None:
+    session = await kilo.session()
+    await kilo.prompt(session, TALKS)
+    await kilo.until(session, "session.turn.close")
+    kinds = [frame["payload"]["type"] for frame in kilo.frames]
+    again = [f["payload"]["syncEvent"]["type"] for f in kilo.frames if f["payload"]["type"] == "sync"]
+    assert (kinds[0], kinds.count("server.connected")) == ("server.connected", 1)
+    assert {"message.updated.1", "message.part.updated.1"} <= set(again)
+    mine = [f for f in kilo.frames if f["payload"].get("properties", {}).get("sessionID") == session]
+    assert {frame["directory"] for frame in mine} == {kilo.directory}
+
+
+async def test_what_cannot_be_asked_is_refused_at_once(kilo: Talk) -> None:
+    session = await kilo.session()
+    with pytest.raises(KiloRefused) as unknown:
+        await kilo.prompt("ses_nope", TALKS)
+    with pytest.raises(KiloRefused) as bad:
+        await kilo.rest._call("POST", f"/session/{session}/prompt_async", {"parts": "text"})
+    assert (unknown.value.status, unknown.value.name) == (404, "NotFoundError")
+    assert (bad.value.status, bad.value.name) == (400, "BadRequest")
+
+
+async def test_a_gateway_that_refuses_is_an_error_with_its_status_and_closes_the_turn(kilo: Talk) -> None:
+    session = await kilo.session()
+    await kilo.prompt(session, REFUSES)
+    error = (await kilo.until(session, "session.error"))["error"]
+    assert (error["name"], error["data"]["statusCode"]) == ("APIError", 401)
+    assert (await kilo.until(session, "session.turn.close"))["reason"] == "error"
+
+
+async def test_an_unknown_model_is_accepted_and_then_an_error(kilo: Talk) -> None:
+    session = await kilo.session()
+    await kilo.prompt(session, "test/nope")
+    error = (await kilo.until(session, "session.error"))["error"]
+    assert (error["name"], "Model not found: kilo/test/nope" in error["data"]["message"]) == ("UnknownError", True)
+    assert (await kilo.until(session, "session.turn.close"))["reason"] == "error"
+
+
+async def test_an_aborted_turn_closes_as_interrupted_and_can_be_resumed(kilo: Talk) -> None:
+    session = await kilo.session()
+    await kilo.prompt(session, SLOW)
+    await kilo.until(session, "message.part.delta")
+    assert (await kilo.rest.status(session, kilo.directory))["type"] == "busy"
+    running = await kilo.rest.last_turn(session)
+    await kilo.rest.abort(session)
+    assert (await kilo.until(session, "session.turn.close"))["reason"] == "interrupted"
+    aborted = await kilo.rest.last_turn(session)
+    assert (running.completed, aborted.completed, aborted.message_id) == (False, True, running.message_id)
+    await kilo.rest.resume(session, aborted.message_id)
+    await kilo.until(session, "session.turn.open", times=2)
+    await kilo.rest.abort(session)
+
+
+async def test_aborting_what_does_nothing_is_fine(kilo: Talk) -> None:
+    await kilo.rest.abort(await kilo.session())
+    await kilo.rest.abort("ses_nope")
+
+
+async def test_a_prompt_to_a_busy_session_waits_and_supersedes_the_turn(kilo: Talk) -> None:
+    session = await kilo.session()
+    await kilo.prompt(session, STEADY)
+    await kilo.until(session, "message.part.delta")
+    await kilo.rest.prompt(session, "and then?", model=TALKS)
+    queued = (await kilo.until(session, "session.queue.changed"))["queued"]
+    assert (await kilo.until(session, "session.turn.close"))["reason"] == "superseded"
+    await kilo.until(session, "session.turn.open", times=2)
+    assert (await kilo.until(session, "session.turn.close", times=2))["reason"] == "completed"
+    assert len(queued) == 1
+
+
+async def test_a_prompt_without_a_model_takes_the_last_ones_and_not_the_sessions(kilo: Talk) -> None:
+    """Hence every prompt of ours names its model: setting it for the session is not enough (kilo 7.7.7)."""
+    session = await kilo.session()
+    await kilo.prompt(session, TALKS)
+    await kilo.until(session, "session.turn.close")
+    await kilo.rest.set_model(session, SLOW)
+    await kilo.rest.prompt(session, "again")
+    await kilo.until(session, "session.turn.close", times=2)
+    users = [p["info"] for kind, p in kilo.said(session) if kind == "message.updated" and p["info"]["role"] == "assistant"]
+    assert {info["modelID"] for info in users} == {TALKS}

@@ -1,0 +1,150 @@
+"""The boot on real parts: prewarm, cache hit, swaps, deaths."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import trio
+
+from gastown.contract.agents import AgentState, AgentStatus
+from gastown.hall.hall import HallOptions, open_hall
+from gastown.hall.store import TownChanges
+from tests.kilo.town import RealTown, alive, descendants, eventually, real_town
+
+pytestmark = pytest.mark.kilo
+
+CANARY = "canary-7f3a9c51d2"
+
+CONFIGURATIONS: dict[str, TownChanges] = {
+    "plain": {},
+    "organisation and models": {
+        "organization_id": "org-1",
+        "default_model": "anthropic/claude-opus-4.5",
+        "small_model": "openai/gpt-5-mini",
+    },
+    "tokens, author and variables": {
+        "kilocode_token": f"{CANARY}-gateway",
+        "git_auth": {"github_token": f"{CANARY}-github", "gitlab_token": f"{CANARY}-gitlab"},
+        "github_cli_pat": f"{CANARY}-pat",
+        "git_author_name": "Ada",
+        "git_author_email": "ada@example.org",
+        "env_vars": {"SHIP": f"{CANARY}-variable", "PATH": "/never"},
+    },
+}
+
+
+async def mayor_status(town: RealTown, state: AgentState = AgentState.RUNNING) -> AgentStatus:
+    mayor = str((await town.hall.town()).mayor_agent_id)
+
+    async def reached() -> AgentStatus | None:
+        status = await town.dispatch.status(mayor)
+        return status if status is not None and status.status is state else None
+
+    return await eventually(reached)
+
+
+@pytest.mark.parametrize("changes", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+async def test_a_mayor_start_finds_the_prewarmed_server_and_shows_no_secret(tmp_path, changes):
+    async with open_hall(HallOptions(data_dir=tmp_path)) as hall:
+        await hall.store.change_town("town", changes)
+    # A town with a token of its own must not reach for the real gateway; a closed port is as good as none.
+    async with real_town(tmp_path, KILO_API_URL="http://127.0.0.1:9") as town:
+        health = await town.prewarmed()
+        assert health.hydration.prewarm == "ready"
+        assert health.servers == 1
+        warm = town.servers()
+        agent = await town.hall.start_mayor(town.dispatch, "Hello.")
+        assert town.servers() == warm
+        assert len(town.log("server.ready")) == 1
+        assert town.log("server.unequal") == []
+        everything = (tmp_path / "serve.log").read_text() + agent.model_dump_json() + health.model_dump_json()
+        assert CANARY not in everything
+
+
+async def test_message_model_swap_and_refresh_keep_the_session(tmp_path):
+    async with real_town(tmp_path, {"turn_seconds": 0.1}) as town:
+        agent = await town.hall.start_mayor(town.dispatch, "Hello.")
+        await town.hall.tell_mayor(town.dispatch, agent.agent_id, "And again.")
+        before = await mayor_status(town)
+
+        answer = await town.dispatch.refresh_token(await town.hall.container_token(), "town")
+        await eventually(lambda: port_changed(town, before))
+        refreshed = await mayor_status(town)
+        await patch_model(town, agent.agent_id, {"model": "anthropic/claude-haiku-4.5"})
+        swapped = await mayor_status(town)
+
+        assert [result.agent_id for result in answer.results] == [agent.agent_id]
+        assert {before.session_id, refreshed.session_id, swapped.session_id} == {agent.session_id}
+        assert swapped.server_port == refreshed.server_port
+        assert len(town.servers()) == 1
+        await town.hall.tell_mayor(town.dispatch, agent.agent_id, "Still there?")
+        await eventually(lambda: answered_by(town, agent.agent_id, "anthropic/claude-haiku-4.5"))
+
+
+async def port_changed(town: RealTown, before: AgentStatus) -> bool:
+    status = await town.dispatch.status(before.agent_id)
+    return status is not None and status.server_port not in (None, before.server_port)
+
+
+async def answered_by(town: RealTown, agent_id: str, model: str) -> bool:
+    return any(
+        (event.data.get("info") or {}).get("modelID") == model
+        and (event.data["info"].get("time") or {}).get("completed")
+        for event in await town.dispatch.events(agent_id)
+        if event.event == "message.updated"
+    )
+
+
+async def patch_model(town: RealTown, agent_id: str, body: dict[str, Any]) -> None:
+    answer = await town.dispatch._client.patch(f"/agents/{agent_id}/model", json=body)
+    assert answer.json() == {"updated": True}
+
+
+async def test_a_second_container_goes_on_with_the_mayors_conversation(tmp_path):
+    async with real_town(tmp_path) as town:
+        agent = await town.hall.start_mayor(town.dispatch, "Remember the word heron.")
+        await town.hall.tell_mayor(town.dispatch, agent.agent_id, "Did you?")
+    async with real_town(tmp_path) as town:
+        resumed = await mayor_status(town)
+        health = await town.dispatch.health()
+        assert resumed.session_id == agent.session_id
+        assert (health.hydration.claimed, health.hydration.resumed) == (1, 1)
+        assert len(town.servers()) == 1
+
+
+async def test_the_kill_of_a_server_is_noticed_with_its_signal(tmp_path):
+    async with real_town(tmp_path) as town:
+        await town.hall.start_mayor(town.dispatch, "Hello.")
+        os.kill(town.servers()[0], signal.SIGKILL)
+        failed = await mayor_status(town, AgentState.FAILED)
+        assert "was killed by SIGKILL" in str(failed.exit_reason)
+        assert "stderr" in str(failed.exit_reason)
+        assert (await town.dispatch.health()).agents == 0
+
+
+async def test_a_stop_leaves_no_process_of_the_agent(tmp_path):
+    async with real_town(tmp_path) as town:
+        agent = await town.hall.start_mayor(town.dispatch, "Hello.")
+        servers = town.servers()
+        answer = await town.dispatch._client.post(f"/agents/{agent.agent_id}/stop", timeout=30)
+        assert answer.json() == {"stopped": True, "leftovers": []}
+        assert alive(servers) == []
+
+
+async def test_the_kill_of_the_control_process_leaves_no_server(tmp_path):
+    with pytest.RaisesGroup(pytest.RaisesExc(Exception), flatten_subgroups=True, allow_unwrapped=True):
+        async with real_town(tmp_path) as town:
+            await town.hall.start_mayor(town.dispatch, "Hello.")
+            below = descendants(town.container.pid)
+            os.kill(town.container.pid, signal.SIGKILL)
+            # Nobody but kilo's own watch of its parent ends it: the container's cleanup has not begun yet.
+            with trio.CancelScope(shield=True):
+                await eventually(lambda: gone(below), 20)
+    assert alive(below) == []
+
+
+async def gone(pids: list[int]) -> bool:
+    return not alive(pids)

@@ -1,0 +1,91 @@
+"""`gastown up` as a person runs it: one command, an answer, Ctrl-C, nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.kilo.town import KILO, alive, descendants, eventually
+
+pytestmark = pytest.mark.kilo
+
+
+@asynccontextmanager
+async def up(data: Path, *arguments: str) -> AsyncIterator[trio.Process]:
+    """A running `gastown up`, ended with the block whatever the test did to it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KILO", "GASTOWN"))}
+    with (data.parent / "up.log").open("ab") as log:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "gastown", "up", "--dir", str(data), "--port", "0", *arguments],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment | {"GASTOWN_KILO_BIN": str(KILO)},
+        )
+    try:
+        yield process
+    finally:
+        with trio.move_on_after(60, shield=True):
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            await process.wait()
+
+
+async def first_answer(report: Path) -> dict:
+    async def read() -> dict | None:
+        text = await trio.Path(report).read_text() if await trio.Path(report).exists() else ""
+        return json.loads(text) if text.endswith("}\n") else None
+
+    return await eventually(read, 120)
+
+
+async def test_ctrl_c_ends_a_town_with_exit_code_0_and_leaves_no_process(tmp_path):
+    report = tmp_path / "up.json"
+    async with up(tmp_path / "town", "--json", str(report)) as process:
+        answer = await first_answer(report)
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(60):
+            assert await process.wait() == 0
+    assert answer["turn"]["reason"] == "completed"
+    assert len(below) >= 2
+    assert alive(below) == []
+    said = (tmp_path / "up.log").read_text()
+    assert "stand-in" in said
+    assert "prewarm" in said
+
+
+async def test_a_second_up_finds_the_same_town_and_the_same_conversation(tmp_path):
+    answers = []
+    for number in range(2):
+        report = tmp_path / f"up-{number}.json"
+        async with up(tmp_path / "town", "--json", str(report), "--exit-after-first-answer") as process:
+            with trio.fail_after(120):
+                assert await process.wait() == 0
+        answers.append(json.loads(report.read_text()))
+    assert [answer["toldBy"] for answer in answers] == ["start", "message"]
+    assert answers[0]["sessionId"] == answers[1]["sessionId"]
+
+
+async def test_the_kill_of_gastown_up_ends_the_container_and_its_servers(tmp_path):
+    report = tmp_path / "up.json"
+    async with up(tmp_path / "town", "--json", str(report)) as process:
+        await first_answer(report)
+        below = descendants(process.pid)
+        process.kill()
+        await process.wait()
+
+        async def gone() -> bool:
+            return not alive(below)
+
+        await eventually(gone, 60)

@@ -1,0 +1,112 @@
+"""A whole town on real parts: the hall, `gastown serve` as its own process, the real kilo, real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gastown.contract.town import Health
+from gastown.hall.container import (
+    Container,
+    ContainerOptions,
+    base_environment,
+    choose_port,
+    container_environment,
+    run_container,
+)
+from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
+from gastown.hall.hall import Hall, HallOptions, open_hall
+
+KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"
+
+
+@dataclass
+class RealTown:
+    hall: Hall
+    dispatch: Dispatch
+    container: Container
+    data: Path
+    url: str
+
+    def log(self, event: str | None = None) -> list[dict[str, Any]]:
+        lines = [
+            json.loads(line) for line in (self.data / "serve.log").read_text().splitlines() if line[:1] == "{"
+        ]
+        return [line for line in lines if event in (None, line["event"])]
+
+    def servers(self) -> list[int]:
+        return [pid for pid in descendants(self.container.pid) if command_of(pid)[1:2] == ["serve"]]
+
+    async def prewarmed(self) -> Health:
+        async def ready() -> Health | None:
+            health = await self.dispatch.health()
+            return health if health.hydration.prewarm not in (None, "asking", "running") else None
+
+        return await eventually(ready)
+
+
+@asynccontextmanager
+async def real_town(
+    data: Path, hall_options: dict[str, Any] | None = None, **environment: str
+) -> AsyncIterator[RealTown]:
+    """A town in `data` for the length of the block; a second one in the same place is its next container."""
+    async with open_hall(HallOptions(data_dir=data, **(hall_options or {}))) as hall:
+        port = choose_port("127.0.0.1", 0)
+        child = container_environment(
+            base_environment(os.environ) | {"GASTOWN_KILO_BIN": str(KILO)} | environment,
+            await hall.town(),
+            await hall.container_token(),
+            api_url=hall.url,
+            stand_in=hall.stand_in,
+            data_dir=data,
+            port=port,
+        )
+        options = ContainerOptions(
+            environment=child, log=data / "serve.log", homes=data / "homes", drain_seconds=30
+        )
+        url = f"http://127.0.0.1:{port}"
+        async with open_dispatch(url) as dispatch, run_container(options) as container:
+            town = RealTown(hall, dispatch, container, data, url)
+            await eventually(lambda: _answers(dispatch))
+            yield town
+
+
+async def _answers(dispatch: Dispatch) -> Health | None:
+    try:
+        return await dispatch.health()
+    except DispatchError:
+        return None
+
+
+async def eventually(look: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
+    """The first true answer of `look`, a bounded poll of something that really runs."""
+    with trio.fail_after(seconds):
+        while not (found := await look()):
+            await trio.sleep(0.02)
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    children = [
+        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
+    ]
+    return [*children, *(below for child in children for below in descendants(child))]
+
+
+def command_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of `pids` that still run; a zombie does not."""
+    return [pid for pid in pids if any(command_of(pid))]

@@ -1,0 +1,103 @@
+"""Child processes, with real ones: nothing of a child is left when its block is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import trio
+
+from gastown.concurrency.processes import CannotStart, Exit, marked_processes, open_child
+
+ENVIRONMENT = {"PATH": os.environ["PATH"]}
+
+
+def shell(script: str, lines: list[str] | None = None, grace: float = 5):
+    take = (lines if lines is not None else []).append
+    return open_child(["sh", "-c", script], cwd="/", env=ENVIRONMENT, on_stdout=take, grace=grace)
+
+
+async def said(lines: list[str], line: str) -> None:
+    with trio.fail_after(20):
+        while line not in lines:
+            await trio.sleep(0.01)
+
+
+async def test_a_child_that_ends_by_itself_tells_its_code_and_its_last_words():
+    lines: list[str] = []
+    async with shell("echo out; echo first >&2; echo last >&2; exit 3", lines) as child:
+        with trio.fail_after(20):
+            await child.ended.wait()
+    assert (child.exit, lines, child.stderr_tail) == (Exit(3), ["out"], ("first", "last"))
+    assert str(child.exit) == "exited with code 3"
+
+
+async def test_a_killed_child_tells_the_signal():
+    async with shell("exec sleep 1000") as child:
+        os.kill(child.pid, signal.SIGKILL)
+        with trio.fail_after(20):
+            await child.ended.wait()
+    assert str(child.exit) == "was killed by SIGKILL"
+
+
+async def test_leaving_the_block_asks_a_child_to_end():
+    lines: list[str] = []
+    async with shell("trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.01; done", lines) as child:
+        await said(lines, "up")
+    assert (child.exit, "asked" in lines) == (Exit(0), True)
+
+
+async def test_a_child_that_ignores_the_request_is_killed():
+    lines: list[str] = []
+    async with shell("trap '' TERM; echo up; while :; do sleep 0.01; done", lines, grace=0.1) as child:
+        await said(lines, "up")
+    assert child.exit is not None
+    assert child.exit.signal == "SIGKILL"
+
+
+async def test_without_grace_a_child_is_not_asked():
+    lines: list[str] = []
+    async with shell(
+        "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.01; done", lines, grace=0
+    ) as child:
+        await said(lines, "up")
+    assert (str(child.exit), "asked" in lines) == ("was killed by SIGKILL", False)
+
+
+async def test_a_grandchild_in_a_session_of_its_own_is_found_and_ended():
+    lines: list[str] = []
+    async with shell("setsid sleep 1000 & setsid setsid sleep 1000 & echo up; wait", lines) as child:
+        await said(lines, "up")
+        mark = child.mark
+        with trio.fail_after(20):
+            while len(await trio.to_thread.run_sync(marked_processes, mark)) < 3:
+                await trio.sleep(0.01)
+    assert await trio.to_thread.run_sync(marked_processes, mark) == ()
+    assert child.leftovers == ()
+
+
+async def test_a_cancelled_block_leaves_no_child_either():
+    lines: list[str] = []
+    with trio.move_on_after(60) as scope:
+        async with shell("setsid sleep 1000 & echo up; wait", lines) as child:
+            await said(lines, "up")
+            scope.cancel()
+            await trio.sleep_forever()
+    assert child.exit is not None
+    assert await trio.to_thread.run_sync(marked_processes, child.mark) == ()
+
+
+async def test_an_endless_line_is_cut_and_does_not_fill_the_memory():
+    lines: list[str] = []
+    async with shell("head -c 100000 /dev/zero | tr '\\0' x; echo; echo done", lines):
+        await said(lines, "done")
+    assert max(len(line) for line in lines) <= 8192 + 65536
+    assert sum(len(line) for line in lines) == 100_000 + len("done")
+
+
+@pytest.mark.parametrize(("argv", "cwd"), [(["/no/such/program"], "/"), (["sh"], "/no/such/folder")])
+async def test_what_cannot_be_started_says_why(argv, cwd):
+    with pytest.raises(CannotStart, match="No such file or directory"):
+        async with open_child(argv, cwd=cwd, env=ENVIRONMENT, on_stdout=print, grace=1):
+            pass
