@@ -42,6 +42,7 @@ class Server:
         self.rest = KiloRest(client, running.url)
         self._client = client
         self.leased = False
+        self.free = trio.Event()
         self.retirement = trio.Event()
         self.gone = trio.Event()
 
@@ -66,6 +67,13 @@ class Server:
     ) -> None:
         """Give every event to `take` until cancelled. See `follow_events`."""
         await follow_events(self._client, self.url, take, task_status=task_status)
+
+    def lease_out(self) -> None:
+        self.leased, self.free = True, trio.Event()
+
+    def give_back(self) -> None:
+        self.leased = False
+        self.free.set()
 
     def death(self) -> ServerDied:
         return ServerDied(self.running.exit, self.running.stderr_tail)
@@ -113,13 +121,13 @@ class Lease:
     async def replace(self, successor: Server) -> None:
         """Make `successor` the server of this lease and retire the one before."""
         before, self.server = self.server, successor
-        successor.leased = True
+        successor.lease_out()
         await self._pool.retire(before)
 
     async def end(self) -> None:
         """For the pool, which made the lease: leave the server parked, or retire it."""
         self.settled()
-        self.server.leased = False
+        self.server.give_back()
         if not self._parked:
             await self._pool.retire(self.server)
 
@@ -158,11 +166,15 @@ class ServerPool:
         meanwhile; its working directory may not change.
 
         Everything that happens to one working directory happens under its lock: two callers never spawn
-        twice, and a parked server of an unequal spec is retired before its successor starts. The wait for
-        a slot is the phase `queue`, then come `spawn` and `instance`. A slot that was needed stays taken until
-        `settled()`. Raises `ServerDied`, `SpawnTimedOut`, `NotReady` or `KiloRefused`.
+        twice, a server that another lease has is waited for, and a parked server of an unequal spec is
+        retired before its successor starts. The wait for others and for a slot is the phase `queue`, then
+        come `spawn` and `instance`. A slot that was needed stays taken until `settled()`. Raises `ServerDied`,
+        `SpawnTimedOut`, `NotReady` or `KiloRefused`.
         """
-        async with self._locks.of(make_spec().cwd):
+        lock = self._locks.of(make_spec().cwd)
+        if lock.locked():
+            phases.enter("queue")
+        async with lock:
             server, slot = await self._reuse(make_spec()), None
             if server is None:
                 phases.enter("queue")
@@ -172,7 +184,7 @@ class ServerPool:
                 except BaseException:
                     slot.release()
                     raise
-            server.leased = True
+            server.lease_out()
         lease = Lease(self, server, slot)
         try:
             yield lease
@@ -208,14 +220,20 @@ class ServerPool:
                 await self.retire(server)
 
     async def _reuse(self, spec: ServerSpec) -> Server | None:
-        for server in list(self._servers):
-            if server.spec.key != spec.key or server.leased or server.retirement.is_set():
-                continue
-            if server.spec.fingerprint == spec.fingerprint and not server.ended.is_set():
+        while (server := self._occupant(spec.key)) is not None:
+            if server.leased:
+                # A start that comes while the prewarm is still at it must not pay for a second server.
+                await wait_any(server.free, server.gone)
+            elif server.spec.fingerprint == spec.fingerprint and not server.ended.is_set():
                 return server
-            log.info("server.unequal", cwd=spec.cwd, differences=server.spec.differences(spec))
-            await self.retire(server)
+            else:
+                log.info("server.unequal", cwd=spec.cwd, differences=server.spec.differences(spec))
+                await self.retire(server)
         return None
+
+    def _occupant(self, key: tuple[str, str]) -> Server | None:
+        staying = (server for server in self._servers if not server.retirement.is_set())
+        return next((server for server in staying if server.spec.key == key), None)
 
     async def _check_ready(self, server: Server) -> None:
         """Boot the working directory's instance and look for the tools that must be there."""

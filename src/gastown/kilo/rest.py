@@ -29,7 +29,10 @@ class Session(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The last assistant message of a session."""
+    """The last assistant message of a session. One that was interrupted is not completed.
+
+    A killed server leaves it without an end; one that is told to leave ends it as aborted (both measured).
+    """
 
     message_id: str
     completed: bool
@@ -80,7 +83,8 @@ class KiloRest:
         if not messages or messages[-1]["info"]["role"] != "assistant":
             return None
         info = messages[-1]["info"]
-        return Turn(info["id"], "completed" in info.get("time", {}))
+        aborted = (info.get("error") or {}).get("name") == "MessageAbortedError"
+        return Turn(info["id"], "completed" in info.get("time", {}) and not aborted)
 
     async def status(self, session: str, directory: str) -> dict[str, Any]:
         """`{"type": "idle"}`, or what kilo says: busy, retry or offline, with details."""
