@@ -15,6 +15,7 @@ import trio.testing
 from gastown.hall.config import RigRecord
 from gastown.hall.store import MOST_EVENTS, Store, StoreError, open_store
 
+NOTES = "these are my notes\n" * 100
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
 
 
@@ -25,6 +26,14 @@ def now() -> datetime:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "town" / "hall.db"
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """A file that is something else."""
+    path = tmp_path / "notes.txt"
+    path.write_text(NOTES)
+    return path
 
 
 @pytest.fixture
@@ -174,17 +183,14 @@ async def test_a_file_of_a_newer_hall_is_refused(path: Path) -> None:
             pass
 
 
-async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("these are my notes\n" * 100)
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(notes: Path) -> None:
     with pytest.raises(StoreError, match="as a database"):
-        async with open_store(path, now):
+        async with open_store(notes, now):
             pass
-    assert path.read_text().startswith("these are my notes")
+    assert await trio.Path(notes).read_text() == NOTES
 
 
-async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+async def test_a_place_that_cannot_be_written_is_refused(notes: Path) -> None:
     with pytest.raises(StoreError, match="cannot write"):
-        async with open_store(tmp_path / "file" / "hall.db", now):
+        async with open_store(notes / "hall.db", now):
             pass

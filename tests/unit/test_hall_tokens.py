@@ -24,12 +24,17 @@ def signed(secret: str = SECRET, **changes: object) -> str:
 
 def test_a_token_names_its_town_its_scope_and_eight_hours() -> None:
     claims = jwt.decode(mint(SECRET, "oak", NOW), options={"verify_signature": False})
+    claims.pop("jti")
     assert claims == {
         "sub": "oak",
         "scope": "container",
         "iat": NOW.timestamp(),
         "exp": (NOW + 8 * HOUR).timestamp(),
     }
+
+
+def test_two_tokens_of_one_second_differ() -> None:
+    assert mint(SECRET, "oak", NOW) != mint(SECRET, "oak", NOW)
 
 
 @pytest.mark.parametrize("later", [timedelta(), 8 * HOUR - timedelta(seconds=1)])

@@ -220,10 +220,10 @@ async def run_container(options: ContainerOptions) -> AsyncIterator[Container]:
             except (DispatchError, ExceptionGroup):
                 # A call that was cut off may be the first sign of its end; the end is the better report.
                 with trio.move_on_after(_LAST_BREATH_SECONDS):
-                    await container.wait()
+                    await container.wait()  # noqa: ASYNC120
                 raise
             finally:
-                await container.stop()
+                await container.stop()  # noqa: ASYNC102 (its own shields, each with a budget)
                 nursery.cancel_scope.cancel(reason="the container has ended")
     finally:
         if container.died:

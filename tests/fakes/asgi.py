@@ -1,0 +1,112 @@
+"""Small ASGI apps for fakes: a request that has been read whole, and an answer to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import trio
+
+__all__ = ["Answer", "App", "Asked", "Frames", "answer", "app_of"]
+
+App = Callable[[dict[str, Any], Callable[..., Any], Callable[..., Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request. `at` is when it was complete, on Trio's clock."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    at: float = field(default_factory=trio.current_time)
+
+    def json(self) -> Any:
+        """The body's JSON; None when it is empty. Raises `ValueError` when it is something else."""
+        return json.loads(self.body) if self.body else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Frames:
+    """An event stream: every frame that comes out of `source`, until it ends or the client goes."""
+
+    source: trio.MemoryReceiveChannel[str] | AsyncGenerator[str]
+
+
+def answer(value: Any = None, status: int = 200) -> Answer:
+    """`value` as JSON; nothing at all for a 204."""
+    return Answer(status, b"" if status == 204 else json.dumps(value).encode())
+
+
+def app_of(handle: Callable[[Asked], Awaitable[Answer | Frames]]) -> App:
+    """An ASGI app that answers with what `handle` returns. A client that goes cancels `handle`."""
+
+    async def app(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])  # how hypercorn learns that there is no lifespan
+        if (body := await _whole_body(receive)) is None:
+            return
+        asked = Asked(
+            scope["method"],
+            scope["path"],
+            dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True)),
+            {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]},
+            body,
+        )
+        async with trio.open_nursery() as nursery:
+
+            async def until_gone() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                nursery.cancel_scope.cancel(reason="the client is gone")
+
+            nursery.start_soon(until_gone)
+            reply = await handle(asked)
+            await (_stream(reply, send) if isinstance(reply, Frames) else _send(reply, send))
+            nursery.cancel_scope.cancel(reason="answered")
+
+    return app
+
+
+async def _whole_body(receive: Callable[..., Any]) -> bytes | None:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+async def _send(reply: Answer, send: Callable[..., Any]) -> None:
+    # P7: the end of the answer is what tells the client's end apart from the server's.
+    with trio.CancelScope(shield=True):
+        headers = [
+            (b"content-type", reply.content_type.encode()),
+            (b"content-length", str(len(reply.body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _stream(reply: Frames, send: Callable[..., Any]) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    async with aclosing(reply.source):
+        async for frame in reply.source:
+            await send({"type": "http.response.body", "body": frame.encode(), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

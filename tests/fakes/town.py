@@ -1,0 +1,254 @@
+"""A whole town on fakes: everything of `gastown.main` but sockets, processes and signals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import structlog
+import trio
+from pydantic_settings import BaseSettings
+
+from gastown import logs
+from gastown.agents.roster import workdir_of
+from gastown.boot.hydrate import hydrate
+from gastown.concurrency.supervise import leaves
+from gastown.contract.agents import StartAgentRequest
+from gastown.control.app import create_app
+from gastown.control.server import FinishResponses
+from gastown.git.workspace import WorkspacePaths
+from gastown.main import Open, Parts, open_town
+from gastown.settings import Settings
+from tests.fakes.launchers import FakeLauncher
+from tests.fakes.network import MemoryNetwork, open_network
+from tests.fakes.worker import FakeWorker, token_until
+
+__all__ = ["TOWN", "FakeTown", "make_room", "open_fake_town", "start_request", "threads_inline"]
+
+TOWN = "oak"
+EPOCH = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
+LONGEST_SECONDS = 6 * 3600.0
+"""Virtual time that no test needs: heartbeats never end, so a wait for nothing would not be a deadlock."""
+
+
+class ToldSettings(Settings):
+    """Settings that say what the test says: the environment of the test run is not asked."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: Any, **_: Any
+    ) -> tuple[Any, ...]:
+        return (init_settings,)
+
+
+def now() -> datetime:
+    """The wall clock of the town: it stands on `EPOCH` when virtual time begins."""
+    return EPOCH + timedelta(seconds=trio.current_time())
+
+
+def start_request(agent_id: str = "mayor-1", **changes: Any) -> dict[str, Any]:
+    """The body of a start: a mayor for an id that begins so, else a polecat with a branch of its own."""
+    mayor = agent_id.startswith("mayor")
+    body = {
+        "agentId": agent_id,
+        "rigId": f"mayor-{TOWN}" if mayor else "rig-1",
+        "townId": TOWN,
+        "role": "mayor" if mayor else "polecat",
+        "name": "mayor" if mayor else agent_id,
+        "identity": f"{agent_id} of {TOWN}",
+        "prompt": "Do it",
+        "model": "test/large",
+        "smallModel": "test/small",
+        "gitUrl": "" if mayor else "https://git.test/r.git",
+        "branch": "" if mayor else f"work-{agent_id}",
+        "defaultBranch": "" if mayor else "main",
+        "envVars": {"KILOCODE_TOKEN": "kilo-token"},
+        "organizationId": None,
+    }
+    return {name: value for name, value in (body | changes).items() if value is not ...}
+
+
+def make_room(root: str, request: dict[str, Any]) -> str:
+    """Make an agent's working directory as it is on a second boot: then no git runs under a virtual clock."""
+    workdir = workdir_of(StartAgentRequest.model_validate(request), WorkspacePaths(root))
+    heads = Path(workdir) / ".git" / "refs" / "heads"
+    heads.mkdir(parents=True, exist_ok=True)
+    (heads / "main").write_text("0" * 40)
+    return workdir
+
+
+async def threads_inline(call: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+    """Stands for `trio.to_thread.run_sync` under the autojump clock, which does not wait for threads (P23)."""
+    await trio.lowlevel.checkpoint()
+    return call(*arguments)
+
+
+@dataclass
+class FakeTown:
+    """An open town, what it talks to, and short ways to say common things."""
+
+    opened: Open
+    settings: Settings
+    network: MemoryNetwork
+    kilo: FakeLauncher
+    worker: FakeWorker
+    client: httpx2.AsyncClient
+    nursery: trio.Nursery
+    log: StringIO
+
+    def hydrate(self) -> trio.CancelScope:
+        """Begin boot hydration as `main` does; returns what cancels it. The gate closes before this returns
+        to a task that has waited for anything."""
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await hydrate(self.opened.hydration)
+
+        self.nursery.start_soon(run, name="boot hydration")
+        return scope
+
+    async def hydrated(self) -> None:
+        """Run boot hydration to its end."""
+        await hydrate(self.opened.hydration)
+
+    async def start(self, agent_id: str = "mayor-1", **changes: Any) -> httpx2.Response:
+        """Start an agent whose working directory is there; `headers` and keys of the body may be given."""
+        headers = changes.pop("headers", None)
+        body = start_request(agent_id, **changes)
+        make_room(self.settings.gastown_workspace_root, body)
+        return await self.client.post("/agents/start", json=body, headers=headers)
+
+    def start_soon(self, agent_id: str = "mayor-1", **changes: Any) -> Later:
+        """Begin a start in the background."""
+        return self.later(lambda: self.start(agent_id, **changes))
+
+    def later(self, call: Callable[[], Any]) -> Later:
+        """Begin a request in the background."""
+        later = Later(trio.current_time())
+
+        async def run() -> None:
+            with later.scope:
+                later.response = await call()
+            later.seconds = trio.current_time() - later.began
+            later.done.set()
+
+        self.nursery.start_soon(run, name="request")
+        return later
+
+    async def status(self, agent_id: str = "mayor-1") -> dict[str, Any]:
+        return (await self.client.get(f"/agents/{agent_id}/status")).json()
+
+    async def health(self) -> dict[str, Any]:
+        return (await self.client.get("/health")).json()
+
+    async def events(self, agent_id: str = "mayor-1") -> list[dict[str, Any]]:
+        return (await self.client.get(f"/agents/{agent_id}/events")).json()["events"]
+
+    def entry(self, agent_id: str, **changes: Any) -> dict[str, Any]:
+        """A registry entry whose working directory is there; `env` and `workdir` may be given."""
+        env, workdir = changes.pop("env", {}), changes.pop("workdir", None)
+        request = start_request(agent_id, **changes)
+        made = make_room(self.settings.gastown_workspace_root, request)
+        return {"agentId": agent_id, "request": request, "workdir": workdir or made, "env": env}
+
+    def mayor_known(self, **changes: Any) -> None:
+        """Let the worker know the mayor that `start_request()` starts."""
+        make_room(self.settings.gastown_workspace_root, start_request())
+        known = {
+            "success": True,
+            "agentId": "mayor-1",
+            "model": "test/large",
+            "smallModel": "test/small",
+            "kilocodeToken": "kilo-token",
+            "organizationId": None,
+        }
+        self.worker.mayor = {key: value for key, value in (known | changes).items() if value is not ...}
+
+    def logged(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The log's lines, or those of one event."""
+        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [line for line in lines if event in (None, line["event"])]
+
+
+class Later:
+    """A request in the background. `seconds` is how long it took, on Trio's clock."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.seconds = 0.0
+        self.done = trio.Event()
+        self.scope = trio.CancelScope()
+        self.response: Any = None
+
+    async def result(self) -> httpx2.Response:
+        await self.done.wait()
+        return self.response
+
+    def leave(self) -> None:
+        """Be a client that goes away."""
+        self.scope.cancel(reason="the client leaves")
+
+
+@asynccontextmanager
+async def open_fake_town(
+    folder: Path,
+    *,
+    kilo: Callable[[MemoryNetwork], FakeLauncher] = FakeLauncher,
+    worker: Callable[[MemoryNetwork], FakeWorker] | None = FakeWorker,
+    **settings: Any,
+) -> AsyncIterator[FakeTown]:
+    """A town at http://town for the length of the block, not hydrated. `settings` are those of `Settings`.
+
+    `worker=None` gives the container no worker. Ends with `TooSlowError` after six virtual hours.
+    """
+    assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "the module is not in virtual time"
+    log = StringIO()
+    logs.configure(tuple, log)
+    told = ToldSettings(**_settings(folder, with_worker=worker is not None) | settings)
+    try:
+        with trio.fail_after(LONGEST_SECONDS):
+            async with open_network() as network, trio.open_nursery() as nursery:
+                launcher = kilo(network)
+                parts = Parts(
+                    settings=told,
+                    kilo_bin="/usr/bin/kilo",
+                    launch=launcher,
+                    kilo_client=network.client(),
+                    worker_client=network.client(),
+                    now=now,
+                    process_start=trio.current_time(),
+                )
+                knows = (worker or FakeWorker)(network)
+                async with open_town(parts) as opened:
+                    network.serve(FinishResponses(create_app(opened.town)), "town")
+                    client = network.client("http://town")
+                    yield FakeTown(opened, told, network, launcher, knows, client, nursery, log)
+                    nursery.cancel_scope.cancel(reason="the test is over")
+                assert launcher.live == []
+    except BaseExceptionGroup as group:
+        # Every service is a nursery: what a test says would be ten groups deep.
+        if len(found := leaves(group)) == 1 and isinstance(found[0], Exception):
+            raise found[0] from None
+        raise
+    finally:
+        structlog.reset_defaults()
+
+
+def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
+    base = {
+        "gastown_town_id": TOWN,
+        "gastown_workspace_root": str(folder / "rigs"),
+        "gastown_agent_home_root": str(folder / "homes"),
+        "gastown_spawn_slots": 2,
+        "gastown_container_token": token_until(EPOCH.timestamp() + 8 * 3600),
+        "base_env": {"PATH": "/usr/bin:/bin"},
+    }
+    return base | ({"gastown_api_url": "http://worker"} if with_worker else {})

@@ -1,0 +1,159 @@
+"""A worker API that remembers what it was asked, and can be slow, deaf, wrong or away."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from tests.fakes.asgi import Answer, Asked, answer, app_of
+from tests.fakes.network import MemoryNetwork
+
+__all__ = ["Call", "DeafWorker", "FakeWorker", "SlowWorker", "token_until"]
+
+ROUTES = (
+    "GET /container-registry",
+    "POST /container-registry",
+    "GET /mayor-id",
+    "GET /db-snapshot",
+    "DELETE /db-snapshot",
+    "POST /container-events",
+    "POST /refresh-container-token",
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """`route` is the method and the last part of the path, as in `ROUTES`."""
+
+    route: str
+    path: str
+    bearer: str
+    headers: dict[str, str]
+    body: Any
+    at: float
+
+
+def token_until(seconds: float, name: str = "container") -> str:
+    """A JWT whose `exp` is `seconds` since 1970. Its signature is nobody's concern here."""
+
+    def part(value: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return f"{part({'alg': 'none'})}.{part({'exp': seconds, 'sub': name})}.c2ln"
+
+
+class FakeWorker:
+    """The worker API of one town at `http://worker`.
+
+    `registry`, `mayor` and `snapshots` are what it knows. Per route (see `ROUTES`): `delays` are seconds before
+    the answer, inf for never; `statuses` are answered instead; `garbage` is answered with something that is
+    no JSON. A bearer in `expired` gets 401 everywhere but at the refresh, which gives out `fresh-1`, `fresh-2`…
+    """
+
+    def __init__(self, network: MemoryNetwork, *, town_id: str = "oak", host: str = "worker") -> None:
+        self._network = network
+        self._host = host
+        self.base = f"/api/towns/{town_id}"
+        self.url = f"http://{host}"
+        self.registry: list[Any] = []
+        self.mayor: dict[str, Any] = {"success": True, "agentId": None}
+        self.snapshots: dict[tuple[str, str], bytes] = {}
+        self.calls: list[Call] = []
+        self.answered: list[Call] = []
+        self.delays: dict[str, float] = {}
+        self.statuses: dict[str, int] = {}
+        self.garbage: set[str] = set()
+        self.expired: set[str] = set()
+        self.fresh_tokens: list[str] = []
+        network.serve(app_of(self._handle), host)
+
+    def down(self) -> None:
+        """Be away: connections break, new ones are refused."""
+        self._network.unplug(self._host)
+
+    def up(self) -> None:
+        self._network.plug(self._host)
+
+    def asked(self, route: str) -> list[Call]:
+        """The calls of a route, oldest first."""
+        return [call for call in self.calls if call.route == route]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [call.body for call in self.answered if call.route == "POST /container-events"]
+
+    @property
+    def registries(self) -> list[list[dict[str, Any]]]:
+        """Every registry that was stored, oldest first."""
+        return [call.body for call in self.answered if call.route == "POST /container-registry"]
+
+    async def _handle(self, asked: Asked) -> Answer:
+        route = f"{asked.method} /{asked.path.rpartition('/')[2]}"
+        bearer = asked.headers.get("authorization", "").removeprefix("Bearer ")
+        call = Call(route, asked.path, bearer, dict(asked.headers), asked.json() if asked.body else None, asked.at)
+        self.calls.append(call)
+        await trio.sleep(self.delays.get(route, 0))
+        if route not in ROUTES or not asked.path.startswith(self.base):
+            return answer({"success": False, "error": f"no route {route}"}, 404)
+        if status := self.statuses.get(route):
+            return answer({"success": False, "error": "as told"}, status)
+        if bearer in self.expired and route != "POST /refresh-container-token":
+            return answer({"success": False, "error": "expired"}, 401)
+        if route in self.garbage:
+            return Answer(200, b"<html>not what you think</html>", "text/html")
+        reply = self._answer(call)
+        if reply.status < 400:
+            self.answered.append(call)
+        return reply
+
+    def _answer(self, call: Call) -> Answer:  # noqa: PLR0911 - a route each
+        match call.route:
+            case "GET /container-registry":
+                return answer({"success": True, "data": self.registry})
+            case "POST /container-registry":
+                self.registry = call.body
+                return answer({"success": True})
+            case "GET /mayor-id":
+                return answer(self.mayor)
+            case "GET /db-snapshot":
+                stored = self.snapshots.get(_agent_in(call.path))
+                if stored is None:
+                    return answer({"success": False, "error": "no snapshot"}, 404)
+                return Answer(200, stored, "application/octet-stream")
+            case "DELETE /db-snapshot":
+                self.snapshots.pop(_agent_in(call.path), None)
+                return answer({"success": True})
+            case "POST /refresh-container-token":
+                self.fresh_tokens.append(f"fresh-{len(self.fresh_tokens) + 1}")
+                return answer({"success": True, "data": {"token": self.fresh_tokens[-1]}})
+            case _:
+                return answer({"success": True})
+
+
+def _agent_in(path: str) -> tuple[str, str]:
+    """Rig and agent of `…/rigs/{rig}/agents/{agent}/db-snapshot`."""
+    parts = path.split("/")
+    return parts[-4], parts[-2]
+
+
+class SlowWorker(FakeWorker):
+    """Takes `seconds` for each of `routes`, or for every one."""
+
+    def __init__(
+        self, network: MemoryNetwork, seconds: float, routes: Iterable[str] = ROUTES, **options: Any
+    ) -> None:
+        super().__init__(network, **options)
+        self.delays = dict.fromkeys(routes, seconds)
+
+
+class DeafWorker(SlowWorker):
+    """Accepts every call and never answers."""
+
+    def __init__(self, network: MemoryNetwork, routes: Iterable[str] = ROUTES, **options: Any) -> None:
+        super().__init__(network, math.inf, routes, **options)

@@ -1,0 +1,77 @@
+"""A town that goes up and down, with a small process that stands for its container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import trio
+
+from gastown.hall.bringup import UpOptions, bring_up
+from gastown.hall.container import ContainerDied
+from gastown.hall.hall import HallOptions, open_hall
+from gastown.hall.screen import Screen
+
+# Says that it drains, to the orchestrator, and ends. It never answers /health.
+REPORTS_ITS_DRAIN = """
+import json, os, signal, sys, time, urllib.request
+def drain(*_):
+    base = os.environ["GASTOWN_API_URL"] + "/api/towns/" + os.environ["GASTOWN_TOWN_ID"]
+    bearer = {"Authorization": "Bearer " + os.environ["GASTOWN_CONTAINER_TOKEN"]}
+    urllib.request.urlopen(urllib.request.Request(base + "/container-eviction", b"{}", bearer), timeout=5)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, drain)
+print("ready", flush=True)
+while True: time.sleep(0.05)
+"""
+DIES = "import sys; sys.exit('out of memory')"
+
+
+def options(folder: Path, script: str) -> UpOptions:
+    return UpOptions(
+        hall=HallOptions(data_dir=folder),
+        environment={"PATH": os.environ["PATH"]},
+        port=0,
+        command=(sys.executable, "-c", script),
+    )
+
+
+async def interrupt_when_ready(folder: Path) -> None:
+    log = trio.Path(folder / "serve.log")
+    with trio.fail_after(20):
+        while True:  # a file of another process: there is nothing to wait on
+            if await log.exists() and "ready" in await log.read_text():
+                signal.raise_signal(signal.SIGTERM)
+                return
+            await trio.sleep(0.01)
+
+
+async def test_the_hall_hears_the_last_words_of_the_container_that_an_interrupt_ends(tmp_path: Path) -> None:
+    out = StringIO()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt_when_ready, tmp_path)
+            code = await bring_up(options(tmp_path, REPORTS_ITS_DRAIN), Screen(out))
+    assert (code, out.getvalue().splitlines()[-1]) == (0, "the town is down")
+    async with open_hall(HallOptions(data_dir=tmp_path)) as hall:
+        assert [event.event for event in await hall.store.events("town")] == ["container.eviction"]
+
+
+async def test_a_container_that_dies_takes_the_town_down_with_its_reason(tmp_path: Path) -> None:
+    died = pytest.RaisesExc(ContainerDied, match="out of memory")
+    with trio.fail_after(30), pytest.RaisesGroup(died, flatten_subgroups=True):
+        await bring_up(options(tmp_path, DIES), Screen(StringIO()))
+
+
+async def test_no_secret_is_on_the_screen(tmp_path: Path) -> None:
+    out = StringIO()
+    town = options(tmp_path, DIES)
+    with pytest.RaisesGroup(ContainerDied, flatten_subgroups=True):
+        await bring_up(town, Screen(out))
+    async with open_hall(HallOptions(data_dir=tmp_path)) as hall:
+        assert str(await hall.store.jwt_secret("town")) not in out.getvalue()
+    assert "eyJ" not in out.getvalue()

@@ -1,0 +1,64 @@
+"""The description of the control API."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from pydantic import BaseModel
+
+from gastown.contract.agents import PublicAgent, StartAgentRequest
+from gastown.control.app import ROUTES, create_app
+
+pytestmark = pytest.mark.virtual_time
+
+
+def _names(model: type[BaseModel]) -> set[str]:
+    return {str(field.alias) for field in model.model_fields.values()}
+
+
+async def test_it_lists_every_route_that_is_served_and_no_other(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        served = {
+            (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+            for rule in create_app(town.opened.town).url_map.iter_rules()
+            for method in rule.methods - {"HEAD", "OPTIONS"}
+        }
+        described = (await town.client.get("/openapi.json")).json()
+        listed = {(method.upper(), path) for path, methods in described["paths"].items() for method in methods}
+        assert listed == served - {("GET", "/openapi.json")}
+
+
+async def test_every_route_says_what_it_does_what_it_takes_and_what_it_answers(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        paths = (await town.client.get("/openapi.json")).json()["paths"]
+    for route in ROUTES:
+        described = paths[re.sub(r"<(\w+)>", r"{\1}", route.path)][route.method.lower()]
+        assert described["summary"]
+        assert ("requestBody" in described) == (route.body is not None)
+        assert {str(status) for status in route.answers} | {"400", "500"} <= described["responses"].keys()
+
+
+async def test_every_reference_to_a_model_can_be_followed(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        answer = await town.client.get("/openapi.json")
+    models = answer.json()["components"]["schemas"].keys()
+    assert set(re.findall(r'"#/components/schemas/([^"]+)"', answer.text)) == set(models)
+
+
+async def test_the_names_in_the_models_are_those_on_the_wire(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        start = (await town.client.get("/openapi.json")).json()["paths"]["/agents/start"]["post"]
+    asked = start["requestBody"]["content"]["application/json"]["schema"]
+    answered = start["responses"]["201"]["content"]["application/json"]["schema"]
+    assert set(asked["properties"]) == _names(StartAgentRequest)
+    assert set(asked["required"]) == {
+        field.alias for field in StartAgentRequest.model_fields.values() if field.is_required()
+    }
+    assert set(answered["properties"]) == _names(PublicAgent)
+
+
+async def test_it_is_the_third_version_of_openapi(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        described = (await town.client.get("/openapi.json")).json()
+    assert (described["openapi"][:2], described["info"]["title"]) == ("3.", "Gastown control API")

@@ -1,0 +1,173 @@
+"""The settings: every variable, its default, and what is said about a value that cannot be used."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from gastown.settings import BadSettings, Settings, load
+
+DEFAULTS: dict[str, Any] = {
+    "GASTOWN_API_URL": None,
+    "GASTOWN_TOWN_ID": None,
+    "GASTOWN_CONTAINER_TOKEN": None,
+    "GASTOWN_SESSION_TOKEN": None,
+    "GASTOWN_ORGANIZATION_ID": None,
+    "KILO_API_URL": None,
+    "KILO_OPENROUTER_BASE": None,
+    "KILO_CLOUD_URL": None,
+    "KILOCODE_TOKEN": None,
+    "AGENT_IDLE_TIMEOUT_MS": 120_000,
+    "REFINERY_IDLE_TIMEOUT_MS": 600_000,
+    "GASTOWN_CONTROL_HOST": "0.0.0.0",
+    "GASTOWN_CONTROL_PORT": 8080,
+    "GASTOWN_WORKSPACE_ROOT": "/workspace/rigs",
+    "GASTOWN_AGENT_HOME_ROOT": "/tmp",
+    "GASTOWN_KILO_BIN": None,
+    "GASTOWN_SPAWN_SLOTS": len(os.sched_getaffinity(0)),
+    "GASTOWN_SPAWN_SECONDS": 30,
+    "GASTOWN_START_SECONDS": 60,
+    "GASTOWN_REFRESH_SECONDS": 6,
+    "GASTOWN_GATE_SECONDS": 20,
+    "GASTOWN_FIRST_WORD_SECONDS": 1,
+    "GASTOWN_DRAIN_SECONDS": 300,
+    "GASTOWN_MAYOR_TOOLS": (),
+    "GASTOWN_PARENT_PID": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name in DEFAULTS or name.startswith(("GASTOWN_", "KILO", "LC_", "LANG")):
+            monkeypatch.delenv(name)
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load()
+
+
+def value(settings: Settings, variable: str) -> Any:
+    return getattr(settings, variable.lower())
+
+
+@pytest.mark.parametrize("variable", DEFAULTS)
+def test_a_variable_that_is_not_set_has_its_default(variable: str) -> None:
+    assert value(load(), variable) == DEFAULTS[variable]
+
+
+def test_no_variable_is_missing_from_these_tests() -> None:
+    assert {name.upper() for name in Settings.model_fields} - {"BASE_ENV"} == DEFAULTS.keys()
+
+
+def test_every_variable_says_what_it_means() -> None:
+    assert [
+        name
+        for name, field in Settings.model_fields.items()
+        if name != "base_env" and not (field.description or "").endswith(".")
+    ] == []
+
+
+@pytest.mark.parametrize("variable", DEFAULTS)
+def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    assert value(loaded(monkeypatch, **{variable: ""}), variable) == DEFAULTS[variable]
+
+
+GIVEN = {
+    "GASTOWN_API_URL": ("https://worker.test", "https://worker.test"),
+    "GASTOWN_TOWN_ID": ("oak", "oak"),
+    "GASTOWN_CONTROL_HOST": ("127.0.0.1", "127.0.0.1"),
+    "GASTOWN_CONTROL_PORT": ("0", 0),
+    "GASTOWN_WORKSPACE_ROOT": ("/w", "/w"),
+    "GASTOWN_SPAWN_SLOTS": ("1", 1),
+    "GASTOWN_SPAWN_SECONDS": ("2.5", 2.5),
+    "GASTOWN_FIRST_WORD_SECONDS": ("0", 0),
+    "GASTOWN_MAYOR_TOOLS": (" gt_sling, ,gt_mail ", ("gt_sling", "gt_mail")),
+}
+
+
+@pytest.mark.parametrize("variable", GIVEN)
+def test_a_variable_that_is_set_is_taken(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    text, expected = GIVEN[variable]
+    assert value(loaded(monkeypatch, **{variable: text}), variable) == expected
+
+
+WRONG = [
+    ("GASTOWN_CONTROL_PORT", "eighty-eighty"),
+    ("GASTOWN_CONTROL_PORT", "65536"),
+    ("GASTOWN_CONTROL_PORT", "-7777"),
+    ("GASTOWN_SPAWN_SLOTS", "0"),
+    ("GASTOWN_SPAWN_SLOTS", "many"),
+    ("GASTOWN_SPAWN_SECONDS", "0"),
+    ("GASTOWN_START_SECONDS", "-5555"),
+    ("GASTOWN_GATE_SECONDS", "nan"),
+    ("GASTOWN_DRAIN_SECONDS", "infinity"),
+    ("GASTOWN_REFRESH_SECONDS", "six-please"),
+    ("GASTOWN_WORKSPACE_ROOT", "relative/path"),
+    ("GASTOWN_WORKSPACE_ROOT", "/"),
+    ("GASTOWN_AGENT_HOME_ROOT", "somewhere"),
+    ("GASTOWN_TOWN_ID", "../../secret-place"),
+    ("GASTOWN_API_URL", "ftp://worker.secret"),
+    ("KILO_API_URL", "gateway.secret"),
+    ("AGENT_IDLE_TIMEOUT_MS", "0"),
+    ("GASTOWN_PARENT_PID", "1"),
+]
+
+
+@pytest.mark.parametrize(("variable", "text"), WRONG)
+def test_a_value_that_cannot_be_used_is_one_line_that_names_the_variable_and_not_the_value(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    with pytest.raises(BadSettings) as caught:
+        loaded(monkeypatch, **{variable: text})
+    message = str(caught.value)
+    assert message.startswith(f"{variable}: ")
+    assert "\n" not in message
+    assert len(text) < 4 or text not in message
+
+
+def test_all_variables_that_cannot_be_used_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadSettings, match=r"^GASTOWN_CONTROL_PORT: .+; GASTOWN_SPAWN_SLOTS: .+$"):
+        loaded(monkeypatch, GASTOWN_CONTROL_PORT="x", GASTOWN_SPAWN_SLOTS="x")
+
+
+def test_no_secret_is_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("GASTOWN_CONTAINER_TOKEN", "GASTOWN_SESSION_TOKEN", "KILOCODE_TOKEN")
+    settings = loaded(monkeypatch, **{name: f"canary-{name}" for name in secrets})
+    assert "canary" not in f"{settings!r}{settings}"
+
+
+def test_children_inherit_an_allow_list_and_never_the_whole_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed_on = {
+        "PATH": "/bin",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C",
+        "TZ": "UTC",
+        "https_proxy": "http://proxy.test",
+        "NO_PROXY": "localhost",
+        "KILO_API_URL": "https://gateway.test",
+        "KILO_OPENROUTER_BASE": "https://base.test",
+    }
+    kept = {"GASTOWN_CONTAINER_TOKEN": "t", "KILOCODE_TOKEN": "t", "AWS_SECRET": "t", "PYTHONPATH": "/x"}
+    settings = loaded(monkeypatch, **passed_on, **kept)
+    assert {name: settings.base_env.get(name) for name in (*passed_on, *kept)} == {
+        **passed_on,
+        **dict.fromkeys(kept),
+    }
+
+
+def test_without_a_path_children_get_a_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PATH")
+    assert load().path == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().gastown_control_port = 1
