@@ -106,9 +106,11 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
                 start=settings.gastown_start_seconds,
                 refresh=settings.gastown_refresh_seconds,
                 first_word=settings.gastown_first_word_seconds,
+                stalled=settings.gastown_stalled_seconds,
             ),
             restarts=trio.CapacityLimiter(max(1, slots.capacity // 2)),
             now=parts.now,
+            server_rss_mb=settings.gastown_server_rss_mb,
         )
         writers: list[RegistryWriter] = []
 

@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     gastown_first_word_seconds: Annotated[
         float, Field(ge=0, le=60, description="How long an open first turn may fail the start.")
     ] = 1.0
+    gastown_stalled_seconds: Annotated[
+        Seconds, Field(description="Silence after which a busy agent's condition is `stalled`.")
+    ] = 300.0
+    gastown_server_rss_mb: Annotated[
+        int,
+        Field(ge=0, description="Memory of a kilo server above which it is replaced when idle; 0: no limit."),
+    ] = 0
     gastown_drain_seconds: Annotated[Seconds, Field(description="Budget of the shutdown.")] = 300.0
     gastown_mayor_tools: Annotated[
         tuple[str, ...],

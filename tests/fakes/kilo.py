@@ -116,6 +116,7 @@ class FakeKilo:
         self._booted: dict[str, trio.Event] = {}
         self._listeners: list[trio.MemorySendChannel[str]] = []
         self._work: dict[str, _Work] = {}
+        self._told: dict[str, trio.Event] = {}
         self._ids = count(1)
         self.home = home
         self.script = script
@@ -190,6 +191,9 @@ class FakeKilo:
                 return answer([{"info": info, "parts": []} for info in recent])
             case ["POST", "session", name, "prompt_async"] if name in self.home.sessions:
                 return self._prompt(self.home.sessions[name], body)
+            case ["POST", "network", request, "reply"] if request in self._told:
+                self._told.pop(request).set()
+                return answer(True)
             case ["POST", "kilocode", "session", name, "resume"] if name in self.home.sessions:
                 return self._resume(self.home.sessions[name], body)
             case ["POST", "api", "session", name, "model"]:
@@ -328,11 +332,13 @@ class FakeKilo:
         """The gateway's part of a turn: words, or an error."""
         script = self.script
         await trio.sleep(script.word_seconds)
-        if script.offline:
-            asked = {"requestID": f"net_{next(self._ids)}", "message": "Unable to connect"}
-            self.emit("session.network.asked", session, **asked)
-            self._say(session, {"type": "offline", **asked})
-            await trio.sleep_forever()
+        while self.script.offline:
+            request, why = f"que_{next(self._ids)}", "Unable to connect"
+            told = self._told[request] = trio.Event()
+            self.emit("session.network.asked", session, id=request, message=why)
+            self._say(session, {"type": "offline", "requestID": request, "message": why})
+            await told.wait()
+            self._busy(session)
         if script.status is not None and (script.status == 429 or script.status >= 500):
             for attempt, pause in enumerate(_RETRY_PAUSES, 1):
                 retry = {"type": "retry", "attempt": attempt, "message": f"gateway said {script.status}"}

@@ -146,6 +146,11 @@ class FakeTown:
     async def status(self, agent_id: str = "mayor-1") -> dict[str, Any]:
         return (await self.client.get(f"/agents/{agent_id}/status")).json()
 
+    async def condition(self, agent_id: str = "mayor-1") -> str | None:
+        """The type of an agent's condition."""
+        found = (await self.status(agent_id))["condition"]
+        return found and found["type"]
+
     async def health(self) -> dict[str, Any]:
         return (await self.client.get("/health")).json()
 

@@ -46,7 +46,7 @@ async def test_a_change_does_not_touch_the_turn_that_is_open(town_on_fakes) -> N
     async with town_on_fakes(kilo=partial(FakeLauncher, script=LONG)) as town:
         await town.start("pole-1")
         await change(town, model="test/other")
-        assert (await town.status("pole-1"))["condition"] == {"type": "busy"}
+        assert await town.condition("pole-1") == "busy"
         await trio.sleep(100)
         closes = [e["data"]["reason"] for e in await town.events("pole-1") if e["event"] == "session.turn.close"]
         assert closes == ["completed"]
@@ -163,4 +163,4 @@ async def test_a_prompt_that_is_sent_during_the_switch_reaches_the_new_server(to
         await say(town)
         await trio.sleep(10)
         assert (models(town), len(town.kilo.live)) == (["test/large"], 1)
-        assert (await town.status("pole-1"))["condition"] == {"type": "idle"}
+        assert await town.condition("pole-1") == "idle"

@@ -74,13 +74,14 @@ async def test_a_session_that_is_retried_is_a_running_agent_with_a_condition(tow
     async with town_on_fakes(kilo=partial(FailingPromptKilo, status=status)) as town:
         assert (await town.start("pole-1")).status_code == 201
         condition = (await town.status("pole-1"))["condition"]
-        assert (condition["type"], condition["attempt"]) == ("retry", 1)
+        assert (condition["type"], condition["attempt"]) == ("retrying", 1)
 
 
 async def test_an_offline_session_is_a_running_agent_with_a_condition(town_on_fakes) -> None:
     async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(offline=True))) as town:
         assert (await town.start("pole-1")).status_code == 201
-        assert (await town.status("pole-1"))["condition"] == {"type": "offline", "message": "Unable to connect"}
+        condition = (await town.status("pole-1"))["condition"]
+        assert (condition["type"], condition["reason"]) == ("offline", "Unable to connect")
 
 
 async def test_a_server_that_ends_at_start_is_reported_with_its_exit_and_its_last_words(town_on_fakes) -> None:

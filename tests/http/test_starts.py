@@ -66,7 +66,7 @@ async def test_a_started_agent_is_answered_with_exactly_the_contracts_keys(town_
 async def test_a_start_does_not_wait_for_the_turn_to_end(town_on_fakes) -> None:
     async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(turn_seconds=3600))) as town:
         assert (await town.start()).status_code == 201
-        assert (await town.status())["condition"] == {"type": "busy"}
+        assert await town.condition() == "busy"
 
 
 async def test_a_model_that_still_thinks_after_a_second_is_a_success(town_on_fakes) -> None:

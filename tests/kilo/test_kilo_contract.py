@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -45,6 +45,7 @@ SCRIPTS = {
     STEADY: Script(0.01, 0.01, 0.02, 0.5),
     SLOW: Script(0.01, 0.01, 0.02, 3600),
     REFUSES: Script(0.01, 0.01, 0.02, status=401),
+    "offline": Script(0.01, 0.01, 0.02, offline=True),
 }
 
 
@@ -281,6 +282,45 @@ async def test_an_aborted_turn_closes_as_interrupted_and_can_be_resumed(kilo: Ta
     await kilo.rest.resume(session, aborted.message_id)
     await kilo.until(session, "session.turn.open", times=2)
     await kilo.rest.abort(session)
+
+
+async def test_a_prompt_that_lost_its_turn_is_taken_up_and_stored_once(kilo: Talk) -> None:
+    session = await kilo.session()
+    await kilo.prompt(session, SLOW)
+    await kilo.until(session, "message.part.delta")
+    await kilo.rest.prompt(session, "and then?", model=TALKS)
+    await kilo.until(session, "session.queue.changed")
+    await kilo.rest.abort(session)
+    await kilo.until(session, "session.turn.close")
+    kilo.choose(TALKS)
+    assert await kilo.rest.take_up(session, model=TALKS)
+    assert (await kilo.until(session, "session.turn.close", times=2))["reason"] == "completed"
+    said = await kilo.rest._call("GET", f"/session/{session}/message")
+    assert [message["info"]["role"] for message in said] == ["user", "assistant"] * 2
+    assert not await kilo.rest.take_up(session, model=TALKS)
+
+
+@pytest.mark.parametrize("which", ["fake", pytest.param("real", marks=pytest.mark.kilo)])
+async def test_an_offline_session_waits_until_it_is_told_to_try_again(which: str, tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9"
+    async with AsyncExitStack() as stack:
+        if which == "fake":
+            talk = await stack.enter_async_context(open_fake(tmp_path))
+            talk.choose("offline")
+            talk.choose = lambda _: None
+        else:
+            server = await stack.enter_async_context(launch(spec_for(tmp_path, nobody)))
+            client = await stack.enter_async_context(httpx2.AsyncClient(timeout=30, trust_env=False))
+            talk = await stack.enter_async_context(talking(server.url, client, str(tmp_path), lambda _: None))
+        session = await talk.session()
+        await talk.prompt(session, TALKS)
+        asked = await talk.until(session, "session.network.asked")
+        status = await talk.rest.status(session, talk.directory)
+        assert (status["type"], status["requestID"]) == ("offline", asked["id"])
+        await talk.rest.retry_network(asked["id"], talk.directory)
+        again = await talk.until(session, "session.network.asked", times=2)
+        assert again["id"] != asked["id"]
+        await talk.rest.abort(session)
 
 
 async def test_aborting_what_does_nothing_is_fine(kilo: Talk) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import trio
 
-from gastown.contract.agents import AgentState, AgentStatus
+from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest
+from gastown.hall.config import town_config
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.store import TownChanges
 from tests.kilo.town import RealTown, alive, descendants, eventually, real_town
@@ -37,10 +38,12 @@ CONFIGURATIONS: dict[str, TownChanges] = {
 
 
 async def mayor_status(town: RealTown, state: AgentState = AgentState.RUNNING) -> AgentStatus:
-    mayor = str((await town.hall.town()).mayor_agent_id)
+    return await agent_status(town, str((await town.hall.town()).mayor_agent_id), state)
 
+
+async def agent_status(town: RealTown, agent_id: str, state: AgentState) -> AgentStatus:
     async def reached() -> AgentStatus | None:
-        status = await town.dispatch.status(mayor)
+        status = await town.dispatch.status(agent_id)
         return status if status is not None and status.status is state else None
 
     return await eventually(reached)
@@ -117,12 +120,57 @@ async def test_a_second_container_goes_on_with_the_mayors_conversation(tmp_path)
 
 async def test_the_kill_of_a_server_is_noticed_with_its_signal(tmp_path):
     async with real_town(tmp_path) as town:
-        await town.hall.start_mayor(town.dispatch, "Hello.")
-        os.kill(town.servers()[0], signal.SIGKILL)
-        failed = await mayor_status(town, AgentState.FAILED)
+        await town.dispatch.start(reasoner(town), town_config(await town.hall.town(), town.hall.url))
+        os.kill(town.server_of("reasoner"), signal.SIGKILL)
+        failed = await agent_status(town, "reasoner", AgentState.FAILED)
         assert "was killed by SIGKILL" in str(failed.exit_reason)
         assert "stderr" in str(failed.exit_reason)
         assert (await town.dispatch.health()).agents == 0
+        assert town.server_of("reasoner") == 0
+
+
+async def test_a_mayor_whose_server_is_killed_in_mid_turn_goes_on_with_its_conversation(tmp_path):
+    async with real_town(tmp_path, {"turn_seconds": 8}) as town:
+        agent = await town.hall.start_mayor(town.dispatch, "Remember the word heron.")
+        before = await mayor_status(town)
+        assert before.condition is not None
+        assert before.condition.type == "busy"
+        os.kill(town.server_of(agent.agent_id), signal.SIGKILL)
+        await eventually(lambda: returned(town))
+        after = await mayor_status(town)
+        assert (after.session_id, len(town.servers())) == (agent.session_id, 1)
+        assert "was killed by SIGKILL" in town.log("agent.returns")[0]["reason"]
+        kinds = [event.event for event in await town.dispatch.events(agent.agent_id)]
+        assert "turn.taken_up" in kinds
+        await eventually(lambda: idle(town, agent.agent_id))
+
+
+async def returned(town: RealTown) -> bool:
+    changes = [(line["before"], line["after"]) for line in town.log("agent.state")]
+    return changes[-2:] == [("running", "starting"), ("starting", "running")]
+
+
+def reasoner(town: RealTown) -> StartAgentRequest:
+    return StartAgentRequest.model_validate(
+        {
+            "agentId": "reasoner",
+            "rigId": "rig-1",
+            "townId": town.hall.town_id,
+            "role": "triage",
+            "name": "reasoner",
+            "identity": "who reasons",
+            "prompt": "Think.",
+            "model": "anthropic/claude-haiku-4.5",
+            "gitUrl": "",
+            "branch": "",
+            "defaultBranch": "",
+        }
+    )
+
+
+async def idle(town: RealTown, agent_id: str) -> bool:
+    status = await town.dispatch.status(agent_id)
+    return status is not None and status.condition is not None and status.condition.type == "idle"
 
 
 async def test_a_stop_leaves_no_process_of_the_agent(tmp_path):

@@ -44,6 +44,12 @@ class RealTown:
     def servers(self) -> list[int]:
         return [pid for pid in descendants(self.container.pid) if command_of(pid)[1:2] == ["serve"]]
 
+    def server_of(self, agent_id: str) -> int:
+        """The process of an agent's server; 0 when it has none."""
+        wanted = f"GASTOWN_AGENT_ID={agent_id}".encode()
+        found = (pid for pid in self.servers() if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        return next(found, 0)
+
     async def prewarmed(self) -> Health:
         async def ready() -> Health | None:
             health = await self.dispatch.health()

@@ -21,6 +21,7 @@ ALLOWED = {
     (S.STARTING, S.STOPPING),
     (S.STARTING, S.FAILED),
     (S.RUNNING, S.STOPPING),
+    (S.RUNNING, S.STARTING),
     (S.STOPPING, S.EXITED),
     (S.STOPPING, S.FAILED),
 }
@@ -33,7 +34,7 @@ def changes() -> list[str]:
 
 
 @pytest.fixture
-def agent(changes: list[str]) -> Agent:
+async def agent(changes: list[str]) -> Agent:
     return Agent(
         StartAgentRequest.model_validate(start_request("pole-1")),
         workdir="/w",
@@ -49,7 +50,7 @@ def said(agent: Agent, kind: str, *, session: str = "ses_1", **properties: Any) 
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(S, S)))
-def test_only_the_edges_of_the_table_can_be_taken(agent: Agent, before: S, after: S) -> None:
+async def test_only_the_edges_of_the_table_can_be_taken(agent: Agent, before: S, after: S) -> None:
     agent.state = before
     if (before, after) in ALLOWED:
         agent.become(after)
@@ -67,7 +68,7 @@ def test_starting_and_running_agents_are_active() -> None:
     assert set(ACTIVE) == {S.STARTING, S.RUNNING}
 
 
-def test_every_change_of_state_is_announced_and_kept_as_an_event(agent: Agent, changes: list[str]) -> None:
+async def test_every_change_of_state_is_announced_and_kept_as_an_event(agent: Agent, changes: list[str]) -> None:
     agent.become(S.RUNNING)
     agent.become(S.STOPPING, "stopped")
     agent.become(S.EXITED)
@@ -80,26 +81,26 @@ def test_every_change_of_state_is_announced_and_kept_as_an_event(agent: Agent, c
     assert len(changes) == 3
 
 
-def test_the_reason_of_an_end_stays_when_the_next_state_brings_none(agent: Agent) -> None:
+async def test_the_reason_of_an_end_stays_when_the_next_state_brings_none(agent: Agent) -> None:
     agent.become(S.STOPPING, "stopped")
     agent.become(S.EXITED)
     assert agent.exit_reason == "stopped"
 
 
 @pytest.mark.parametrize("state", [S.RUNNING, S.STOPPING, S.FAILED])
-def test_leaving_the_start_settles_it(agent: Agent, state: S) -> None:
+async def test_leaving_the_start_settles_it(agent: Agent, state: S) -> None:
     assert not agent.settled.is_set()
     agent.become(state)
     assert agent.settled.is_set()
 
 
-def test_a_message_is_counted_once_however_often_it_is_updated(agent: Agent) -> None:
+async def test_a_message_is_counted_once_however_often_it_is_updated(agent: Agent) -> None:
     for message in ("m1", "m2", "m1", "m1", "m3"):
         said(agent, "message.updated", info={"id": message})
     assert agent.message_count == 3
 
 
-def test_a_tool_is_active_from_its_call_to_its_end(agent: Agent) -> None:
+async def test_a_tool_is_active_from_its_call_to_its_end(agent: Agent) -> None:
     def tool(part: str, name: str, status: str) -> None:
         said(
             agent,
@@ -117,24 +118,24 @@ def test_a_tool_is_active_from_its_call_to_its_end(agent: Agent) -> None:
         ("p3", "bash", "completed"),
     ):
         tool(part, name, status)
-        seen.append(agent.status().active_tools)
+        seen.append(agent.public().active_tools)
     assert seen == [("bash",), ("bash", "read"), ("bash", "read"), ("bash", "read"), ("bash",), ()]
 
 
-def test_an_event_is_activity_and_is_kept_as_kilo_said_it(agent: Agent) -> None:
+async def test_an_event_is_activity_and_is_kept_as_kilo_said_it(agent: Agent) -> None:
     said(agent, "session.idle", extra=1)
     (event,) = agent._events.after(agent.id, 0)
     assert (event.event, event.data) == ("session.idle", {"sessionID": "ses_1", "extra": 1})
     assert (agent.last_event_type, agent.last_event_at) == ("session.idle", NOW)
 
 
-def test_another_sessions_turn_is_not_the_agents(agent: Agent) -> None:
+async def test_another_sessions_turn_is_not_the_agents(agent: Agent) -> None:
     agent.session_id = "ses_1"
     said(agent, "session.turn.open", session="ses_of_a_subtask")
     assert not agent.turns.is_open
 
 
-def test_what_a_caller_sees_is_an_allow_list(agent: Agent) -> None:
+async def test_what_a_caller_sees_is_an_allow_list(agent: Agent) -> None:
     assert set(agent.public().model_dump(by_alias=True)) == {
         "agentId",
         "rigId",
@@ -157,15 +158,21 @@ def test_what_a_caller_sees_is_an_allow_list(agent: Agent) -> None:
     }
 
 
+def condition(agent: Agent) -> dict[str, Any]:
+    found = agent.condition(stalled_after=300)
+    assert found is not None
+    return found.model_dump(by_alias=True, exclude_unset=True)
+
+
 async def test_a_starting_agents_condition_names_its_phase(agent: Agent) -> None:
     agent.phases.enter("spawn")
-    assert agent.status().condition == {"type": "starting", "phase": "spawn"}
+    assert condition(agent) == {"type": "starting", "phase": "spawn", "reason": None}
 
 
-def test_a_running_agents_condition_is_what_kilo_says_of_it(agent: Agent) -> None:
+async def test_a_running_agents_condition_is_what_kilo_says_of_it(agent: Agent) -> None:
     agent.session_id = "ses_1"
     agent.become(S.RUNNING)
-    seen = [agent.status().condition]
+    seen = [condition(agent)]
     for kind, properties in (
         ("session.turn.open", {}),
         ("session.status", {"status": {"type": "retry", "attempt": 2, "message": "busy", "next": 9}}),
@@ -173,6 +180,11 @@ def test_a_running_agents_condition_is_what_kilo_says_of_it(agent: Agent) -> Non
         ("session.turn.close", {"reason": "completed"}),
     ):
         said(agent, kind, **properties)
-        seen.append(agent.status().condition)
-    retry = {"type": "retry", "attempt": 2, "message": "busy", "next": 9}
-    assert seen == [{"type": "idle"}, {"type": "busy"}, retry, {"type": "busy"}, {"type": "idle"}]
+        seen.append(condition(agent))
+    assert [found["type"] for found in seen] == ["idle", "busy", "retrying", "busy", "idle"]
+    assert {k: v for k, v in seen[2].items() if k != "ageMs"} == {
+        "type": "retrying",
+        "reason": "busy",
+        "attempt": 2,
+        "next": 9,
+    }

@@ -155,8 +155,8 @@ async def test_a_parked_server_that_has_died_is_replaced() -> None:
 
 async def test_a_leased_server_is_not_given_to_another_home_of_the_same_directory() -> None:
     async with open_house() as house:
-        await house.hold(spec("a", cwd="/work/shared"), park=True)
-        await house.hold(spec("b", cwd="/work/shared"))
+        await house.hold(spec("a", cwd="/rooms/shared"), park=True)
+        await house.hold(spec("b", cwd="/rooms/shared"))
         assert house.kilo.order == ["a", "b"]
 
 

@@ -111,7 +111,8 @@ def derive(
         "OPENCODE_CONFIG_CONTENT": config,
     }
     optional = {
-        "GASTOWN_API_URL": live.town.gastown_api_url or defaults.api_url,
+        # A header that says the same address with a slash behind it must not make a prewarmed server unequal.
+        "GASTOWN_API_URL": (live.town.gastown_api_url or defaults.api_url or "").rstrip("/"),
         "GASTOWN_CONTAINER_TOKEN": live.container_token,
         "GASTOWN_SESSION_TOKEN": live.session_token,
         "KILO_ORG_ID": organization,

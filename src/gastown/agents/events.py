@@ -61,10 +61,12 @@ class Turns:
     """The turns of one session, as its events tell them.
 
     The end of a turn is `session.turn.close`; `session.idle` comes twice, early or never (kilo-facts 2).
+    `changes` grows with every turn that opens or closes: who asks the server compares it before and after.
     """
 
     def __init__(self) -> None:
         self.is_open = False
+        self.changes = 0
         self.error: TurnFailed | None = None
         self.condition: dict[str, Any] | None = None
         self.opened = trio.Event()
@@ -86,9 +88,13 @@ class Turns:
         """`spoke` means: there is a verdict on the turn before its first word, or the first word itself."""
         match event.type:
             case "session.turn.open":
-                self.is_open, self._idle = True, trio.Event()
-                self.opened.set()
+                self.changes += 1
+                self._busy()
+            case "session.turn.close" if event.properties.get("reason") == "superseded":
+                self.changes += 1  # the next turn opens at once: not an end of work
+                self.spoke.set()
             case "session.turn.close":
+                self.changes += 1
                 self.is_open = False
                 self._idle.set()
                 if event.properties.get("reason") != "error":
@@ -105,12 +111,18 @@ class Turns:
 
     def lost_track(self, *, busy: bool) -> None:
         """Set what a request found out, where events may have been missed."""
+        self.changes += 1
         if busy:
-            self.is_open, self._idle = True, trio.Event()
-            self.opened.set()
+            self._busy()
         else:
             self.is_open = False
             self._idle.set()
+
+    def _busy(self) -> None:
+        self.is_open = True
+        if self._idle.is_set():
+            self._idle = trio.Event()
+        self.opened.set()
 
     def _status(self, status: dict[str, Any]) -> None:
         kind = status.get("type")

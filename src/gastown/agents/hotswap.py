@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from gastown.agents.life import listen
+from gastown.agents.environment import model_name
+from gastown.agents.listening import listen
 from gastown.agents.model import Agent
 from gastown.agents.services import AgentServices
 from gastown.agents.startup import spec_of
@@ -25,7 +26,7 @@ from gastown.contract.town import RefreshResult
 from gastown.kilo.errors import KiloError
 from gastown.kilo.pool import Lease, Server
 
-__all__ = ["Refresh", "change_model", "refresh_all", "restart"]
+__all__ = ["Refresh", "change_model", "refresh_all", "restart", "restart_when_idle"]
 
 log = structlog.get_logger()
 
@@ -39,31 +40,67 @@ class RestartTimedOut(KiloError):
         super().__init__(f"the new server was not ready after {seconds:g} s (phase {phase}); the old one goes on")
 
 
+class TurnOpened(KiloError):
+    """A turn began while the new server started; the old one goes on with it."""
+
+    def __init__(self) -> None:
+        super().__init__("a turn has begun meanwhile; the old server goes on with it")
+
+
 async def restart(agent: Agent, services: AgentServices, queued: Callable[[], None] = lambda: None) -> bool:
     """Give a running agent a server of its newest spec; False when it has that already.
 
-    The deadline of `services.deadlines.refresh` seconds runs from the moment when a slot is free. `queued` is
-    called in the instant in which the agent takes its place in the queue. Raises `KiloError`, and
-    `AgentNotRunning` when the agent ends meanwhile.
+    An open turn is interrupted and goes on at the new server. The deadline of `services.deadlines.refresh`
+    seconds runs from the moment when a slot is free. `queued` is called in the instant in which the agent takes
+    its place in the queue. Raises `KiloError`, and `AgentNotRunning` when the agent ends meanwhile.
     """
     async with agent.swapping:
         lease = _lease_of(agent)
         if spec_of(agent, services).fingerprint == lease.server.spec.fingerprint:
             return False
-        seconds, phases = services.deadlines.refresh, PhaseLog()
-        phases.enter("queue")
         queued()
-        async with services.restarts:
-            with await services.pool.slots.take(Urgency.REFRESH):
-                with trio.move_on_after(seconds):
-                    await _restart(agent, services, lease, phases)
-                    return True
-                raise RestartTimedOut(seconds, phases.current)
+        await _restart(agent, services, lease, services.deadlines.refresh, only_idle=False)
+        return True
 
 
-async def _restart(agent: Agent, services: AgentServices, lease: Lease, phases: PhaseLog) -> None:
+async def restart_when_idle(agent: Agent, services: AgentServices, *, anyway: bool = False) -> bool:
+    """Like `restart`, at the end of the turn: one that opens while the new server starts puts it off again.
+
+    `anyway`: also when the server is of the newest spec already. Nobody waits, so a spawn has all its time.
+    """
+    while True:
+        await agent.turns.wait_idle()
+        async with agent.swapping:
+            lease = _lease_of(agent)
+            if not anyway and spec_of(agent, services).fingerprint == lease.server.spec.fingerprint:
+                return False
+            try:
+                await _restart(agent, services, lease, services.deadlines.start, only_idle=True)
+            except TurnOpened:
+                continue
+            return True
+
+
+async def _restart(
+    agent: Agent, services: AgentServices, lease: Lease, seconds: float, *, only_idle: bool
+) -> None:
+    phases = PhaseLog()
+    phases.enter("queue")
+    async with services.restarts:
+        with await services.pool.slots.take(Urgency.REFRESH):
+            with trio.move_on_after(seconds):
+                await _replace_server(agent, services, lease, phases, only_idle=only_idle)
+                return
+            raise RestartTimedOut(seconds, phases.current)
+
+
+async def _replace_server(
+    agent: Agent, services: AgentServices, lease: Lease, phases: PhaseLog, *, only_idle: bool
+) -> None:
     successor = await lease.spawn_beside(spec_of(agent, services), phases)
     try:
+        if only_idle and agent.turns.is_open:
+            raise TurnOpened
         await _take_over(agent, lease, successor, phases)
     except BaseException:
         if lease.server is not successor:
@@ -88,19 +125,18 @@ async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: Phas
             agent.listening = hearing
             await lease.replace(successor)
             agent.turns.lost_track(busy=False)
+            agent.progress.another_server()
             if interrupted:
                 await _go_on(agent, successor)
     log.info("agent.restarted", agent_id=agent.id, port=successor.port, turn_resumed=interrupted)
 
 
 async def _go_on(agent: Agent, server: Server) -> None:
-    """Resume the turn that the end of the old server interrupted."""
-    session = str(agent.session_id)
+    """Take up the turn that the end of the old server interrupted, or the prompt that waited behind it."""
     try:
-        if (last := await server.rest.last_turn(session)) is not None:
-            await server.rest.resume(session, last.message_id)
+        await server.rest.take_up(str(agent.session_id), model=model_name(agent.request.model))
     except KiloError as error:
-        log.warning("turn.not_resumed", agent_id=agent.id, reason=str(error))
+        log.warning("turn.not_taken_up", agent_id=agent.id, reason=str(error))
 
 
 async def change_model(agent: Agent, services: AgentServices, change: ModelRequest) -> None:
@@ -130,13 +166,12 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
             frozen = True
     agent.announce()
     if frozen:
-        _nursery_of(agent).start_soon(_restart_when_idle, agent, services, name=f"restart {agent.id}")
+        _nursery_of(agent).start_soon(_renew, agent, services, name=f"restart {agent.id}")
 
 
-async def _restart_when_idle(agent: Agent, services: AgentServices) -> None:
-    await agent.turns.wait_idle()
+async def _renew(agent: Agent, services: AgentServices) -> None:
     try:
-        await restart(agent, services)
+        await restart_when_idle(agent, services)
     except (KiloError, AgentNotRunning) as error:
         log.warning("agent.restart_failed", agent_id=agent.id, reason=str(error))
 
@@ -196,6 +231,9 @@ class Refresh:
         except KiloError as error:
             problem = str(error)
             log.warning("refresh.failed", agent_id=one.agent.id, reason=problem)
+        except Exception as error:  # the boundary of an agent: a bug in its restart is not the others' end
+            problem = f"The restart failed: {type(error).__name__}"
+            log.exception("refresh.crashed", agent_id=one.agent.id)
         finally:
             one.queued.set()
         one.result = RefreshResult(

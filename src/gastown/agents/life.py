@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import NoReturn
 
 import structlog
 import trio
 
+from gastown.agents.comeback import Comebacks, may_return
 from gastown.agents.environment import home_of
+from gastown.agents.listening import listen
 from gastown.agents.model import Agent
 from gastown.agents.services import AgentServices
 from gastown.agents.startup import StartupReport, first_turn, lease_server, open_session, prepare
+from gastown.agents.watchdog import watch
 from gastown.concurrency.slots import Urgency
 from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import AgentState
@@ -18,7 +22,7 @@ from gastown.contract.errors import ControlError, StartDeadlineExceeded, StartFa
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
 
-__all__ = ["LifeOptions", "listen", "live"]
+__all__ = ["LifeOptions", "live"]
 
 log = structlog.get_logger()
 
@@ -82,9 +86,7 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
 
 def _finish(agent: Agent) -> None:
     """The one terminal result of an attempt."""
-    if agent.lease is not None:
-        agent.leftovers = tuple(f"process {pid}" for pid in agent.lease.leftovers)
-        agent.lease = None
+    _forget_lease(agent)
     if agent.failure is not None:
         log.warning(
             "agent.failed", agent_id=agent.id, attempt=agent.attempt, phase=agent.phases.current,
@@ -99,6 +101,12 @@ def _finish(agent: Agent) -> None:
     agent.ended.set()
 
 
+def _forget_lease(agent: Agent) -> None:
+    if agent.lease is not None:
+        agent.leftovers += tuple(f"process {pid}" for pid in agent.lease.leftovers)
+        agent.lease = None
+
+
 async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> None:
     if options.predecessor is not None:
         agent.phases.enter("replace")
@@ -106,16 +114,49 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
     if options.release is not None:
         agent.phases.enter("claimed")
         await options.release.wait()
-    report = StartupReport(agent, services)
     with ExitStack() as calm:
         if agent.request.is_mayor:
             calm.enter_context(services.pool.slots.quiet())
         await prepare(agent, services)
-        async with lease_server(agent, services, options.urgency, report) as lease:
+        await _on_servers(agent, services, options.urgency, calm)
+
+
+async def _on_servers(agent: Agent, services: AgentServices, urgency: Urgency, calm: ExitStack) -> None:
+    """Live on one server, and on another one when that dies and the agent may return."""
+    comebacks = Comebacks()
+    while True:
+        try:
+            await _on_a_server(agent, services, urgency, calm)
+        except Exception as error:
+            pause = comebacks.next() if may_return(agent, error) else None
+            if pause is None:
+                if agent.state is AgentState.RUNNING:
+                    agent.become(AgentState.STOPPING)
+                raise
+            reason = _typed(agent, error).message
+        await _return(agent, reason, pause)
+
+
+async def _return(agent: Agent, reason: str, pause: float) -> None:
+    agent.returning = True
+    _forget_lease(agent)
+    if agent.state is AgentState.RUNNING:
+        agent.become(AgentState.STARTING, reason)
+    log.warning("agent.returns", agent_id=agent.id, reason=reason, seconds=round(pause, 1))
+    agent.phases.enter("pause")
+    await trio.sleep(pause)
+
+
+async def _on_a_server(agent: Agent, services: AgentServices, urgency: Urgency, calm: ExitStack) -> NoReturn:
+    report = StartupReport(agent, services)
+    with trio.CancelScope() as starting:
+        if agent.returning:
+            starting.deadline = trio.current_time() + services.deadlines.start
+        async with lease_server(agent, services, urgency, report) as lease:
             agent.lease = lease
             if agent.is_resumed:
                 # Nobody waits for a resume, so its clock starts when its turn has come.
-                agent.scope.deadline = trio.current_time() + services.deadlines.start
+                starting.deadline = trio.current_time() + services.deadlines.start
             try:
                 old_session = await open_session(agent, lease.server)
                 report.reached("session_created")
@@ -123,19 +164,25 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
                     await _follow(agent, lease.server, nursery)
                     await first_turn(agent, services, lease, old_session=old_session)
                     calm.close()
+                    starting.deadline = float("inf")
                     _running(agent, lease)
+                    nursery.start_soon(watch, agent, services, name=f"watchdog {agent.id}")
                     await trio.sleep_forever()
-            finally:
-                if agent.state is AgentState.RUNNING:
+            except BaseException as error:
+                if agent.state is AgentState.RUNNING and not may_return(agent, error):
                     agent.become(AgentState.STOPPING)
+                raise
+            finally:
                 agent.nursery = agent.listening = None
                 if agent.successor_waits:
                     with trio.move_on_after(_ABORT_SECONDS, shield=True):
                         await _leave_to_successor(agent, lease)
+    raise StartDeadlineExceeded(agent.id, agent.phases.current, services.deadlines.start)
 
 
 async def _follow(agent: Agent, server: Server, nursery: trio.Nursery) -> None:
     agent.phases.enter("events")
+    agent.progress.another_server()
     agent.nursery = nursery
     agent.listening = await nursery.start(listen, agent, server, name=f"events {agent.id}")
 
@@ -145,22 +192,6 @@ def _running(agent: Agent, lease: Lease) -> None:
     agent.phases.close()
     agent.scope.deadline = float("inf")
     agent.become(AgentState.RUNNING)
-
-
-async def listen(agent: Agent, server: Server, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-    """Follow a server's events; reports started with the scope that ends it. Raises `ServerDied` if it dies."""
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await server.ended.wait()
-                nursery.cancel_scope.cancel(reason="the server has ended")
-
-            nursery.start_soon(watch, name=f"watch {agent.id}")
-            await nursery.start(server.follow, agent.take, name=f"stream {agent.id}")
-            task_status.started(scope)
-        # Raised outside of the nursery, so that it is a plain exception and not a group of one.
-        raise server.death()
 
 
 async def _leave_to_successor(agent: Agent, lease: Lease) -> None:

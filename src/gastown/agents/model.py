@@ -12,8 +12,9 @@ import structlog
 import trio
 
 from gastown.agents.events import EventLog, Turns
+from gastown.agents.progress import Progress
 from gastown.concurrency.phases import PhaseLog
-from gastown.contract.agents import AgentState, AgentStatus, PublicAgent, StartAgentRequest
+from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError
 from gastown.kilo.pool import Lease
 from gastown.kilo.stream import KiloEvent
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 
 EDGES: Mapping[AgentState, frozenset[AgentState]] = {
     AgentState.STARTING: frozenset({AgentState.RUNNING, AgentState.STOPPING, AgentState.FAILED}),
-    AgentState.RUNNING: frozenset({AgentState.STOPPING}),
+    AgentState.RUNNING: frozenset({AgentState.STOPPING, AgentState.STARTING}),  # starting: its server has died
     AgentState.STOPPING: frozenset({AgentState.EXITED, AgentState.FAILED}),
     AgentState.EXITED: frozenset(),
     AgentState.FAILED: frozenset(),
@@ -44,7 +45,8 @@ class Agent:
     `scope` cancels its life; `settled` is set when its start has ended, well or badly, and `ended` when nothing
     of it is left. `failure` is the one terminal error, if it failed. `nursery` and `listening` belong to its
     life and are there while it has a server. `swapping` is held for a whole change of server, `switching` only
-    for the moment in which one server takes over from the other: no prompt may be sent then.
+    for the moment in which one server takes over from the other: no prompt may be sent then. `returning` is
+    set once a server of it has died and it is coming back, or has come back.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class Agent:
         self.session_id: str | None = None
         self.lease: Lease | None = None
         self.turns = Turns()
+        self.progress = Progress(self.turns)
+        self.returning = False
         self.phases = PhaseLog(self._entered)
         self.scope = trio.CancelScope()
         self.settled = trio.Event()
@@ -87,6 +91,7 @@ class Agent:
         self.last_event_at: datetime | None = None
         self._tools: dict[str, str] = {}
         self._messages: OrderedDict[str, None] = OrderedDict()
+        self.newest_message: str | None = None
         self.message_count = 0
 
     @property
@@ -111,8 +116,13 @@ class Agent:
         if state is not AgentState.STARTING:
             self.settled.set()
         log.info("agent.state", agent_id=self.id, attempt=self.attempt, before=before, after=state, reason=reason)
-        self._events.append(self.id, "agent.status", {"status": state, "reason": reason})
+        self._keep("agent.status", {"status": state, "reason": reason})
         self._on_change()
+
+    def record(self, event: str, data: dict[str, Any]) -> None:
+        """Keep an event of our own beside kilo's, and log it."""
+        log.info(event, agent_id=self.id, attempt=self.attempt, **data)
+        self._keep(event, data)
 
     def announce(self) -> None:
         """Something that the registry must know has changed."""
@@ -122,12 +132,13 @@ class Agent:
         """An event of this agent's server."""
         self.last_event_type = event.type
         self.last_event_at = self.last_activity_at = self._now()
-        self._events.append(self.id, event.type, event.properties)
+        self._keep(event.type, event.properties)
         if event.session_id == self.session_id:
             self.turns.take(event)
+            self.progress.take(event)
         match event.type:
             case "message.updated":
-                self._count_message(str((event.properties.get("info") or {}).get("id")))
+                self._count_message(event)
             case "message.part.updated":
                 self._follow_tool(event.properties.get("part") or {})
             case _:
@@ -147,8 +158,16 @@ class Agent:
             organization_id=self.request.organization_id,
         )
 
-    def status(self) -> AgentStatus:
-        return AgentStatus(**self._view(), condition=self._condition())
+    def status(self, stalled_after: float) -> AgentStatus:
+        return AgentStatus(**self._view(), condition=self.condition(stalled_after))
+
+    def condition(self, stalled_after: float) -> Condition | None:
+        """How it gets on; None once it has ended. `stalled_after`: seconds of silence that a busy one may have."""
+        if self.state is AgentState.STARTING:
+            return Condition(type="starting", phase=self.phases.current, reason=self.exit_reason)
+        if self.state is not AgentState.RUNNING:
+            return None
+        return self.progress.condition(stalled_after)
 
     def _view(self) -> dict[str, Any]:
         return {
@@ -163,17 +182,17 @@ class Agent:
             "exit_reason": self.exit_reason,
         }
 
-    def _condition(self) -> dict[str, Any] | None:
-        if self.state is AgentState.STARTING:
-            return {"type": "starting", "phase": self.phases.current}
-        if self.state is not AgentState.RUNNING:
-            return None
-        return self.turns.condition or {"type": "busy" if self.turns.is_open else "idle"}
+    def _keep(self, event: str, data: dict[str, Any]) -> None:
+        """The one place where an event of this agent is recorded."""
+        self._events.append(self.id, event, data)
 
     def _entered(self, phase: str) -> None:
         log.info("agent.phase", agent_id=self.id, attempt=self.attempt, phase=phase)
 
-    def _count_message(self, message_id: str) -> None:
+    def _count_message(self, event: KiloEvent) -> None:
+        message_id = str((event.properties.get("info") or {}).get("id"))
+        if event.session_id == self.session_id:
+            self.newest_message = max(self.newest_message or "", message_id)
         if message_id in self._messages:
             return
         self.message_count += 1

@@ -13,7 +13,7 @@ from gastown.agents.life import LifeOptions, live
 from gastown.agents.model import Agent
 from gastown.agents.services import AgentServices
 from gastown.concurrency.slots import Urgency
-from gastown.contract.agents import AgentState, StartAgentRequest, StopAnswer
+from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound, AgentNotRunning
 from gastown.contract.worker import RegistryEntry
 from gastown.git.workspace import WorkspacePaths
@@ -87,6 +87,10 @@ class Roster:
         self._cancel(agent, reason)
         await agent.ended.wait()
         return StopAnswer(leftovers=agent.leftovers)
+
+    def status(self, agent_id: str) -> AgentStatus:
+        """Of the newest attempt of that id; raises `AgentNotFound`."""
+        return self.get(agent_id).status(self.services.deadlines.stalled)
 
     async def message(self, agent_id: str, prompt: str) -> None:
         """Give a running agent another prompt. It is queued behind the turn that is open."""

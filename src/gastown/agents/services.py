@@ -21,11 +21,15 @@ __all__ = ["AgentServices", "Deadlines"]
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds. `start` counts from a request's arrival, `refresh` per agent from the moment it has a slot."""
+    """Seconds. `start` counts from a request's arrival, `refresh` per agent from the moment it has a slot.
+
+    `stalled` is how long a busy agent may be silent before its condition says so.
+    """
 
     start: float
     refresh: float
     first_word: float
+    stalled: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,5 @@ class AgentServices:
     restarts: trio.CapacityLimiter
     """At most half of the slots restart at a time: a restart has seconds, and a fresh start must find a slot."""
     now: Callable[[], datetime]
+    server_rss_mb: int = 0
+    """A server above this is replaced at the end of its turn; 0 is no limit."""

@@ -125,11 +125,11 @@ async def lease_server(
 async def open_session(agent: Agent, server: Server) -> bool:
     """Find or make the agent's session; returns whether it is an old one.
 
-    A mayor goes on with the newest session of its directory, and so does every resumed agent.
+    A mayor goes on with the newest session of its directory, and so does every agent that was there before.
     """
     agent.phases.enter("session")
     try:
-        goes_on = agent.request.is_mayor or agent.is_resumed
+        goes_on = agent.request.is_mayor or agent.is_resumed or agent.returning
         if goes_on and (known := await server.rest.sessions(agent.workdir)):
             agent.session_id = known[0].id
             return True
@@ -147,12 +147,10 @@ async def first_turn(agent: Agent, services: AgentServices, lease: Lease, *, old
     agent.phases.enter("initial_prompt")
     rest, session = lease.server.rest, str(agent.session_id)
     agent.turns.expect()
-    if agent.is_resumed and old_session:
-        last = await rest.last_turn(session)
-        if last is None or last.completed:
+    if (agent.is_resumed or agent.returning) and old_session:
+        if not await rest.take_up(session, model=model_name(agent.request.model)):
             return
-        log.info("turn.resumed", agent_id=agent.id, message_id=last.message_id)
-        await rest.resume(session, last.message_id)
+        agent.record("turn.taken_up", {"reason": "The turn was interrupted, or its prompt still waited"})
     elif agent.request.prompt:
         await rest.prompt(
             session,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -187,7 +187,24 @@ class PublicAgent(_AgentView):
     organization_id: str | None
 
 
+class Condition(Wire):
+    """How a starting or running agent gets on, why, and for how long.
+
+    Types: `starting` names its phase. `idle` and `busy`. `retrying` and `offline` are what kilo says of its
+    gateway (`attempt`, and `next` in epoch milliseconds). `waiting`: a permission or a question is open.
+    `stalled`: busy without an event while the server answers. `wedged`: the server does not answer; it is
+    restarted soon.
+    """
+
+    type: str
+    phase: str | None = None
+    reason: str | None = None
+    age_ms: int | None = None
+    attempt: int | None = None
+    next: int | None = None
+
+
 class AgentStatus(_AgentView):
     """`GET /agents/:id/status`."""
 
-    condition: dict[str, Any] | None = None
+    condition: Condition | None = None

@@ -104,7 +104,7 @@ async def system_prompt(agent_id: str) -> Response:
 @routes.get("/agents/<agent_id>/status", answers={200: AgentStatus})
 async def status(agent_id: str) -> Response:
     """What an agent is doing."""
-    return reply(town().roster.get(agent_id).status())
+    return reply(town().roster.status(agent_id))
 
 
 @routes.get("/agents/<agent_id>/events", answers={200: EventPage})

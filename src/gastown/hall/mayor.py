@@ -195,10 +195,9 @@ async def _look_after(dispatch: Dispatch, mayor_id: str) -> str:
     if status is None or status.status in (AgentState.EXITED, AgentState.FAILED):
         reason = status.exit_reason if status is not None else None
         raise MayorLost(f"the mayor ended before its turn did: {reason or 'no reason given'}")
-    if status.condition is None:
+    if status.condition is None or status.condition.type == "busy":
         return ""
-    kind = status.condition.get("type", "held up")
-    return f"the mayor's session is in {kind}: {status.condition.get('message', 'no message')}"
+    return f"the mayor's session is {status.condition.type}: {status.condition.reason or 'no reason given'}"
 
 
 def _inner(data: dict[str, Any], key: str) -> dict[str, Any]:

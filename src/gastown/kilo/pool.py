@@ -62,11 +62,12 @@ class Server:
     async def follow(
         self,
         take: Callable[[KiloEvent], None],
+        reconnected: Callable[[], None],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every event to `take` until cancelled. See `follow_events`."""
-        await follow_events(self._client, self.url, take, task_status=task_status)
+        await follow_events(self._client, self.url, take, reconnected, task_status=task_status)
 
     def lease_out(self) -> None:
         self.leased, self.free = True, trio.Event()
@@ -163,15 +164,15 @@ class ServerPool:
         """A ready server for the length of the block: a parked one of equal spec, else a new one.
 
         `make_spec` is asked again when the wait for a slot is over, since credentials may have changed
-        meanwhile; its working directory may not change.
+        meanwhile; its working directory and its home may not change.
 
-        Everything that happens to one working directory happens under its lock: two callers never spawn
-        twice, a server that another lease has is waited for, and a parked server of an unequal spec is
+        Everything that happens to one working directory and home happens under its lock: two callers never
+        spawn twice, a server that another lease has is waited for, and a parked server of an unequal spec is
         retired before its successor starts. The wait for others and for a slot is the phase `queue`, then
         come `spawn` and `instance`. A slot that was needed stays taken until `settled()`. Raises `ServerDied`,
         `SpawnTimedOut`, `NotReady` or `KiloRefused`.
         """
-        lock = self._locks.of(make_spec().cwd)
+        lock = self._locks.of("\0".join(make_spec().key))
         if lock.locked():
             phases.enter("queue")
         async with lock:

@@ -62,12 +62,7 @@ class KiloRest:
         self, session: str, text: str, *, model: str | None = None, system: str | None = None
     ) -> None:
         """Queue a prompt. The 204 says nothing about success: only `session.turn.open` does (kilo-facts 2)."""
-        body: dict[str, Any] = {"parts": [{"type": "text", "text": text}]}
-        if model is not None:
-            name = ModelName.parse(model)
-            body["model"] = {"providerID": name.provider, "modelID": name.model}
-        if system:
-            body["system"] = system
+        body = _prompt([{"type": "text", "text": text}], model, system)
         await self._call("POST", f"/session/{session}/prompt_async", body)
 
     async def abort(self, session: str) -> None:
@@ -79,18 +74,50 @@ class KiloRest:
 
     async def last_turn(self, session: str) -> Turn | None:
         """The newest assistant message, or None when the conversation ends with something else."""
-        messages = await self._call("GET", f"/session/{session}/message", query={"limit": "1"})
+        messages = await self.messages(session, newest=1)
         if not messages or messages[-1]["info"]["role"] != "assistant":
             return None
-        info = messages[-1]["info"]
-        aborted = (info.get("error") or {}).get("name") == "MessageAbortedError"
-        return Turn(info["id"], "completed" in info.get("time", {}) and not aborted)
+        return _turn(messages[-1]["info"])
+
+    async def messages(self, session: str, *, newest: int) -> list[dict[str, Any]]:
+        """The newest messages as kilo gives them, `{info, parts}` each, the oldest of them first."""
+        path = f"/session/{session}/message"
+        found: list[dict[str, Any]] = await self._call("GET", path, query={"limit": str(newest)})
+        return found
+
+    async def take_up(self, session: str, *, model: str) -> bool:
+        """Go on where the conversation was broken off; False when nothing is left to do.
+
+        An interrupted turn is resumed. A prompt that waited for its turn is stored but no longer queued: it is
+        sent again under its own ids, which stores nothing twice (both measured on 7.7.7).
+        """
+        messages = await self.messages(session, newest=1)
+        if not messages:
+            return False
+        info, parts = messages[-1]["info"], messages[-1]["parts"]
+        if info["role"] == "assistant":
+            turn = _turn(info)
+            if turn.completed:
+                return False
+            await self.resume(session, turn.message_id)
+            return True
+        body = _prompt(
+            [{"id": part["id"], "type": "text", "text": part["text"]} for part in parts if part["type"] == "text"],
+            model,
+            info.get("system"),
+        )
+        await self._call("POST", f"/session/{session}/prompt_async", {"messageID": info["id"], **body})
+        return True
 
     async def status(self, session: str, directory: str) -> dict[str, Any]:
         """`{"type": "idle"}`, or what kilo says: busy, retry or offline, with details."""
         answer = await self._call("GET", "/session/status", query={"directory": directory})
         found: dict[str, Any] = answer.get(session, {"type": "idle"})
         return found
+
+    async def retry_network(self, request: str, directory: str) -> None:
+        """Tell an offline session to ask its gateway again now; it would wait for ever (kilo-facts 2)."""
+        await self._call("POST", f"/network/{request}/reply", {}, {"directory": directory})
 
     async def set_model(self, session: str, model: str) -> None:
         """Change the model of a session from its next turn on; a running turn is not touched."""
@@ -122,6 +149,21 @@ class KiloRest:
             name, message = _error_of(answer)
             raise KiloRefused(method, path, answer.status_code, name, message)
         return answer.json() if answer.content else None
+
+
+def _prompt(parts: list[dict[str, str]], model: str | None, system: str | None) -> dict[str, Any]:
+    body: dict[str, Any] = {"parts": parts}
+    if model is not None:
+        name = ModelName.parse(model)
+        body["model"] = {"providerID": name.provider, "modelID": name.model}
+    if system:
+        body["system"] = system
+    return body
+
+
+def _turn(info: dict[str, Any]) -> Turn:
+    aborted = (info.get("error") or {}).get("name") == "MessageAbortedError"
+    return Turn(info["id"], "completed" in info.get("time", {}) and not aborted)
 
 
 def _error_of(answer: httpx2.Response) -> tuple[str, str]:

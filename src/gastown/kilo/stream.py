@@ -36,19 +36,23 @@ async def follow_events(
     client: httpx2.AsyncClient,
     url: str,
     take: Callable[[KiloEvent], None],
+    reconnected: Callable[[], None],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Give every session event to `take`, for ever; reports started when the first connection stands.
 
-    A stream that ends or breaks is opened again with back-off: whether the server still lives is not this
-    task's to know; whoever owns the server cancels it. `take` must not block.
+    A stream that ends or breaks is opened again with back-off, and `reconnected` called each time that it
+    stands again: kilo replays nothing, so events may be missing. Whether the server still lives is not this
+    task's to know; whoever owns the server cancels it. `take` and `reconnected` must not block.
     """
     started = False
 
     def connected() -> None:
         nonlocal started
-        if not started:
+        if started:
+            reconnected()
+        else:
             started = True
             task_status.started()
 
