@@ -138,6 +138,12 @@ class FakeKilo:
             again = {"type": f"{kind}.1", "seq": next(self._ids), "aggregateID": session.id, "data": whole}
             self._publish({"type": "sync", "syncEvent": again}, session.directory)
 
+    def end_streams(self) -> None:
+        """End every event stream cleanly, as kilo does with those of one directory."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
     def interrupt(self) -> None:
         """What TERM does to open turns."""
         for name in self._work:
@@ -236,7 +242,7 @@ class FakeKilo:
                 continue
             try:
                 listener.send_nowait(f"data: {json.dumps(beat)}\n\n")
-            except (trio.WouldBlock, trio.BrokenResourceError):
+            except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
                 return
 
     def _prompt(self, session: Session, body: Any) -> Answer:
