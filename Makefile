@@ -16,7 +16,7 @@ ASYNC_OFF := ASYNC114,ASYNC124,ASYNC128,ASYNC9
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: setup
 setup: $(INSTALLED) $(KILO) ## make .venv and .tools from the locks; does nothing when they are newer
@@ -62,6 +62,14 @@ lint: setup ## ruff, flake8-async, mypy and pyright
 .PHONY: bench
 bench: setup ## times a boot: make bench ARGS='--help'
 	@.venv/bin/python bench/boot.py $(ARGS)
+
+.PHONY: bench-events
+bench-events: setup ## events a second to websockets and to the worker: make bench-events ARGS='--help'
+	@.venv/bin/python bench/events.py $(ARGS)
+
+.PHONY: bench-git
+bench-git: setup ## times a polecat's start on a repository: make bench-git ARGS='--help'
+	@.venv/bin/python -m bench.git $(ARGS)
 
 .PHONY: lock
 lock: ## remake the locks: make lock ARGS=--upgrade

@@ -66,10 +66,10 @@ def _serve() -> int:
 def _openapi() -> int:
     import trio
 
-    from gastown.control.app import ROUTES
+    from gastown.control.app import ROUTES, SOCKETS
     from gastown.control.openapi import describe
 
-    print(json.dumps(trio.run(describe, ROUTES), indent=2, sort_keys=True))
+    print(json.dumps(trio.run(describe, ROUTES, SOCKETS), indent=2, sort_keys=True))
     return 0
 
 

@@ -13,12 +13,14 @@ services nursery                  a crash of a service in here ends the process,
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -27,36 +29,67 @@ import trio
 from pydantic import SecretStr
 
 from gastown import logs
-from gastown.agents.environment import ChildDefaults
+from gastown.agents.brokering import TownUpstreams
+from gastown.agents.drain import Drain, DrainParts, run_drain
+from gastown.agents.environment import ChildDefaults, dashboard_file
 from gastown.agents.events import EventLog
+from gastown.agents.farewell import FarewellParts
+from gastown.agents.pulse import pulse
+from gastown.agents.repositories import git_of
 from gastown.agents.roster import open_roster
 from gastown.agents.services import AgentServices, Deadlines
 from gastown.boot.hydrate import Hydration, hydrate
 from gastown.boot.report import BootReport
+from gastown.broker.listener import Broker, open_broker, upstream_client
+from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.leaving import Leaving
 from gastown.concurrency.slots import PrioritySlots
+from gastown.contract.tools import plugin_file
 from gastown.contract.town import TownConfig
+from gastown.contract.worker import ToolsMissing
 from gastown.control.app import create_app
-from gastown.control.context import DrainFlag, Town
+from gastown.control.context import Town
 from gastown.control.server import listen_on, serve_app
+from gastown.git.access import HelperAccess
+from gastown.git.command import GitRunner, run_git
+from gastown.git.credentials import GitCredentials
+from gastown.git.helper_service import open_helper_service
+from gastown.git.repos import open_repositories
+from gastown.git.rig import GitLimits, Tools
 from gastown.git.workspace import WorkspacePaths
 from gastown.kilo.binary import find_kilo
-from gastown.kilo.pool import open_pool
+from gastown.kilo.pool import Refused, open_pool
 from gastown.kilo.server import Launcher, launch
 from gastown.settings import Settings
 from gastown.worker.client import WorkerClient
+from gastown.worker.git_tokens import GitTokens
+from gastown.worker.heartbeat import open_heartbeats
+from gastown.worker.nudges import NudgeDesk
+from gastown.worker.outbox import open_outbox
 from gastown.worker.registry import RegistryWriter, open_registry_writer
+from gastown.worker.reports import open_reports
 from gastown.worker.snapshots import Snapshots
 from gastown.worker.telemetry import open_telemetry
 from gastown.worker.tokens import Credentials, LiveCredentials
 
-__all__ = ["Open", "Parts", "open_town", "serve"]
+__all__ = ["Open", "Parts", "drain_parts", "open_town", "serve"]
 
 log = structlog.get_logger()
 
 START_MARGIN_SECONDS = 2.0
 """A start answers this long before its caller gives up, so that the caller hears why."""
+
+
+DEFAULT_GATEWAY = "https://api.kilo.ai"
+"""What kilo talks to when it is told nothing."""
+
+
+@asynccontextmanager
+async def listening_broker(upstreams: Upstreams) -> AsyncIterator[Broker]:
+    """A broker on a loopback port, with a client of its own."""
+    async with upstream_client() as client, open_broker(client, upstreams) as broker:
+        yield broker
 
 
 @dataclass(frozen=True)
@@ -71,15 +104,18 @@ class Parts:
     now: Callable[[], datetime]
     process_start: float
     """When the process started, on Trio's clock."""
+    git: GitRunner = run_git
+    open_broker: Callable[[Upstreams], AbstractAsyncContextManager[Broker]] = listening_broker
 
 
 @dataclass(frozen=True)
 class Open:
-    """An open town: what serves, what hydrates, what is written last. The latter two need a worker."""
+    """An open town: what serves, what hydrates, what is written last. All but the first need a worker."""
 
     town: Town
     hydration: Hydration | None
     registry: RegistryWriter | None
+    worker: WorkerClient | None
 
 
 @asynccontextmanager
@@ -88,30 +124,8 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
     settings = parts.settings
     credentials = LiveCredentials(initial_credentials(settings))
     worker = open_worker(settings, parts.worker_client, credentials)
-    slots = PrioritySlots(settings.gastown_spawn_slots)
     async with AsyncExitStack() as stack:
-        telemetry = await stack.enter_async_context(open_telemetry(worker))
-        pool = await stack.enter_async_context(
-            open_pool(parts.launch, parts.kilo_client, slots, spawn_seconds=settings.gastown_spawn_seconds)
-        )
-        services = AgentServices(
-            pool=pool,
-            snapshots=Snapshots(worker),
-            telemetry=telemetry,
-            credentials=credentials,
-            defaults=child_defaults(settings, parts.kilo_bin),
-            paths=WorkspacePaths(settings.gastown_workspace_root),
-            events=EventLog(parts.now),
-            deadlines=Deadlines(
-                start=settings.gastown_start_seconds,
-                refresh=settings.gastown_refresh_seconds,
-                first_word=settings.gastown_first_word_seconds,
-                stalled=settings.gastown_stalled_seconds,
-            ),
-            restarts=trio.CapacityLimiter(max(1, slots.capacity // 2)),
-            now=parts.now,
-            server_rss_mb=settings.gastown_server_rss_mb,
-        )
+        services = await open_services(stack, parts, worker, credentials)
         writers: list[RegistryWriter] = []
 
         def changed() -> None:
@@ -121,6 +135,9 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         roster = await stack.enter_async_context(open_roster(services, changed))
         if worker is not None:
             writers.append(await stack.enter_async_context(open_registry_writer(worker, roster.registry)))
+        await stack.enter_async_context(
+            open_heartbeats(worker, partial(pulse, roster, secrets.token_hex(8)), services.reports.container_ready)
+        )
         background = await stack.enter_async_context(trio.open_nursery())
         report, gate = BootReport(parts.process_start), HydrationGate()
         town = Town(
@@ -128,20 +145,87 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             services=services,
             gate=gate,
             report=report,
-            drain=DrainFlag(),
+            drain=Drain(Leaving(settings.gastown_drain_seconds)),
             background=background,
-            dashboard_file=Path(settings.gastown_agent_home_root) / "gastown-dashboard-context.json",
+            dashboard_file=Path(dashboard_file(settings.gastown_agent_home_root)),
             started_at=parts.now(),
             process_start=parts.process_start,
             start_seconds=settings.gastown_start_seconds,
             start_margin=min(START_MARGIN_SECONDS, settings.gastown_start_seconds / 10),
             now=parts.now,
+            town_id=settings.gastown_town_id,
+            require_tickets=settings.gastown_require_tickets,
         )
         hydration = None
         if worker is not None:
             hydration = Hydration(gate, worker, roster, writers[0], report, settings.gastown_gate_seconds)
-        yield Open(town, hydration, writers[0] if writers else None)
+        yield Open(town, hydration, writers[0] if writers else None, worker)
         background.cancel_scope.cancel(reason="the town closes")
+
+
+async def open_services(
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, credentials: LiveCredentials
+) -> AgentServices:
+    """What every agent's life needs, for as long as `stack` is open."""
+    settings = parts.settings
+    slots = PrioritySlots(settings.gastown_spawn_slots)
+    telemetry = await stack.enter_async_context(open_telemetry(worker))
+    reports = await stack.enter_async_context(open_reports(worker))
+    outbox = await stack.enter_async_context(
+        open_outbox(
+            worker,
+            most=settings.gastown_outbox_events,
+            most_bytes=settings.gastown_outbox_mb * 1024 * 1024,
+        )
+    )
+    # Before the first spawn, and until the last server is gone.
+    broker = await open_agents_broker(stack, parts, worker, credentials)
+    pool = await stack.enter_async_context(
+        open_pool(
+            parts.launch,
+            parts.kilo_client,
+            slots,
+            spawn_seconds=settings.gastown_spawn_seconds,
+            on_refused=lambda refused: telemetry.send(tools_missing(refused)),
+        )
+    )
+    git_tools = await open_git(stack, parts, worker, credentials)
+    defaults = child_defaults(settings, parts.kilo_bin, git_tools.access)
+    repositories = await stack.enter_async_context(open_repositories(git_tools))
+    return AgentServices(
+        pool=pool,
+        snapshots=Snapshots(worker, settings.gastown_snapshot_mb * 1024 * 1024),
+        telemetry=telemetry,
+        credentials=credentials,
+        defaults=defaults,
+        paths=git_tools.paths,
+        repositories=repositories,
+        events=EventLog(parts.now),
+        deadlines=Deadlines(
+            start=settings.gastown_start_seconds,
+            refresh=settings.gastown_refresh_seconds,
+            first_word=settings.gastown_first_word_seconds,
+            stalled=settings.gastown_stalled_seconds,
+            idle=settings.agent_idle_timeout_ms / 1000,
+            refinery_idle=settings.refinery_idle_timeout_ms / 1000,
+        ),
+        restarts=trio.CapacityLimiter(max(1, slots.capacity // 2)),
+        now=parts.now,
+        outbox=outbox,
+        reports=reports,
+        nudges=NudgeDesk(worker, reports),
+        broker=broker,
+        server_rss_mb=settings.gastown_server_rss_mb,
+    )
+
+
+def tools_missing(refused: Refused) -> ToolsMissing:
+    env = refused.spec.env
+    return ToolsMissing(
+        town_id=env["GASTOWN_TOWN_ID"],
+        agent_id=env["GASTOWN_AGENT_ID"],
+        missing=tuple(refused.reason.missing),
+    )
 
 
 def initial_credentials(settings: Settings) -> Credentials:
@@ -164,7 +248,43 @@ def open_worker(
     return WorkerClient(client, settings.gastown_api_url, settings.gastown_town_id, credentials)
 
 
-def child_defaults(settings: Settings, kilo_bin: str) -> ChildDefaults:
+async def open_agents_broker(
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, credentials: LiveCredentials
+) -> Broker | None:
+    """The broker for as long as `stack` is open; None when agents get the credentials themselves."""
+    settings = parts.settings
+    if not settings.gastown_broker:
+        log.warning("broker.off", consequence="agents hold the credentials of the town")
+        return None
+    gateway_url = (settings.kilo_api_url or DEFAULT_GATEWAY).rstrip("/")
+    upstreams = TownUpstreams(worker, credentials, settings.gastown_api_url, gateway_url)
+    return await stack.enter_async_context(parts.open_broker(upstreams))
+
+
+async def open_git(
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, live: LiveCredentials
+) -> Tools:
+    """git's credentials and the service that gives them out, for as long as `stack` is open."""
+    settings, token = parts.settings, parts.settings.kilocode_token
+    source = GitTokens(
+        worker,
+        parts.worker_client,
+        live,
+        cloud_url=settings.kilo_cloud_url,
+        kilocode_token=token.get_secret_value() if token else None,
+    )
+    credentials = GitCredentials(lambda: live.current.town.git_auth, source)
+    return Tools(
+        run=parts.git,
+        env=settings.base_env,
+        paths=WorkspacePaths(settings.gastown_workspace_root),
+        credentials=credentials,
+        access=await stack.enter_async_context(open_helper_service(credentials)),
+        limits=GitLimits(clone=settings.gastown_clone_seconds, operation=settings.gastown_git_seconds),
+    )
+
+
+def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None = None) -> ChildDefaults:
     token = settings.kilocode_token
     return ChildDefaults(
         kilo_bin=kilo_bin,
@@ -175,6 +295,8 @@ def child_defaults(settings: Settings, kilo_bin: str) -> ChildDefaults:
         kilocode_token=token.get_secret_value() if token else None,
         organization_id=settings.gastown_organization_id,
         mayor_tools=frozenset(settings.gastown_mayor_tools),
+        plugin=plugin_file().as_uri(),
+        git=git,
     )
 
 
@@ -198,19 +320,21 @@ async def serve(settings: Settings) -> None:
         )
         async with open_town(parts) as opened:
             current = opened.town.services.credentials
-            logs.configure(lambda: _secrets(settings, current.current))
-            leaving = Leaving(settings.gastown_drain_seconds)
+            git = opened.town.services.repositories.tools.credentials
+            logs.configure(lambda: [*_secrets(settings, current.current), *git.secrets()])
+            leaving = opened.town.drain.leaving
             async with trio.open_nursery() as watches:
                 await watches.start(leaving.heed_signals, name="signals")
                 if settings.gastown_parent_pid is not None:
                     watches.start_soon(leaving.watch_parent, settings.gastown_parent_pid, name="parent watch")
-                await _serve_until_told(opened, listener, leaving)
+                await _serve_until_told(opened, listener)
                 watches.cancel_scope.cancel(reason="the server has stopped")
     log.info("container.left")
 
 
-async def _serve_until_told(opened: Open, listener: socket.socket, leaving: Leaving) -> None:
+async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
     """The front: the server, beside it boot hydration, then the drain while the server still answers."""
+    leaving = opened.town.drain.leaving
     stop, hydrating = trio.Event(), trio.CancelScope()
     host, port = listener.getsockname()[:2]
     async with trio.open_nursery() as front:
@@ -218,8 +342,10 @@ async def _serve_until_told(opened: Open, listener: socket.socket, leaving: Leav
         log.info("container.serving", host=host, port=port)
         front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
         await leaving.told.wait()
+        leaving.arm_last_resort()
         hydrating.cancel(reason="the container drains")
-        await drain(opened, leaving.budget)
+        await run_drain(opened.town.drain, drain_parts(opened))
+        opened.town.services.events.hub.close("The container stops")
         stop.set()
 
 
@@ -234,14 +360,20 @@ async def _hydrate(hydration: Hydration | None, scope: trio.CancelScope) -> None
             await hydrate(hydration)
 
 
-async def drain(opened: Open, budget: trio.CancelScope) -> None:
-    """Take no new agents, end those that are there, and have the registry written, in one budget."""
-    opened.town.drain.is_set = True
-    with budget:
-        await opened.town.roster.evict_all()
-        if opened.registry is not None:
-            await opened.registry.flushed()
-    log.info("container.drained", in_time=not budget.cancelled_caught)
+def drain_parts(opened: Open) -> DrainParts:
+    """What a farewell of this town works with."""
+    town, flushes = opened.town, {}
+    if opened.registry is not None:
+        services = town.services
+        flushes = {
+            "registry": opened.registry.flushed,
+            "reports": services.reports.flushed,
+            "events": services.outbox.flushed,
+        }
+    farewell = FarewellParts(
+        town.roster, town.services, opened.worker, lambda request: git_of(request, town.services)
+    )
+    return DrainParts(farewell, flushes)
 
 
 def _process_age() -> float:

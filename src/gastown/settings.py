@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gastown.contract.identifiers import TownId
+from gastown.contract.tools import mayor_tools
 
 __all__ = ["BadSettings", "Settings", "load"]
 
@@ -70,7 +71,7 @@ class Settings(BaseSettings):
     kilocode_token: Annotated[Secret, Field(description="LLM gateway token, where no request brings one.")] = None
     agent_idle_timeout_ms: Annotated[
         int,
-        Field(gt=0, description="Idle milliseconds after which an agent exits (used once agents report idling)."),
+        Field(gt=0, description="Idle milliseconds after which an agent exits; a mayor never does."),
     ] = 120_000
     refinery_idle_timeout_ms: Annotated[int, Field(gt=0, description="The same for a refinery.")] = 600_000
 
@@ -110,12 +111,33 @@ class Settings(BaseSettings):
         int,
         Field(ge=0, description="Memory of a kilo server above which it is replaced when idle; 0: no limit."),
     ] = 0
+    gastown_outbox_events: Annotated[
+        int, Field(ge=100, description="Events that may wait for the worker, over all agents.")
+    ] = 50_000
+    gastown_outbox_mb: Annotated[
+        int, Field(ge=1, le=4096, description="Memory that events waiting for the worker may take.")
+    ] = 64
+    gastown_clone_seconds: Annotated[
+        Seconds, Field(description="A clone of a repository; it goes on when the start that began it gives up.")
+    ] = 900.0
+    gastown_git_seconds: Annotated[
+        Seconds, Field(description="Any other git operation on a repository, a merge as a whole.")
+    ] = 120.0
     gastown_drain_seconds: Annotated[Seconds, Field(description="Budget of the shutdown.")] = 300.0
+    gastown_snapshot_mb: Annotated[
+        int, Field(ge=1, le=4096, description="The largest kilo.db that is saved at the worker, in MiB.")
+    ] = 64
+    gastown_broker: Annotated[
+        bool, Field(description="Agents reach the worker and the gateway through the broker; off: by themselves.")
+    ] = True
     gastown_mayor_tools: Annotated[
         tuple[str, ...],
         NoDecode,
-        Field(description="Comma-separated tools that a mayor's server must have to be ready."),
-    ] = ()
+        Field(description="Comma-separated tools that a mayor's server must have; default: the plugin's."),
+    ] = Field(default_factory=mayor_tools)
+    gastown_require_tickets: Annotated[
+        bool, Field(description="Open websockets only for who shows a stream ticket of the agent.")
+    ] = False
     gastown_parent_pid: Annotated[
         int | None, Field(gt=1, description="Process whose end ends this one; set by `gastown up`.")
     ] = None

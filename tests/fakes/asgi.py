@@ -37,6 +37,7 @@ class Answer:
     status: int = 200
     body: bytes = b""
     content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Frames:
     source: trio.MemoryReceiveChannel[str] | AsyncGenerator[str]
 
 
-def answer(value: Any = None, status: int = 200) -> Answer:
+def answer(value: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """`value` as JSON; nothing at all for a 204."""
-    return Answer(status, b"" if status == 204 else json.dumps(value).encode())
+    return Answer(status, b"" if status == 204 else json.dumps(value).encode(), headers=headers or {})
 
 
 def app_of(handle: Callable[[Asked], Awaitable[Answer | Frames]]) -> App:
@@ -98,6 +99,7 @@ async def _send(reply: Answer, send: Callable[..., Any]) -> None:
         headers = [
             (b"content-type", reply.content_type.encode()),
             (b"content-length", str(len(reply.body)).encode()),
+            *((name.encode(), value.encode()) for name, value in reply.headers.items()),
         ]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})

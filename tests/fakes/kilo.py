@@ -12,13 +12,15 @@ from typing import Any
 
 import trio
 
+from gastown.contract.tools import mayor_tools
 from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
+from tests.fakes.ptys import FakePtys
 
 __all__ = ["BASE_TOOLS", "MAYOR_TOOLS", "FakeKilo", "Home", "Script", "Session"]
 
 HEARTBEAT_SECONDS = 10.0
 BASE_TOOLS = ("bash", "read", "edit", "write")
-MAYOR_TOOLS = ("gt_sling", "gt_list_rigs")
+MAYOR_TOOLS = mayor_tools()
 _RETRY_PAUSES = (2, 4, 9, 19, 33)
 _DURABLE = ("session.updated", "message.updated", "message.part.updated", "message.removed")
 
@@ -124,7 +126,8 @@ class FakeKilo:
         self.prompts: list[dict[str, Any]] = []
         self.killed = False
         self.silent = False
-        self.app = app_of(self._handle)
+        self.ptys = FakePtys()
+        self.app = self.ptys.beside(app_of(self._handle))
 
     @property
     def listeners(self) -> int:
@@ -174,6 +177,8 @@ class FakeKilo:
         match [asked.method, *parts]:
             case ["GET", "global", "health"]:
                 return answer({"healthy": True, "version": "7.7.7"})
+            case [_, "pty", *_]:
+                return self.ptys.answer(asked.method, parts[1:], asked.query.get("directory"), body)
             case ["GET", "global", "event"]:
                 return self._events()
             case ["GET", "experimental", "tool", "ids"]:

@@ -164,7 +164,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
 
-    async def read(self, max_bytes: int, **_: Any) -> bytes:
+    async def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
         try:
             data = bytes(await self._wire.client.receive_some(max_bytes))
         except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
@@ -173,7 +173,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
             raise httpcore2.ReadError("connection reset")
         return data
 
-    async def write(self, buffer: bytes, **_: Any) -> None:
+    async def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
         try:
             await self._wire.client.send_all(buffer)
         except (trio.ClosedResourceError, trio.BrokenResourceError) as error:

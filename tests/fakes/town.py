@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,19 @@ from pydantic_settings import BaseSettings
 from gastown import logs
 from gastown.agents.roster import workdir_of
 from gastown.boot.hydrate import hydrate
+from gastown.broker.forward import BrokerApp
+from gastown.broker.grants import Grants
+from gastown.broker.listener import Broker
+from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import StartAgentRequest
 from gastown.control.app import create_app
 from gastown.control.server import FinishResponses
+from gastown.git.command import GitRunner
 from gastown.git.workspace import WorkspacePaths
 from gastown.main import Open, Parts, open_town
 from gastown.settings import Settings
+from tests.fakes.git import FakeGit
 from tests.fakes.launchers import FakeLauncher
 from tests.fakes.network import MemoryNetwork, open_network
 from tests.fakes.worker import FakeWorker, token_until
@@ -203,11 +210,20 @@ class Later:
 
 
 @asynccontextmanager
+async def open_fake_broker(network: MemoryNetwork, upstreams: Upstreams) -> AsyncIterator[Broker]:
+    """A broker at http://broker; a town has one with `gastown_broker=True`."""
+    grants = Grants()
+    network.serve(BrokerApp(grants, network.client(), upstreams), "broker")
+    yield Broker("http://broker", grants)
+
+
+@asynccontextmanager
 async def open_fake_town(
     folder: Path,
     *,
     kilo: Callable[[MemoryNetwork], FakeLauncher] = FakeLauncher,
     worker: Callable[[MemoryNetwork], FakeWorker] | None = FakeWorker,
+    git: GitRunner | None = None,
     **settings: Any,
 ) -> AsyncIterator[FakeTown]:
     """A town at http://town for the length of the block, not hydrated. `settings` are those of `Settings`.
@@ -230,6 +246,8 @@ async def open_fake_town(
                     worker_client=network.client(),
                     now=now,
                     process_start=trio.current_time(),
+                    git=git or FakeGit(),
+                    open_broker=partial(open_fake_broker, network),
                 )
                 knows = (worker or FakeWorker)(network)
                 async with open_town(parts) as opened:
@@ -253,6 +271,7 @@ def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
         "gastown_workspace_root": str(folder / "rigs"),
         "gastown_agent_home_root": str(folder / "homes"),
         "gastown_spawn_slots": 2,
+        "gastown_broker": False,
         "gastown_container_token": token_until(EPOCH.timestamp() + 8 * 3600),
         "base_env": {"PATH": "/usr/bin:/bin"},
     }

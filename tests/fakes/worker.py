@@ -21,9 +21,22 @@ ROUTES = (
     "POST /container-registry",
     "GET /mayor-id",
     "GET /db-snapshot",
+    "POST /db-snapshot",
     "DELETE /db-snapshot",
+    "POST /eviction-context",
+    "POST /container-eviction",
     "POST /container-events",
     "POST /refresh-container-token",
+    "POST /agent-events",
+    "POST /batch",
+    "GET /pending-nudges",
+    "POST /nudge-delivered",
+    "POST /heartbeat",
+    "POST /completed",
+    "POST /waiting",
+    "POST /container-ready",
+    "POST /refresh-git-token",
+    "POST /complete",
 )
 
 
@@ -54,6 +67,9 @@ class FakeWorker:
     `registry`, `mayor` and `snapshots` are what it knows. Per route (see `ROUTES`): `delays` are seconds before
     the answer, inf for never; `statuses` are answered instead; `garbage` is answered with something that is
     no JSON. A bearer in `expired` gets 401 everywhere but at the refresh, which gives out `fresh-1`, `fresh-2`…
+    `next_token` is given out instead, and `git_token` for git. `refuses` are types of events that it answers
+    with 400, `batches` says whether it takes arrays of them, `nudges` wait for agents, and `drain_nonce` comes
+    with the answer to a heartbeat.
     """
 
     def __init__(self, network: MemoryNetwork, *, town_id: str = "oak", host: str = "worker") -> None:
@@ -71,6 +87,12 @@ class FakeWorker:
         self.garbage: set[str] = set()
         self.expired: set[str] = set()
         self.fresh_tokens: list[str] = []
+        self.next_token: Any = None
+        self.git_token: str | None = None
+        self.refuses: set[str] = set()
+        self.batches = False
+        self.nudges: dict[str, list[dict[str, Any]]] = {}
+        self.drain_nonce: str | None = None
         network.serve(app_of(self._handle), host)
 
     def down(self) -> None:
@@ -88,6 +110,16 @@ class FakeWorker:
     def events(self) -> list[dict[str, Any]]:
         return [call.body for call in self.answered if call.route == "POST /container-events"]
 
+    def agent_events(self, agent_id: str | None = None) -> list[dict[str, Any]]:
+        """The events of agents that it took, or those of one, in the order in which they came."""
+        taken = [call.body for call in self.answered if call.route in ("POST /agent-events", "POST /batch")]
+        flat = [event for body in taken for event in (body if isinstance(body, list) else [body])]
+        return [event for event in flat if agent_id in (None, event["agent_id"])]
+
+    def reports(self, route: str) -> list[dict[str, Any]]:
+        """The bodies that it took at a route."""
+        return [call.body for call in self.answered if call.route == route]
+
     @property
     def registries(self) -> list[list[dict[str, Any]]]:
         """Every registry that was stored, oldest first."""
@@ -96,7 +128,9 @@ class FakeWorker:
     async def _handle(self, asked: Asked) -> Answer:
         route = f"{asked.method} /{asked.path.rpartition('/')[2]}"
         bearer = asked.headers.get("authorization", "").removeprefix("Bearer ")
-        call = Call(route, asked.path, bearer, dict(asked.headers), asked.json() if asked.body else None, asked.at)
+        binary = asked.headers.get("content-type") == "application/octet-stream"
+        body = asked.body if binary else asked.json()
+        call = Call(route, asked.path, bearer, dict(asked.headers), body, asked.at)
         self.calls.append(call)
         await trio.sleep(self.delays.get(route, 0))
         if route not in ROUTES or not asked.path.startswith(self.base):
@@ -112,7 +146,7 @@ class FakeWorker:
             self.answered.append(call)
         return reply
 
-    def _answer(self, call: Call) -> Answer:  # noqa: PLR0911 - a route each
+    def _answer(self, call: Call) -> Answer:  # noqa: C901, PLR0911, PLR0912 - a route each
         match call.route:
             case "GET /container-registry":
                 return answer({"success": True, "data": self.registry})
@@ -126,12 +160,35 @@ class FakeWorker:
                 if stored is None:
                     return answer({"success": False, "error": "no snapshot"}, 404)
                 return Answer(200, stored, "application/octet-stream")
+            case "POST /db-snapshot":
+                self.snapshots[_agent_in(call.path)] = call.body
+                return answer({"success": True})
             case "DELETE /db-snapshot":
                 self.snapshots.pop(_agent_in(call.path), None)
                 return answer({"success": True})
+            case "POST /agent-events" | "POST /batch":
+                sent = call.body if isinstance(call.body, list) else [call.body]
+                if self.refuses & {event["event_type"] for event in sent}:
+                    return answer({"success": False, "error": "as told"}, 400)
+                headers = {"x-gastown-accepts": "agent-events-batch"} if self.batches else {}
+                return answer({"success": True}, headers=headers)
+            case "GET /pending-nudges":
+                return answer({"success": True, "data": self.nudges.get(_agent_in(call.path)[1], [])})
+            case "POST /nudge-delivered":
+                agent, done = _agent_in(call.path)[1], call.body["nudge_id"]
+                self.nudges[agent] = [one for one in self.nudges.get(agent, []) if one["nudge_id"] != done]
+                return answer({"success": True})
+            case "POST /heartbeat":
+                return answer({"success": True, "data": {"drainNonce": self.drain_nonce}})
             case "POST /refresh-container-token":
+                if self.next_token is not None:
+                    return answer({"success": True, "data": {"token": self.next_token}})
                 self.fresh_tokens.append(f"fresh-{len(self.fresh_tokens) + 1}")
                 return answer({"success": True, "data": {"token": self.fresh_tokens[-1]}})
+            case "POST /refresh-git-token":
+                if self.git_token is None:
+                    return answer({"success": False, "error": "no git token"}, 404)
+                return answer({"success": True, "data": {"token": self.git_token}})
             case _:
                 return answer({"success": True})
 

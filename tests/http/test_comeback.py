@@ -32,7 +32,7 @@ async def test_a_mayor_whose_server_is_killed_goes_on_with_its_session_and_its_t
         after = await town.status()
         assert (after["status"], after["sessionId"]) == ("running", before["sessionId"])
         assert after["condition"]["type"] == "busy"
-        assert "turn.taken_up" in [e["event"] for e in await town.events()]
+        assert "agent.turn_taken_up" in [e["event"] for e in await town.events()]
         assert await states(town) == ["running", "starting", "running"]
 
 

@@ -50,7 +50,7 @@ async def test_the_events_of_a_turn_are_kept_in_their_order_and_none_twice(town_
 
 
 async def test_heartbeats_keep_a_silent_connection(town_on_fakes) -> None:
-    async with town_on_fakes() as town:
+    async with town_on_fakes(agent_idle_timeout_ms=7_200_000) as town:
         await town.start("pole-1")
         await trio.sleep(3600)
         asked = [a.path for a in town.kilo.server("pole-1").kilo.asked]

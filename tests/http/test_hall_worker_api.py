@@ -48,6 +48,7 @@ ROUTES = [
     ("POST", "/refresh-container-token"),
     ("POST", "/rigs/r1/refresh-git-token"),
     ("POST", "/rigs/r1/agent-events"),
+    ("POST", "/rigs/r1/agent-events/batch"),
     ("POST", "/rigs/r1/review-queue/e1/complete"),
     ("GET", "/rigs/r1/agents/pole-1/pending-nudges"),
     ("POST", "/rigs/r1/agents/pole-1/nudge-delivered"),
@@ -299,18 +300,6 @@ async def test_what_is_reported_once_becomes_an_event(town: Town, path: str, eve
     assert (kept.event, kept.body["status"]) == (event, "completed")
 
 
-async def test_heartbeats_and_events_of_agents_are_acknowledged_and_not_kept(town: Town) -> None:
-    for path in ("/rigs/r1/agents/pole-1/heartbeat", "/rigs/r1/agent-events"):
-        answer = await town.ask("POST", path, json={"status": "running"})
-        assert (answer.status_code, answer.json()["success"]) == (200, True)
-    assert await town.hall.store.events("oak") == []
-
-
-async def test_there_are_no_nudges(town: Town) -> None:
-    answer = await town.ask("GET", "/rigs/r1/agents/pole-1/pending-nudges")
-    assert answer.json() == {"success": True, "data": []}
-
-
 async def test_the_git_token_is_the_towns(town: Town) -> None:
     assert is_refusal(await town.ask("POST", "/rigs/r1/refresh-git-token"), 404)
     await town.hall.store.change_town("oak", {"git_auth": {"github_token": "gh"}})
@@ -329,7 +318,7 @@ async def test_a_body_that_is_no_json_is_400(town: Town, content: bytes) -> None
 
 @pytest.mark.parametrize("body", [[], "x", 1, None, True])
 async def test_a_body_that_is_no_object_is_400(town: Town, body: object) -> None:
-    for path in TAKES_JSON - {"/container-registry"}:
+    for path in TAKES_JSON - {"/container-registry", "/rigs/r1/agent-events/batch"}:
         assert is_refusal(await town.ask("POST", path, content=json.dumps(body)), 400), path
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from gastown.contract.agents import PublicAgent, StartAgentRequest
-from gastown.control.app import ROUTES, create_app
+from gastown.control.app import ROUTES, SOCKETS, create_app
 
 pytestmark = pytest.mark.virtual_time
 
@@ -22,11 +22,20 @@ async def test_it_lists_every_route_that_is_served_and_no_other(town_on_fakes) -
         served = {
             (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
             for rule in create_app(town.opened.town).url_map.iter_rules()
+            if not rule.websocket
             for method in rule.methods - {"HEAD", "OPTIONS"}
         }
         described = (await town.client.get("/openapi.json")).json()
         listed = {(method.upper(), path) for path, methods in described["paths"].items() for method in methods}
         assert listed == served - {("GET", "/openapi.json")}
+
+
+async def test_its_description_tells_of_every_websocket_that_is_served_and_of_no_other(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        rules = create_app(town.opened.town).url_map.iter_rules()
+        described = (await town.client.get("/openapi.json")).json()["info"]["description"]
+    served = {rule.rule for rule in rules if rule.websocket}
+    assert set(re.findall(r"- `([^`]+)`: \w", described)) == served == {socket.path for socket in SOCKETS}
 
 
 async def test_every_route_says_what_it_does_what_it_takes_and_what_it_answers(town_on_fakes) -> None:

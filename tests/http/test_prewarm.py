@@ -116,6 +116,15 @@ async def test_a_prewarmed_mayor_without_its_tools_is_not_ready(town_on_fakes) -
             health["hydration"]["prewarm"] == "failed: NotReady: kilo serve came up without the tools gt_missing"
         )
         assert ("mayorReadyAt" in health, health["servers"]) == (False, 0)
+        assert health["refused"] == [{"agentId": "mayor-1", "missing": ["gt_missing"]}]
+        assert town.logged("server.refused")[0]["missing"] == ["gt_missing"]
+        refused = await town.start()
+        assert (refused.status_code, "gt_missing" in refused.json()["error"]) == (500, True)
+        told = [event for event in town.worker.events if event["event"] == "agent.tools_missing"]
+        assert [(event["agentId"], event["missing"]) for event in told] == [("mayor-1", ["gt_missing"])] * 2
+        town.kilo.script.tools += ("gt_missing",)
+        assert (await town.start()).status_code == 201
+        assert "refused" not in await town.health()
 
 
 async def test_a_start_that_comes_while_the_prewarm_goes_on_takes_its_server_over(town_on_fakes) -> None:

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from gastown.concurrency.slots import Urgency
 from tests.fakes.kilo import Script
 from tests.fakes.launchers import FakeLauncher, Fate, NeverKilo
-from tests.fakes.town import FakeTown, start_request
+from tests.fakes.town import FakeTown
 from tests.fakes.worker import DeafWorker
 
 pytestmark = pytest.mark.virtual_time
@@ -117,16 +117,10 @@ async def test_a_polecat_gets_a_session_of_its_own(town_on_fakes) -> None:
         assert (await town.start("pole-1")).json()["sessionId"] != old.id
 
 
-async def test_a_polecat_without_its_worktree_is_told_so(town_on_fakes) -> None:
-    async with town_on_fakes() as town:
-        answer = await town.client.post("/agents/start", json=start_request("pole-1"))
-        assert (answer.status_code, answer.json()["phase"]) == (500, "workspace")
-
-
 async def test_a_body_that_is_wrong_is_told_before_anything_else(town_on_fakes) -> None:
     async with town_on_fakes(worker=deaf_registry) as town:
         await close_gate(town)
-        town.opened.town.drain.is_set = True
+        town.opened.town.drain.ask("a test")
         answer = await town.client.post("/agents/start", json={"agentId": "x"})
         assert (answer.status_code, trio.current_time()) == (400, 0)
 
@@ -134,7 +128,7 @@ async def test_a_body_that_is_wrong_is_told_before_anything_else(town_on_fakes) 
 async def test_a_draining_container_says_so_without_waiting_at_the_gate(town_on_fakes) -> None:
     async with town_on_fakes(worker=deaf_registry) as town:
         await close_gate(town)
-        town.opened.town.drain.is_set = True
+        town.opened.town.drain.ask("a test")
         answer = await town.start()
         assert (answer.status_code, answer.json(), trio.current_time()) == (
             503,
@@ -155,7 +149,7 @@ async def test_a_start_at_the_gate_is_refused_when_the_drain_has_begun_meanwhile
         hydrating = await close_gate(town)
         start = town.start_soon()
         await trio.sleep(5)
-        town.opened.town.drain.is_set = True
+        town.opened.town.drain.ask("a test")
         hydrating.cancel()
         answer = await start.result()
         assert (answer.status_code, start.seconds, town.kilo.spawns) == (503, 5, [])
@@ -175,7 +169,7 @@ async def test_a_start_changes_nothing_live_before_the_gate(town_on_fakes) -> No
 
 async def test_a_refused_start_leaves_the_config_as_it_was(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        town.opened.town.drain.is_set = True
+        town.opened.town.drain.ask("a test")
         before = generation(town)
         await town.start(headers=CONFIG)
         await town.client.post("/agents/start", json={}, headers=CONFIG)

@@ -68,7 +68,8 @@ async def test_a_mayor_start_finds_the_prewarmed_server_and_shows_no_secret(tmp_
 
 
 async def test_message_model_swap_and_refresh_keep_the_session(tmp_path):
-    async with real_town(tmp_path, {"turn_seconds": 0.1}) as town:
+    """The classic way, in which a refresh is a restart."""
+    async with real_town(tmp_path, {"turn_seconds": 0.1}, GASTOWN_BROKER="off") as town:
         agent = await town.hall.start_mayor(town.dispatch, "Hello.")
         await town.hall.tell_mayor(town.dispatch, agent.agent_id, "And again.")
         before = await mayor_status(town)
@@ -141,7 +142,7 @@ async def test_a_mayor_whose_server_is_killed_in_mid_turn_goes_on_with_its_conve
         assert (after.session_id, len(town.servers())) == (agent.session_id, 1)
         assert "was killed by SIGKILL" in town.log("agent.returns")[0]["reason"]
         kinds = [event.event for event in await town.dispatch.events(agent.agent_id)]
-        assert "turn.taken_up" in kinds
+        assert "agent.turn_taken_up" in kinds
         await eventually(lambda: idle(town, agent.agent_id))
 
 

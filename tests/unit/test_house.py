@@ -44,8 +44,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "quart_schema": ("control/", "hall/"),
     "quart_trio": ("control/", "hall/"),
     "httpx2": ("kilo/", "worker/", "broker/", "hall/dispatch.py", "main.py"),
-    "sqlite3": ("hall/store.py", "worker/snapshots.py"),
-    "os.environ": ("settings.py", "cli.py"),
+    "sqlite3": ("hall/store.py", "worker/database.py"),
+    # The credential helper is a program of its own that git runs.
+    "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),
     "os.environb": ("settings.py", "cli.py"),
     "os.getenv": ("settings.py", "cli.py"),
     "os.putenv": (),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gastown.contract.tools import mayor_tools
 from gastown.settings import BadSettings, Settings, load
 
 DEFAULTS: dict[str, Any] = {
@@ -32,10 +33,17 @@ DEFAULTS: dict[str, Any] = {
     "GASTOWN_REFRESH_SECONDS": 6,
     "GASTOWN_GATE_SECONDS": 20,
     "GASTOWN_FIRST_WORD_SECONDS": 1,
+    "GASTOWN_OUTBOX_EVENTS": 50_000,
+    "GASTOWN_OUTBOX_MB": 64,
     "GASTOWN_STALLED_SECONDS": 300,
     "GASTOWN_SERVER_RSS_MB": 0,
+    "GASTOWN_CLONE_SECONDS": 900,
+    "GASTOWN_GIT_SECONDS": 120,
     "GASTOWN_DRAIN_SECONDS": 300,
-    "GASTOWN_MAYOR_TOOLS": (),
+    "GASTOWN_SNAPSHOT_MB": 64,
+    "GASTOWN_BROKER": True,
+    "GASTOWN_MAYOR_TOOLS": mayor_tools(),
+    "GASTOWN_REQUIRE_TICKETS": False,
     "GASTOWN_PARENT_PID": None,
 }
 
@@ -83,6 +91,7 @@ GIVEN = {
     "GASTOWN_API_URL": ("https://worker.test", "https://worker.test"),
     "GASTOWN_TOWN_ID": ("oak", "oak"),
     "GASTOWN_CONTROL_HOST": ("127.0.0.1", "127.0.0.1"),
+    "GASTOWN_BROKER": ("off", False),
     "GASTOWN_CONTROL_PORT": ("0", 0),
     "GASTOWN_WORKSPACE_ROOT": ("/w", "/w"),
     "GASTOWN_SPAWN_SLOTS": ("1", 1),

@@ -11,17 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gastown.contract.agents import StartAgentRequest
+from gastown.git.access import HelperAccess
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
 
 __all__ = [
     "ChildDefaults",
+    "Door",
+    "dashboard_file",
     "derive",
+    "gateway_token",
     "home_of",
     "is_reserved",
     "model_name",
     "organization_of",
     "registry_environment",
+    "shell_variables",
 ]
 
 DEFAULT_MODEL = "kilo-auto/frontier"
@@ -66,11 +71,28 @@ class ChildDefaults:
     kilocode_token: str | None = field(default=None, repr=False)
     organization_id: str | None = None
     mayor_tools: frozenset[str] = frozenset()
+    plugin: str | None = None
+    """The plugin of every server, as a file:// address."""
+    git: HelperAccess | None = None
+    """Where an agent's own git asks for credentials."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """An agent's way to the broker: its address, and the bearer that opens it for this agent."""
+
+    url: str
+    bearer: str = field(repr=False)
 
 
 def is_reserved(name: str) -> bool:
     """Whether a custom variable may not have this name."""
     return _RESERVED.match(name) is not None
+
+
+def dashboard_file(home_root: str) -> str:
+    """Where the mayor's plugin reads what the user's dashboard shows."""
+    return f"{home_root}/gastown-dashboard-context.json"
 
 
 def home_of(defaults: ChildDefaults, agent_id: str) -> str:
@@ -84,17 +106,21 @@ def derive(
     defaults: ChildDefaults,
     *,
     inherited: Mapping[str, str] | None = None,
+    door: Door | None = None,
 ) -> ServerSpec:
     """The server that `request` needs. Same inputs give the same bytes.
+
+    With a `door` the server holds no secret of the town: the bearer stands in their place, the broker in the
+    place of what they are for, and what may change while the server lives stays out of it.
 
     `inherited` is the environment of a registry entry, None for a fresh request. For a fresh request its own
     variables are the newest word; for an inherited one the live credentials are, and `inherited` only fills
     what the request lacks.
     """
-    tokens = _tokens(request, live, defaults, inherited)
-    organization = organization_of(request, live, defaults)
+    shown = _brokered(door, defaults) if door is not None else _classic(request, live, defaults, inherited)
+    tokens, organization = shown.tokens, shown.organization
     home = home_of(defaults, request.agent_id)
-    config = _kilo_config(request, tokens.get("KILOCODE_TOKEN", ""), organization)
+    config = _kilo_config(request, tokens.get("KILOCODE_TOKEN", ""), organization, defaults.plugin)
     own = {
         **defaults.base_env,
         **_QUIET_KILO,
@@ -106,25 +132,24 @@ def derive(
         "KILO_TEST_HOME": home,
         "XDG_DATA_HOME": f"{home}/.local/share",
         **_authorship(request, live),
+        **(defaults.git.agent_variables(request.rig_id, request.agent_id) if defaults.git else {}),
         **tokens,
+        **shown.addresses,
         "KILO_CONFIG_CONTENT": config,
         "OPENCODE_CONFIG_CONTENT": config,
     }
     optional = {
-        # A header that says the same address with a slash behind it must not make a prewarmed server unequal.
-        "GASTOWN_API_URL": (live.town.gastown_api_url or defaults.api_url or "").rstrip("/"),
-        "GASTOWN_CONTAINER_TOKEN": live.container_token,
-        "GASTOWN_SESSION_TOKEN": live.session_token,
+        "GASTOWN_CONTAINER_TOKEN": shown.container_token,
+        "GASTOWN_SESSION_TOKEN": shown.session_token,
+        "GASTOWN_DASHBOARD_FILE": dashboard_file(defaults.home_root) if request.is_mayor else None,
         "KILO_ORG_ID": organization,
         "GASTOWN_ORGANIZATION_ID": organization,
-        "GH_TOKEN": next(
-            (tokens[n] for n in ("GITHUB_CLI_PAT", "GIT_TOKEN", "GITHUB_TOKEN") if n in tokens), None
-        ),
+        "GH_TOKEN": _gh_token(tokens),
     }
     own.update({name: value for name, value in optional.items() if value})
     if token := tokens.get("KILOCODE_TOKEN"):
         own["KILO_AUTH_CONTENT"] = _canonical({"kilo": {"type": "api", "key": token}})
-    custom = {name: value for name, value in _custom(request, live, inherited).items() if name not in own}
+    custom = {name: value for name, value in shown.custom.items() if name not in own}
     return ServerSpec(
         argv=(defaults.kilo_bin, "serve", "--port=0", "--hostname=127.0.0.1"),
         cwd=workdir,
@@ -132,6 +157,29 @@ def derive(
         env={**custom, **own},
         required_tools=defaults.mayor_tools if request.is_mayor else frozenset(),
     )
+
+
+def gateway_token(
+    request: StartAgentRequest,
+    live: Credentials,
+    defaults: ChildDefaults,
+    inherited: Mapping[str, str] | None,
+) -> str | None:
+    return _tokens(request, live, defaults, inherited).get("KILOCODE_TOKEN")
+
+
+def shell_variables(
+    request: StartAgentRequest,
+    live: Credentials,
+    defaults: ChildDefaults,
+    inherited: Mapping[str, str] | None,
+) -> dict[str, str]:
+    """What an agent's shell gets at each command where its server has no such variables of its own."""
+    custom = _custom(request, live, inherited).items()
+    variables = {name: value for name, value in custom if name not in defaults.base_env}
+    if token := _gh_token(_tokens(request, live, defaults, inherited)):
+        variables["GH_TOKEN"] = token
+    return variables
 
 
 def registry_environment(spec: ServerSpec) -> dict[str, str]:
@@ -146,6 +194,61 @@ def organization_of(request: StartAgentRequest, live: Credentials, defaults: Chi
     if "organization_id" in live.town.model_fields_set:
         return live.town.organization_id
     return defaults.organization_id
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a child is shown of the town's credentials."""
+
+    tokens: Mapping[str, str]
+    organization: str | None
+    addresses: Mapping[str, str]
+    container_token: str | None
+    session_token: str | None
+    custom: Mapping[str, str]
+
+
+def _classic(
+    request: StartAgentRequest,
+    live: Credentials,
+    defaults: ChildDefaults,
+    inherited: Mapping[str, str] | None,
+) -> _Shown:
+    # A header that says the same address with a slash behind it must not make a prewarmed server unequal.
+    api_url = (live.town.gastown_api_url or defaults.api_url or "").rstrip("/")
+    return _Shown(
+        tokens=_tokens(request, live, defaults, inherited),
+        organization=organization_of(request, live, defaults),
+        addresses={"GASTOWN_API_URL": api_url} if api_url else {},
+        container_token=live.container_token,
+        session_token=live.session_token,
+        custom=_custom(request, live, inherited),
+    )
+
+
+def _brokered(door: Door, defaults: ChildDefaults) -> _Shown:
+    """The organisation is the broker's to say; tokens of git come from the helper, the rest at each command."""
+    addresses = {
+        "GASTOWN_API_URL": door.url,
+        "GASTOWN_BROKER_URL": door.url,
+        "KILO_API_URL": door.url,
+        "KILO_OPENROUTER_BASE": f"{door.url}/api/openrouter",
+    }
+    if any(name.upper() in ("HTTP_PROXY", "ALL_PROXY") for name in defaults.base_env):
+        known = defaults.base_env.get("NO_PROXY") or defaults.base_env.get("no_proxy")
+        addresses["NO_PROXY"] = addresses["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1")))
+    return _Shown(
+        tokens={"KILOCODE_TOKEN": door.bearer},
+        organization=None,
+        addresses=addresses,
+        container_token=door.bearer,
+        session_token=door.bearer,
+        custom={},
+    )
+
+
+def _gh_token(tokens: Mapping[str, str]) -> str | None:
+    return next((tokens[n] for n in ("GITHUB_CLI_PAT", "GIT_TOKEN", "GITHUB_TOKEN") if n in tokens), None)
 
 
 def _tokens(
@@ -201,7 +304,7 @@ def _authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]
     return variables
 
 
-def _kilo_config(request: StartAgentRequest, token: str, organization: str | None) -> str:
+def _kilo_config(request: StartAgentRequest, token: str, organization: str | None, plugin: str | None) -> str:
     primary = model_name(request.model)
     small = model_name(request.small_model or request.model)
     options = {"apiKey": token, "kilocodeToken": token}
@@ -217,6 +320,8 @@ def _kilo_config(request: StartAgentRequest, token: str, organization: str | Non
                 "title": {"model": f"kilo/{small}"},
             },
             "permission": dict.fromkeys(("edit", "bash", "webfetch", "doom_loop", "external_directory"), "allow"),
+            # Named as a file: a plugins folder would wait for a package registry (kilo-facts 4).
+            **({"plugin": [plugin]} if plugin else {}),
         }
     )
 

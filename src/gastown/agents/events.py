@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from itertools import count
@@ -10,6 +9,7 @@ from typing import Any
 
 import trio
 
+from gastown.concurrency.hub import Hub
 from gastown.contract.events import AgentEvent
 from gastown.kilo.stream import KiloEvent
 
@@ -17,26 +17,30 @@ __all__ = ["EventLog", "TurnFailed", "Turns"]
 
 KEPT = 2000
 """Events kept per agent (contract section 1)."""
+_OPENS_WITHIN_SECONDS = 10.0
+"""A turn opens 0.1 s after its prompt (kilo-facts 2); a prompt without a turn is not waited for any longer."""
 
 
 class EventLog:
-    """The newest events of each agent. Ids grow over the whole container."""
+    """The newest events of each agent, and who listens to them. Ids grow over the whole container."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._ids = count(1)
-        self._kept: dict[str, deque[AgentEvent]] = {}
+        self.hub: Hub[AgentEvent] = Hub(KEPT)
 
     def append(self, agent_id: str, event: str, data: dict[str, Any]) -> AgentEvent:
-        record = AgentEvent(id=next(self._ids), event=event, data=data, timestamp=self._now())
-        self._kept.setdefault(agent_id, deque(maxlen=KEPT)).append(record)
+        """Keep an event, and let those know who listen; waits for nobody."""
+        number = next(self._ids)
+        record = AgentEvent(id=number, event=event, data=data, timestamp=self._now())
+        self.hub.publish(agent_id, number, record)
         return record
 
     def after(self, agent_id: str, last: int) -> tuple[AgentEvent, ...]:
-        return tuple(event for event in self._kept.get(agent_id, ()) if event.id > last)
+        return tuple(self.hub.after(agent_id, last))
 
     def forget(self, agent_id: str) -> None:
-        self._kept.pop(agent_id, None)
+        self.hub.forget(agent_id)
 
 
 class TurnFailed(Exception):
@@ -62,11 +66,15 @@ class Turns:
 
     The end of a turn is `session.turn.close`; `session.idle` comes twice, early or never (kilo-facts 2).
     `changes` grows with every turn that opens or closes: who asks the server compares it before and after.
+    `ended` counts the ends of work. `moved` is set, and replaced, when anything of this changes.
     """
 
     def __init__(self) -> None:
         self.is_open = False
         self.changes = 0
+        self.ended = 0
+        self.awaited_until = float("-inf")
+        self.moved = trio.Event()
         self.error: TurnFailed | None = None
         self.condition: dict[str, Any] | None = None
         self.opened = trio.Event()
@@ -79,6 +87,16 @@ class Turns:
         self.error = None
         self.opened = trio.Event()
         self.spoke = trio.Event()
+
+    def prompted(self) -> None:
+        """A prompt was accepted: until its turn opens, or does not open in time, work is not done."""
+        self.awaited_until = trio.current_time() + _OPENS_WITHIN_SECONDS
+        self._signal()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no turn is open, and none is about to be."""
+        return not self.is_open and trio.current_time() >= self.awaited_until
 
     async def wait_idle(self) -> None:
         """Return when no turn is open."""
@@ -96,12 +114,16 @@ class Turns:
             case "session.turn.close":
                 self.changes += 1
                 self.is_open = False
+                self.ended += 1
                 self._idle.set()
+                self._signal()
                 if event.properties.get("reason") != "error":
                     self.spoke.set()
             case "session.error":
                 self.error = self.error or TurnFailed.from_event(event.properties)
+                self.awaited_until = float("-inf")  # an error may be all that comes of a prompt
                 self.spoke.set()
+                self._signal()
             case "session.status":
                 self._status(event.properties.get("status") or {})
             case "message.part.delta":
@@ -117,12 +139,19 @@ class Turns:
         else:
             self.is_open = False
             self._idle.set()
+            self._signal()
 
     def _busy(self) -> None:
         self.is_open = True
+        self.awaited_until = float("-inf")
         if self._idle.is_set():
             self._idle = trio.Event()
         self.opened.set()
+        self._signal()
+
+    def _signal(self) -> None:
+        moved, self.moved = self.moved, trio.Event()
+        moved.set()
 
     def _status(self, status: dict[str, Any]) -> None:
         kind = status.get("type")

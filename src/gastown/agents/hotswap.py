@@ -99,7 +99,7 @@ async def _replace_server(
 ) -> None:
     successor = await lease.spawn_beside(spec_of(agent, services), phases)
     try:
-        if only_idle and agent.turns.is_open:
+        if only_idle and not agent.turns.is_done:
             raise TurnOpened
         await _take_over(agent, lease, successor, phases)
     except BaseException:
@@ -119,7 +119,7 @@ async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: Phas
             hearing.cancel(reason="the agent has ended meanwhile")
             raise AgentNotRunning(agent.id, agent.state)
         phases.enter("switch")
-        interrupted = agent.turns.is_open
+        interrupted = not agent.turns.is_done
         with trio.move_on_after(_SWITCH_SECONDS, shield=True):
             agent.listening.cancel(reason="another server takes over")
             agent.listening = hearing
@@ -134,7 +134,8 @@ async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: Phas
 async def _go_on(agent: Agent, server: Server) -> None:
     """Take up the turn that the end of the old server interrupted, or the prompt that waited behind it."""
     try:
-        await server.rest.take_up(str(agent.session_id), model=model_name(agent.request.model))
+        if await server.rest.take_up(str(agent.session_id), model=model_name(agent.request.model)):
+            agent.turns.prompted()
     except KiloError as error:
         log.warning("turn.not_taken_up", agent_id=agent.id, reason=str(error))
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import structlog
 import trio
 
+from gastown.agents.brokering import admit, revoke
 from gastown.agents.comeback import Comebacks, may_return
+from gastown.agents.conversation import keep_conversation, save_at_the_end
 from gastown.agents.environment import home_of
+from gastown.agents.idle import mind_idleness
 from gastown.agents.listening import listen
 from gastown.agents.model import Agent
+from gastown.agents.repositories import browse_rigs
 from gastown.agents.services import AgentServices
 from gastown.agents.startup import StartupReport, first_turn, lease_server, open_session, prepare
 from gastown.agents.watchdog import watch
@@ -27,6 +31,7 @@ __all__ = ["LifeOptions", "live"]
 log = structlog.get_logger()
 
 _ABORT_SECONDS = 2.0
+_SAVE_SECONDS = 10.0
 _CLEANUP_SECONDS = 20.0
 
 
@@ -74,6 +79,7 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
         with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
             await _leave_nothing(agent, services, options.predecessor)
         _finish(agent)
+        _report_end(agent, services)
 
 
 async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Agent | None) -> None:
@@ -81,7 +87,11 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
     if predecessor is not None:
         await predecessor.ended.wait()
     if not agent.successor_waits:
+        revoke(agent.id, services)
         await services.pool.discard((agent.workdir, home_of(services.defaults, agent.id)))
+        if agent.session_id is not None and not agent.evicted:  # a drain saves by itself, and says so
+            with trio.move_on_after(_SAVE_SECONDS):
+                await save_at_the_end(agent, services)
 
 
 def _finish(agent: Agent) -> None:
@@ -101,6 +111,21 @@ def _finish(agent: Agent) -> None:
     agent.ended.set()
 
 
+def _report_end(agent: Agent, services: AgentServices) -> None:
+    """Tell the worker, unless the agent goes on: as the start that replaced it, or in the next container.
+
+    So does one that nobody ended: its container went down around it.
+    """
+    went_down = agent.failure is None and not agent.scope.cancel_called
+    if agent.evicted or agent.successor_waits or went_down:
+        return
+    request = agent.request
+    status: Literal["completed", "failed"] = "failed" if agent.state is AgentState.FAILED else "completed"
+    services.reports.completed(
+        request.rig_id, agent.id, status, agent.exit_reason, request.completion_callback_url
+    )
+
+
 def _forget_lease(agent: Agent) -> None:
     if agent.lease is not None:
         agent.leftovers += tuple(f"process {pid}" for pid in agent.lease.leftovers)
@@ -117,6 +142,7 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
     with ExitStack() as calm:
         if agent.request.is_mayor:
             calm.enter_context(services.pool.slots.quiet())
+        agent.door = admit(agent, services)
         await prepare(agent, services)
         await _on_servers(agent, services, options.urgency, calm)
 
@@ -166,7 +192,10 @@ async def _on_a_server(agent: Agent, services: AgentServices, urgency: Urgency, 
                     calm.close()
                     starting.deadline = float("inf")
                     _running(agent, lease)
+                    browse_rigs(agent, services)
                     nursery.start_soon(watch, agent, services, name=f"watchdog {agent.id}")
+                    nursery.start_soon(keep_conversation, agent, services, name=f"snapshots {agent.id}")
+                    nursery.start_soon(mind_idleness, agent, services, name=f"idle clock {agent.id}")
                     await trio.sleep_forever()
             except BaseException as error:
                 if agent.state is AgentState.RUNNING and not may_return(agent, error):

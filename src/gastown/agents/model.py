@@ -11,13 +11,17 @@ from typing import Any
 import structlog
 import trio
 
+from gastown.agents.environment import Door
 from gastown.agents.events import EventLog, Turns
 from gastown.agents.progress import Progress
+from gastown.agents.saving import Saving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError
+from gastown.git.rig import RigReport
 from gastown.kilo.pool import Lease
 from gastown.kilo.stream import KiloEvent
+from gastown.worker.outbox import Outbox
 
 __all__ = ["ACTIVE", "EDGES", "Agent", "IllegalTransition"]
 
@@ -46,7 +50,8 @@ class Agent:
     of it is left. `failure` is the one terminal error, if it failed. `nursery` and `listening` belong to its
     life and are there while it has a server. `swapping` is held for a whole change of server, `switching` only
     for the moment in which one server takes over from the other: no prompt may be sent then. `returning` is
-    set once a server of it has died and it is coming back, or has come back.
+    set once a server of it has died and it is coming back, or has come back. `repository` is
+    there while git works for its start. `ends_told` is how many ends of its turns the worker has been told of.
     """
 
     def __init__(
@@ -58,19 +63,23 @@ class Agent:
         events: EventLog,
         inherited: Mapping[str, str] | None,
         on_change: Callable[[], None],
+        outbox: Outbox | None = None,
     ) -> None:
         self.attempt = secrets.token_hex(4)
         self.request = request
         self.workdir = workdir
         self.inherited = inherited
+        self.door: Door | None = None
         self.state = AgentState.STARTING
         self.failure: ControlError | None = None
         self.exit_reason: str | None = None
         self.session_id: str | None = None
         self.lease: Lease | None = None
         self.turns = Turns()
+        self.saving = Saving()
         self.progress = Progress(self.turns)
         self.returning = False
+        self.repository: RigReport | None = None
         self.phases = PhaseLog(self._entered)
         self.scope = trio.CancelScope()
         self.settled = trio.Event()
@@ -81,10 +90,12 @@ class Agent:
         self.switching = trio.Lock()
         self.successor_waits = False
         self.evicted = False
+        self.ends_told = 0
         self.leftovers: tuple[str, ...] = ()
         self._now = now
         self._events = events
         self._on_change = on_change
+        self._outbox = outbox
         self.started_at = now()
         self.last_activity_at = self.started_at
         self.last_event_type: str | None = None
@@ -139,6 +150,9 @@ class Agent:
         match event.type:
             case "message.updated":
                 self._count_message(event)
+            case "session.turn.close" if self.request.is_mayor:
+                # A turn that is not saved would be run a second time after a crash of the container.
+                self.saving.want()
             case "message.part.updated":
                 self._follow_tool(event.properties.get("part") or {})
             case _:
@@ -159,12 +173,15 @@ class Agent:
         )
 
     def status(self, stalled_after: float) -> AgentStatus:
-        return AgentStatus(**self._view(), condition=self.condition(stalled_after))
+        condition = self.condition(stalled_after)
+        return AgentStatus(**self._view(), condition=condition, snapshot=self.saving.status)
 
     def condition(self, stalled_after: float) -> Condition | None:
         """How it gets on; None once it has ended. `stalled_after`: seconds of silence that a busy one may have."""
         if self.state is AgentState.STARTING:
-            return Condition(type="starting", phase=self.phases.current, reason=self.exit_reason)
+            progress = self.repository.progress if self.repository is not None else None
+            phase = self.phases.current
+            return Condition(type="starting", phase=phase, reason=self.exit_reason, progress=progress)
         if self.state is not AgentState.RUNNING:
             return None
         return self.progress.condition(stalled_after)
@@ -183,8 +200,10 @@ class Agent:
         }
 
     def _keep(self, event: str, data: dict[str, Any]) -> None:
-        """The one place where an event of this agent is recorded."""
-        self._events.append(self.id, event, data)
+        """The one place where an event of this agent is recorded: for who asks, and for the worker."""
+        kept = self._events.append(self.id, event, data)
+        if self._outbox is not None:
+            self._outbox.put(self.request.rig_id, self.id, kept)
 
     def _entered(self, phase: str) -> None:
         log.info("agent.phase", agent_id=self.id, attempt=self.attempt, phase=phase)

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 import structlog
 import trio
 
-from gastown.agents.environment import derive, model_name, registry_environment
+from gastown.agents.environment import derive, registry_environment
 from gastown.agents.life import LifeOptions, live
 from gastown.agents.model import Agent
+from gastown.agents.prompts import send_prompt
 from gastown.agents.services import AgentServices
 from gastown.concurrency.slots import Urgency
 from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest, StopAnswer
-from gastown.contract.errors import AgentNotFound, AgentNotRunning
+from gastown.contract.errors import AgentNotFound
 from gastown.contract.worker import RegistryEntry
 from gastown.git.workspace import WorkspacePaths
 
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 
 _KEPT_ENDED = 200
 """Ended agents whose status can still be asked for; the oldest are forgotten first."""
+EVENTS_KEPT_SECONDS = 300.0
+"""How long the events of an ended agent can still be read."""
 
 
 def workdir_of(request: StartAgentRequest, paths: WorkspacePaths) -> str:
@@ -94,25 +97,13 @@ class Roster:
 
     async def message(self, agent_id: str, prompt: str) -> None:
         """Give a running agent another prompt. It is queued behind the turn that is open."""
-        agent = self.get(agent_id)
-        async with agent.switching:
-            if agent.state is not AgentState.RUNNING or agent.lease is None or agent.session_id is None:
-                raise AgentNotRunning(agent_id, agent.state)
-            await agent.lease.server.rest.prompt(
-                agent.session_id,
-                prompt,
-                model=model_name(agent.request.model),
-                system=None if agent.request.is_mayor else agent.request.system_prompt,
-            )
+        await send_prompt(self.get(agent_id), prompt)
 
-    async def evict_all(self) -> None:
-        """End every agent because the container goes; the registry keeps them for the next one."""
-        agents = self.active()
-        for agent in agents:
+    def evict(self, agent: Agent) -> None:
+        """Begin to end an agent because the container goes; the registry keeps it for the next one."""
+        if agent.is_active:
             agent.evicted = True
             self._cancel(agent, "evicted")
-        for agent in agents:
-            await agent.ended.wait()
 
     def registry(self) -> list[RegistryEntry]:
         """What a next container must bring back."""
@@ -157,11 +148,13 @@ class Roster:
             events=self.services.events,
             inherited=inherited,
             on_change=self._on_change,
+            outbox=self.services.outbox,
         )
         self._agents.pop(request.agent_id, None)
         self._agents[request.agent_id] = agent
         self._forget_oldest()
         self._nursery.start_soon(live, agent, self.services, options, name=f"agent {agent.id}")
+        self._nursery.start_soon(self._forget_events, agent, name=f"events of {agent.id}")
         self._on_change()
         return agent
 
@@ -170,6 +163,13 @@ class Roster:
         if agent.is_active:
             agent.become(AgentState.STOPPING, reason)
         agent.scope.cancel(reason=reason)
+
+    async def _forget_events(self, agent: Agent) -> None:
+        """Let go of an ended agent's events after a while, unless a later attempt of it goes on with them."""
+        await agent.ended.wait()
+        await trio.sleep(EVENTS_KEPT_SECONDS)
+        if self._agents.get(agent.id) in (agent, None):
+            self.services.events.forget(agent.id)
 
     def _forget_oldest(self) -> None:
         ended = [name for name, agent in self._agents.items() if agent.ended.is_set()]

@@ -10,8 +10,13 @@ import trio
 
 from gastown.agents.environment import ChildDefaults
 from gastown.agents.events import EventLog
+from gastown.broker.listener import Broker
+from gastown.git.repos import Repositories
 from gastown.git.workspace import WorkspacePaths
 from gastown.kilo.pool import ServerPool
+from gastown.worker.nudges import NudgeDesk
+from gastown.worker.outbox import Outbox
+from gastown.worker.reports import Reports
 from gastown.worker.snapshots import Snapshots
 from gastown.worker.telemetry import Telemetry
 from gastown.worker.tokens import LiveCredentials
@@ -23,13 +28,16 @@ __all__ = ["AgentServices", "Deadlines"]
 class Deadlines:
     """Seconds. `start` counts from a request's arrival, `refresh` per agent from the moment it has a slot.
 
-    `stalled` is how long a busy agent may be silent before its condition says so.
+    `stalled` is how long a busy agent may be silent before its condition says so. An agent exits when it has
+    been idle for `idle`, a refinery for `refinery_idle`, the mayor never.
     """
 
     start: float
     refresh: float
     first_word: float
     stalled: float = 300.0
+    idle: float = 120.0
+    refinery_idle: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,16 @@ class AgentServices:
     credentials: LiveCredentials
     defaults: ChildDefaults
     paths: WorkspacePaths
+    repositories: Repositories
     events: EventLog
     deadlines: Deadlines
     restarts: trio.CapacityLimiter
     """At most half of the slots restart at a time: a restart has seconds, and a fresh start must find a slot."""
     now: Callable[[], datetime]
+    outbox: Outbox
+    reports: Reports
+    nudges: NudgeDesk
+    broker: Broker | None = None
+    """None: servers hold the town's credentials themselves."""
     server_rss_mb: int = 0
     """A server above this is replaced at the end of its turn; 0 is no limit."""

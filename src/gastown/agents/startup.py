@@ -10,15 +10,17 @@ from typing import Literal
 import structlog
 import trio
 
+from gastown.agents.conversation import restore_conversation
 from gastown.agents.environment import derive, home_of, model_name
 from gastown.agents.events import TurnFailed
 from gastown.agents.model import Agent
+from gastown.agents.repositories import prepare_worktree, write_instructions
 from gastown.agents.services import AgentServices
 from gastown.concurrency.slots import Urgency
 from gastown.concurrency.waiting import wait_any
 from gastown.contract.errors import StartFailed
 from gastown.contract.worker import StartupPhaseEvent
-from gastown.git.workspace import OutsideRoot, prepare_workspace, write_agents_md
+from gastown.git.workspace import OutsideRoot, prepare_workspace
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
 from gastown.kilo.spec import ServerSpec
@@ -70,6 +72,7 @@ def spec_of(agent: Agent, services: AgentServices) -> ServerSpec:
         services.credentials.current,
         services.defaults,
         inherited=agent.inherited,
+        door=agent.door,
     )
 
 
@@ -77,20 +80,14 @@ async def prepare(agent: Agent, services: AgentServices) -> None:
     """Make the working directory, or make sure that it is there."""
     agent.phases.enter("workspace")
     if agent.request.works_in_repository:
-        if not services.paths.contains(agent.workdir) or not await trio.Path(agent.workdir).is_dir():
-            raise StartFailed(
-                f"The working directory of agent {agent.id} does not exist",
-                phase="workspace",
-                action="Start a mayor, triage or lightweight agent, or one whose worktree exists",
-                retryable=False,
-            )
+        await prepare_worktree(agent, services)
         return
     try:
         await prepare_workspace(services.paths, agent.workdir, services.defaults.base_env)
     except OutsideRoot as error:
         raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=False) from error
-    if agent.request.is_mayor and agent.request.system_prompt is not None:
-        await write_agents_md(agent.workdir, agent.request.system_prompt)
+    if agent.request.is_mayor:
+        await write_instructions(agent, services)
 
 
 @asynccontextmanager
@@ -103,8 +100,7 @@ async def lease_server(
     """
     home = home_of(services.defaults, agent.id)
     agent.phases.enter("snapshot")
-    restored = await services.snapshots.restore(home, agent.request.rig_id, agent.id)
-    log.info("snapshot.restored", agent_id=agent.id, outcome=restored)
+    await restore_conversation(agent, services)
     report.reached("db_hydrated")
 
     def leasing() -> AbstractAsyncContextManager[Lease]:
@@ -150,7 +146,7 @@ async def first_turn(agent: Agent, services: AgentServices, lease: Lease, *, old
     if (agent.is_resumed or agent.returning) and old_session:
         if not await rest.take_up(session, model=model_name(agent.request.model)):
             return
-        agent.record("turn.taken_up", {"reason": "The turn was interrupted, or its prompt still waited"})
+        agent.record("agent.turn_taken_up", {"reason": "The turn was interrupted, or its prompt still waited"})
     elif agent.request.prompt:
         await rest.prompt(
             session,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 import trio
 
+from gastown.agents.brokering import admit_request
 from gastown.agents.environment import derive, home_of, model_name
 from gastown.agents.roster import workdir_of
 from gastown.agents.services import AgentServices
@@ -18,9 +19,16 @@ from gastown.kilo.pool import Server
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.client import WorkerClient
 
-__all__ = ["expected_request", "prewarm_mayor"]
+__all__ = ["ConversationUnknown", "expected_request", "prewarm_mayor"]
 
 log = structlog.get_logger()
+
+
+class ConversationUnknown(Exception):
+    """The mayor's stored conversation could not be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("the stored conversation could not be asked for")
 
 
 def expected_request(context: MayorContext, town_id: str) -> StartAgentRequest:
@@ -93,14 +101,19 @@ async def _warm(request: StartAgentRequest, services: AgentServices, report: Boo
     with report.bar("workspace", request.agent_id):
         await prepare_workspace(services.paths, workdir, services.defaults.base_env)
 
+    door = admit_request(request, services)
+
     def spec() -> ServerSpec:
-        return derive(request, workdir, services.credentials.current, services.defaults)
+        return derive(request, workdir, services.credentials.current, services.defaults, door=door)
 
     restored = trio.Event()
 
     async def restore() -> None:
         with report.bar("snapshot", request.agent_id) as bar:
             bar.outcome = await services.snapshots.restore(home, request.rig_id, request.agent_id)
+        if bar.outcome == "unavailable":
+            # A server that is warm without the stored conversation would have to go when it can be had.
+            raise ConversationUnknown
         restored.set()
 
     async def spawn() -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import trio
 
+from gastown.concurrency.waiting import wait_any
+
 __all__ = ["HydrationGate"]
 
 
@@ -35,6 +37,8 @@ class HydrationGate:
         finally:
             event.set()
 
-    async def wait(self) -> None:
-        """Return when the hydration that was current on arrival lets requests through; a checkpoint always."""
-        await self._current.wait()
+    async def wait(self, *others: trio.Event) -> None:
+        """Return when the hydration that was current on arrival lets requests through, or when one of `others`
+        is set; a checkpoint always.
+        """
+        await wait_any(self._current, *others)

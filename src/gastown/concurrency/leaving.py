@@ -20,25 +20,53 @@ _LAST_RESORT_SECONDS = 30.0
 
 
 class Leaving:
-    """`told` is set by the first signal; from then on `budget` is the scope in which all farewells happen."""
+    """`told` is set by whoever asks first; from then on `budget` is the scope in which all farewells happen.
+
+    `moved` is set, and replaced by a new one, whenever the budget's deadline changes.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.told = trio.Event()
         self.budget = trio.CancelScope()
-        self._seconds = seconds
+        self.moved = trio.Event()
+        self.seconds = seconds
+        self.why: str | None = None
+        self._usual = seconds
+        self._signals = 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What is left of the budget; None as long as nobody has asked to leave."""
+        return max(0.0, self.budget.deadline - trio.current_time()) if self.told.is_set() else None
+
+    def ask(self, why: str, seconds: float | None = None) -> None:
+        """Ask to leave within `seconds`, or within the usual ones. Asked again, the budget only ever shrinks."""
+        within = self._usual if seconds is None else seconds
+        if not self.told.is_set():
+            self.why, self.seconds = why, within
+            log.info("container.leaving", why=why, seconds=within)
+            self.told.set()
+        self._end_by(trio.current_time() + within)
 
     def tell(self, why: str) -> None:
-        """Ask to leave; asked again, leave sooner."""
-        log.info("container.leaving", why=why, seconds=self._seconds)
-        now = trio.current_time()
-        if not self.told.is_set():
-            self.told.set()
-            self.budget.deadline = now + self._seconds
-            self._arm_last_resort()
-        elif self.budget.deadline > now + PRESSED_SECONDS:
-            self.budget.deadline = now + PRESSED_SECONDS
+        """A signal: the first one asks, the second leaves five seconds, the third none."""
+        self._signals += 1
+        log.info("container.told", why=why, signals=self._signals)
+        if self._signals == 1:
+            self.ask(why)
+        elif self._signals == 2:
+            self._end_by(trio.current_time() + PRESSED_SECONDS)
         else:
             self.budget.cancel(reason=why)
+
+    def arm_last_resort(self) -> None:
+        """Should the event loop itself hang, a thread ends the process some time after the budget.
+
+        For the process that really leaves, once it is told to.
+        """
+        timer = threading.Timer(self.seconds + _LAST_RESORT_SECONDS, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
 
     async def heed_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell on each TERM and INT, until cancelled."""
@@ -55,12 +83,12 @@ class Leaving:
                 await trio.lowlevel.wait_readable(descriptor)
             finally:
                 os.close(descriptor)
-        # Twice, as it were: nobody is there any more to hear a long farewell.
-        self.tell(f"the parent process {pid} is gone")
-        self.budget.deadline = min(self.budget.deadline, trio.current_time() + PRESSED_SECONDS)
+        self.ask(f"the parent process {pid} is gone")
+        # Nobody is there any more to hear a long farewell.
+        self._end_by(trio.current_time() + PRESSED_SECONDS)
 
-    def _arm_last_resort(self) -> None:
-        """Should the event loop itself hang, a thread ends the process some time after the budget."""
-        timer = threading.Timer(self._seconds + _LAST_RESORT_SECONDS, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
+    def _end_by(self, deadline: float) -> None:
+        if deadline < self.budget.deadline:
+            self.budget.deadline = deadline
+            moved, self.moved = self.moved, trio.Event()
+            moved.set()

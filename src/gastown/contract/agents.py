@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from gastown.contract.git import Progress, Remote, is_branch_name, is_revision
 from gastown.contract.identifiers import AgentId, RigId, TownId
 from gastown.contract.wire import StringMap, Timestamp, Wire
 
@@ -18,6 +19,8 @@ __all__ = [
     "PublicAgent",
     "Rig",
     "Role",
+    "SnapshotState",
+    "SnapshotStatus",
     "StartAgentRequest",
     "StopAnswer",
     "SystemPromptRequest",
@@ -75,6 +78,7 @@ class StartAgentRequest(Wire):
     start_point: str | None = None
     lightweight: bool = False
     organization_id: str | None = None
+    completion_callback_url: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
     rigs: tuple[Rig, ...] = ()
 
     @field_validator("lightweight", mode="before")
@@ -121,7 +125,19 @@ class StartAgentRequest(Wire):
             ]
             if missing:
                 raise ValueError(f"{', '.join(missing)} must not be empty for the role {self.role}")
+            self._check_repository()
         return self
+
+    def _check_repository(self) -> None:
+        try:
+            Remote.parse(self.git_url)
+        except ValueError as error:
+            raise ValueError(f"gitUrl {error}") from None
+        for alias, value in (("branch", self.branch), ("defaultBranch", self.default_branch)):
+            if not is_branch_name(value):
+                raise ValueError(f"{alias} is not a name that git takes for a branch")
+        if self.start_point and not is_revision(self.start_point):
+            raise ValueError("startPoint is neither a branch nor a commit")
 
     @property
     def works_in_repository(self) -> bool:
@@ -190,10 +206,10 @@ class PublicAgent(_AgentView):
 class Condition(Wire):
     """How a starting or running agent gets on, why, and for how long.
 
-    Types: `starting` names its phase. `idle` and `busy`. `retrying` and `offline` are what kilo says of its
-    gateway (`attempt`, and `next` in epoch milliseconds). `waiting`: a permission or a question is open.
-    `stalled`: busy without an event while the server answers. `wedged`: the server does not answer; it is
-    restarted soon.
+    Types: `starting` names its phase, and how far its git is (`progress`). `idle` and `busy`. `retrying` and
+    `offline` are what kilo says of its gateway (`attempt`, and `next` in epoch milliseconds). `waiting`: a
+    permission or a question is open. `stalled`: busy without an event while the server answers. `wedged`: the
+    server does not answer; it is restarted soon.
     """
 
     type: str
@@ -202,9 +218,32 @@ class Condition(Wire):
     age_ms: int | None = None
     attempt: int | None = None
     next: int | None = None
+    progress: Progress | None = None
+
+
+class SnapshotState(StrEnum):
+    """How safe a conversation is; `unsettled` and `apart` began while the stored one could not be asked for."""
+
+    SAVED = "saved"
+    FAILED = "failed"
+    UNSETTLED = "unsettled"
+    APART = "apart"
+
+
+class SnapshotStatus(Wire):
+    """What became of the newest save of an agent's conversation, and when the last good one was.
+
+    `unsettled`: nothing is uploaded before the worker can be asked. `apart`: another conversation is stored, and
+    goes on at the agent's next start; this one is then kept beside it in the agent's home.
+    """
+
+    state: SnapshotState
+    saved_at: Timestamp | None = None
+    reason: str | None = None
 
 
 class AgentStatus(_AgentView):
     """`GET /agents/:id/status`."""
 
     condition: Condition | None = None
+    snapshot: SnapshotStatus | None = None

@@ -15,9 +15,14 @@ __all__ = [
     "ErrorBody",
     "InvalidRequest",
     "Issue",
+    "PtyNotFound",
     "StartDeadlineExceeded",
     "StartFailed",
+    "StreamsClosed",
+    "TicketRefused",
+    "TicketRequired",
     "WorkerNotConfigured",
+    "WorkerUnavailable",
 ]
 
 
@@ -100,6 +105,15 @@ class WorkerNotConfigured(ControlError):
         super().__init__("Missing gastown configuration")
 
 
+class WorkerUnavailable(ControlError):
+    """502: the worker API gave no answer that could be passed on."""
+
+    status = 502
+
+    def __init__(self) -> None:
+        super().__init__("The worker API does not answer")
+
+
 class StartFailed(ControlError):
     """500: a start ended in a failure of its own.
 
@@ -135,3 +149,33 @@ class StartDeadlineExceeded(ControlError):
             phase=phase,
         )
         self.phase = phase
+
+
+class TicketRequired(ControlError):
+    """401: this container opens a websocket only for who shows a stream ticket."""
+
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("A stream ticket is required: ask for one at /agents/:id/stream-ticket")
+
+
+class TicketRefused(ControlError):
+    """403: the stream ticket that was shown does not open this websocket."""
+
+    status = 403
+
+
+class StreamsClosed(ControlError):
+    """503: the container stops, and its websockets are closed."""
+
+    status = 503
+
+
+class PtyNotFound(ControlError):
+    """404: the agent's server has no such terminal (any more)."""
+
+    status = 404
+
+    def __init__(self, pty_id: str) -> None:
+        super().__init__(f"Terminal {printable(pty_id)} not found")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from gastown.contract.identifiers import AgentId
 from gastown.contract.wire import Timestamp, Wire
 
-__all__ = ["AgentEvent", "EventPage"]
+__all__ = ["AgentEvent", "EventPage", "StreamTicket", "Subscribe"]
 
 
 class AgentEvent(Wire):
@@ -22,3 +25,18 @@ class EventPage(Wire):
     """`GET /agents/:id/events?after=N`."""
 
     events: tuple[AgentEvent, ...]
+
+
+class StreamTicket(Wire):
+    """`POST /agents/:id/stream-ticket`: opens one websocket, as `?ticket=`."""
+
+    ticket: str
+    expires_at: Timestamp
+
+
+class Subscribe(Wire):
+    """What the client of an event stream may send: give me this agent's events too, those behind `after`."""
+
+    type: Literal["subscribe"]
+    agent_id: AgentId
+    after: Annotated[int, Field(ge=0)] | None = None

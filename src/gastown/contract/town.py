@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from gastown.contract.git import RigState
 from gastown.contract.wire import StringMap, Timestamp, Wire
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "RefreshAnswer",
     "RefreshResult",
     "RefreshTokenRequest",
+    "RefusedServer",
     "Synced",
     "TownConfig",
     "Updated",
@@ -53,6 +55,13 @@ class Hydration(Wire):
     timeline: tuple[Phase, ...] = ()
 
 
+class RefusedServer(Wire):
+    """An agent whose newest server came up without tools that it must have."""
+
+    agent_id: str
+    missing: tuple[str, ...]
+
+
 class Health(Wire):
     """`GET /health`. `uptime` is in seconds. Unset keys are left out."""
 
@@ -64,6 +73,8 @@ class Health(Wire):
     draining: bool | None = None
     mayor_ready_at: Timestamp | None = None
     hydration: Hydration
+    rigs: tuple[RigState, ...] | None = None
+    refused: tuple[RefusedServer, ...] | None = None
 
 
 class RefreshTokenRequest(Wire):
@@ -74,13 +85,19 @@ class RefreshTokenRequest(Wire):
 
 
 class RefreshResult(Wire):
-    """What a refresh did for one agent. `pending`: it goes on behind the answer, which could wait no longer."""
+    """What a refresh did for one agent. `pending`: it goes on behind the answer, which could wait no longer.
+
+    `mode` is there when the broker adds the credentials: `live`, there was nothing to do; `restart`, the server
+    is replaced at the end of its turn, for `reason`.
+    """
 
     agent_id: str
     success: bool
     duration_ms: int
     error: str | None = None
     pending: bool | None = None
+    mode: Literal["live", "restart"] | None = None
+    reason: str | None = None
 
 
 class RefreshAnswer(Wire):
@@ -107,7 +124,10 @@ class Updated(Wire):
 
 
 class Synced(Wire):
+    """The answer of `POST /sync-config`; with the broker, what it means for each agent."""
+
     synced: bool = True
+    results: tuple[RefreshResult, ...] | None = None
 
 
 class Pushed(Wire):

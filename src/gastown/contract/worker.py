@@ -6,16 +6,34 @@ from typing import Literal
 
 from pydantic import Field
 
-from gastown.contract.agents import StartAgentRequest
+from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.identifiers import AgentId
-from gastown.contract.wire import StringMap, Wire
+from gastown.contract.wire import StringMap, Timestamp, Wire
 
 __all__ = [
+    "ACCEPTS_BATCHES",
+    "ACCEPTS_HEADER",
+    "Acknowledged",
+    "AgentCompleted",
+    "AgentWaiting",
+    "ContainerReady",
+    "Heartbeat",
+    "HeartbeatAnswer",
     "MayorContext",
+    "Nudge",
+    "NudgeDelivered",
+    "Nudges",
     "PrewarmComplete",
     "RegistryEntry",
     "StartupPhaseEvent",
+    "ToolsMissing",
 ]
+
+
+ACCEPTS_HEADER = "X-Gastown-Accepts"
+"""Header of the answers to agents' events: a comma-separated list of what the worker takes beside the contract."""
+ACCEPTS_BATCHES = "agent-events-batch"
+"""In it: arrays of events may go to `…/agent-events/batch`."""
 
 
 class RegistryEntry(Wire):
@@ -69,6 +87,16 @@ class StartupPhaseEvent(Wire):
     phase_ms: int
 
 
+class ToolsMissing(Wire):
+    """Telemetry: a server came up without tools that it must have, and was not handed out."""
+
+    event: Literal["agent.tools_missing"] = "agent.tools_missing"
+    town_id: str
+    agent_id: str
+    role: str = "mayor"
+    missing: tuple[str, ...]
+
+
 class PrewarmComplete(Wire):
     """Telemetry: the mayor's server is ready before anyone asked for it."""
 
@@ -77,3 +105,81 @@ class PrewarmComplete(Wire):
     agent_id: str
     role: str = "mayor"
     duration_ms: int
+
+
+class AgentCompleted(Wire):
+    """`POST A/completed`, or to the callback of the agent's start: one attempt at an agent has ended."""
+
+    agent_id: str
+    status: Literal["completed", "failed"]
+    reason: str | None = None
+
+
+class AgentWaiting(Wire):
+    """`POST A/waiting`: the mayor's turn has ended."""
+
+    agent_id: str
+    fired_at: Timestamp
+
+
+class Nudge(Wire):
+    """A prompt that waits for an agent. Unknown modes and priorities of a newer worker are kept as they are."""
+
+    nudge_id: str = Field(alias="nudge_id", min_length=1, max_length=200)
+    message: str = Field(min_length=1)
+    mode: str = "wait-idle"
+    priority: str | None = None
+    source: str | None = None
+
+
+class Nudges(Wire):
+    """`GET A/pending-nudges`, highest priority first."""
+
+    success: bool = True
+    data: tuple[Nudge, ...] = ()
+
+
+class Acknowledged(Wire):
+    """The worker has taken what it was sent."""
+
+    success: bool = True
+
+
+class NudgeDelivered(Wire):
+    """`POST A/nudge-delivered`."""
+
+    nudge_id: str = Field(alias="nudge_id", min_length=1, max_length=200)
+
+
+class ContainerReady(Wire):
+    """`POST /container-ready`: the answer to a nonce of a heartbeat's answer or of `/health`."""
+
+    nonce: str
+
+
+class Heartbeat(Wire):
+    """`POST A/heartbeat`. The last three are evidence: absent where it is not known."""
+
+    agent_id: str
+    rig_id: str
+    town_id: str
+    status: AgentState
+    timestamp: Timestamp
+    last_event_type: str | None
+    last_event_at: Timestamp | None
+    active_tools: tuple[str, ...]
+    message_count: int
+    container_instance_id: str
+    process_alive: bool
+    event_age_ms: int | None = None
+    last_probe_age_ms: int | None = None
+
+
+class _HeartbeatData(Wire):
+    drain_nonce: str | None = None
+
+
+class HeartbeatAnswer(Wire):
+    """The worker's answer to a heartbeat."""
+
+    data: _HeartbeatData | None = None

@@ -9,6 +9,7 @@ from quart import Blueprint, Response, request
 
 from gastown.agents.hotswap import change_model
 from gastown.agents.model import Agent
+from gastown.agents.repositories import write_instructions
 from gastown.contract.agents import (
     AgentState,
     AgentStatus,
@@ -26,7 +27,6 @@ from gastown.control.answers import reply
 from gastown.control.body import parse, pass_gate
 from gastown.control.context import town
 from gastown.control.routes import Routes
-from gastown.git.workspace import write_agents_md
 
 __all__ = ["blueprint", "routes"]
 
@@ -96,7 +96,7 @@ async def system_prompt(agent_id: str) -> Response:
     agent = town().roster.get(agent_id)
     agent.request = agent.request.model_copy(update={"system_prompt": body.system_prompt})
     await trio.Path(agent.workdir).mkdir(parents=True, exist_ok=True)
-    await write_agents_md(agent.workdir, body.system_prompt)
+    await write_instructions(agent, town().services)
     agent.announce()
     return reply(Updated())
 

@@ -10,7 +10,7 @@ import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 
-from gastown.control import agents
+from gastown.control import agents, drain, nudges, repos, streams, terminals
 from gastown.control import town as town_routes
 from gastown.control.body import adopt_town_config
 from gastown.control.context import Town, town
@@ -24,7 +24,16 @@ log = structlog.get_logger()
 BODY_LIMIT = 8 * 1024 * 1024
 BODY_SECONDS = 30
 
-ROUTES: tuple[Route, ...] = (*town_routes.routes.table, *agents.routes.table)
+ROUTES: tuple[Route, ...] = (
+    *town_routes.routes.table,
+    *agents.routes.table,
+    *drain.routes.table,
+    *nudges.routes.table,
+    *repos.routes.table,
+    *streams.routes.table,
+    *terminals.routes.table,
+)
+SOCKETS = (*streams.sockets.table, *terminals.sockets.table)
 GATED = frozenset(
     f"{blueprint.name}.{route.handler.__name__}"
     for blueprint, routes in ((town_routes.blueprint, town_routes.routes), (agents.blueprint, agents.routes))
@@ -44,6 +53,11 @@ def create_app(here: Town) -> QuartTrio:
     register_errors(app)
     app.register_blueprint(town_routes.blueprint)
     app.register_blueprint(agents.blueprint)
+    app.register_blueprint(drain.blueprint)
+    app.register_blueprint(nudges.blueprint)
+    app.register_blueprint(repos.blueprint)
+    app.register_blueprint(streams.blueprint)
+    app.register_blueprint(terminals.blueprint)
     app.add_url_rule("/openapi.json", "openapi", _openapi, methods=["GET"])
     app.before_request(_begin)
     app.after_request(_end)
@@ -54,7 +68,7 @@ async def _openapi() -> dict[str, Any]:
     """Imported here: nobody needs it at boot, and it costs 30 ms."""
     from gastown.control.openapi import describe  # noqa: PLC0415
 
-    return await describe(ROUTES)
+    return await describe(ROUTES, SOCKETS)
 
 
 async def _begin() -> None:

@@ -23,9 +23,14 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 CONFIG_HEADER = "X-Town-Config"
 
 
-async def parse(model: type[ModelT]) -> ModelT:
-    """The request's body as `model`; raises `InvalidRequest` naming each fault and its place."""
+async def parse(model: type[ModelT], *, absent: ModelT | None = None) -> ModelT:
+    """The request's body as `model`; raises `InvalidRequest` naming each fault and its place.
+
+    `absent` stands for no body at all, where a route allows that.
+    """
     content = await request.get_data(cache=False)
+    if not content and absent is not None:
+        return absent
     try:
         return model.model_validate_json(content)
     except pydantic.ValidationError as error:
@@ -42,8 +47,11 @@ def _sentence(message: str) -> str:
 
 
 async def pass_gate(town: Town) -> None:
-    """Wait for the hydration gate, then take the town config of this request: nothing changes before."""
-    await town.gate.wait()
+    """Wait for the hydration gate, then take the town config of this request: nothing changes before.
+
+    A drain lets everybody through at once; what may not happen then, the handler asks the drain.
+    """
+    await town.gate.wait(town.drain.leaving.told)
     adopt_town_config(town)
 
 

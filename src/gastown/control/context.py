@@ -11,25 +11,15 @@ from typing import cast
 import trio
 from quart import current_app
 
+from gastown.agents.drain import Drain
 from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
-from gastown.contract.errors import Draining
+from gastown.concurrency.locks import NamedLocks
+from gastown.control.tickets import Tickets
 
-__all__ = ["DrainFlag", "Town", "town"]
-
-
-@dataclass
-class DrainFlag:
-    """Set once, never cleared: this container takes no new agents any more."""
-
-    is_set: bool = False
-
-    def check(self) -> None:
-        """Raise `Draining` when a drain is on."""
-        if self.is_set:
-            raise Draining
+__all__ = ["Town", "town"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Town:
     services: AgentServices
     gate: HydrationGate
     report: BootReport
-    drain: DrainFlag
+    drain: Drain
     background: trio.Nursery
     dashboard_file: Path
     started_at: datetime
@@ -48,6 +38,12 @@ class Town:
     start_seconds: float
     start_margin: float
     now: Callable[[], datetime]
+    town_id: str | None = None
+    require_tickets: bool = False
+    """Whether a websocket is opened only for who shows a stream ticket."""
+    tickets: Tickets = field(default_factory=Tickets)
+    terminals: NamedLocks = field(default_factory=NamedLocks)
+    """Per agent: who looks for its terminal, and makes it when there is none."""
     refresh_answer_seconds: float = field(default=9.0)
     """The caller of a refresh aborts at 10 s; what is not finished by then is reported as pending."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import wraps
+from inspect import getdoc
 from typing import Any
 
 from quart import Response
@@ -13,19 +14,23 @@ from quart_trio import QuartTrio
 from gastown import __version__
 from gastown.contract.errors import ErrorBody
 from gastown.control.routes import Handler, Route
+from gastown.control.sockets import SocketRoute
 
 __all__ = ["describe"]
 
 _ALWAYS = (400, 500)
 
 
-async def describe(routes: Iterable[Route]) -> dict[str, Any]:
-    """OpenAPI 3.1 for `routes`. A second app is described, so that the serving one is not wrapped."""
+async def describe(routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> dict[str, Any]:
+    """OpenAPI 3.1 for `routes`. A second app is described, so that the serving one is not wrapped.
+
+    OpenAPI has no word for websockets: `sockets` are told in the description of the whole.
+    """
     shadow = QuartTrio("gastown.control", static_folder=None)
     schema = QuartSchema(
         openapi_path=None,
         convert_casing=False,
-        info=Info(title="Gastown control API", version=__version__),
+        info=Info(title="Gastown control API", version=__version__, description=_told(sockets)),
     )
     for number, route in enumerate(routes):
         shadow.add_url_rule(
@@ -49,3 +54,7 @@ def _documented(route: Route) -> Handler:
     if route.body is not None:
         documented = document_request(route.body)(documented)
     return documented
+
+
+def _told(sockets: Iterable[SocketRoute]) -> str:
+    return "\n".join(["Websockets:", "", *(f"- `{s.path}`: {getdoc(s.handler)}" for s in sockets)])

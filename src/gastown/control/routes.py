@@ -40,6 +40,7 @@ class Routes:
         self.post = partial(self._add, "POST")
         self.put = partial(self._add, "PUT")
         self.patch = partial(self._add, "PATCH")
+        self.delete = partial(self._add, "DELETE")
 
     def _add(
         self,

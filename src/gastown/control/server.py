@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import trio
@@ -11,12 +12,15 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 from hypercorn.typing import ASGIFramework
 
+from gastown.control import bursts
+
 __all__ = ["CannotListen", "FinishResponses", "listen_on", "serve_app"]
 
 DEAD_PEER_MS = 20_000
 """How long the kernel keeps a connection whose peer acknowledges nothing."""
 _LAST_BODY_SECONDS = 5.0
 _GRACEFUL_SECONDS = 3.0
+_MOST_MESSAGE_BYTES = 1024 * 1024
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -31,13 +35,19 @@ class CannotListen(Exception):
 class FinishResponses:
     """Let the last message of a body out even when the client's end cancels the task (P7).
 
-    Without it hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
+    Without it hypercorn never re-arms its idle timer, and every shutdown waits for idle connections. A websocket
+    gets its burst writer here, where hypercorn's own `send` still comes in.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope["extensions"][bursts.EXTENSION] = bursts.burst_of(send)
+            await self._app(scope, receive, partial(_refuse_and_close, send))
+            return
+
         async def finish(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body"):
                 with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
@@ -46,6 +56,13 @@ class FinishResponses:
                 await send(message)
 
         await self._app(scope, receive, finish)
+
+
+async def _refuse_and_close(send: Send, message: dict[str, Any]) -> None:
+    """Let a refused upgrade be the last request of its connection: on another one hypercorn 0.18 crashes."""
+    if message["type"] == "websocket.http.response.start":
+        message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+    await send(message)
 
 
 def listen_on(host: str, port: int) -> socket.socket:
@@ -82,6 +99,7 @@ async def serve_app(
     config.graceful_timeout = _GRACEFUL_SECONDS
     config.keep_alive_timeout = 75
     config.websocket_ping_interval = 20
+    config.websocket_max_message_size = _MOST_MESSAGE_BYTES
     config.errorlog = None
     config.accesslog = None
     async with trio.open_nursery() as nursery:

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 
 import trio
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from gastown.agents.hotswap import refresh_all
+from gastown.agents.rotation import rotate
 from gastown.contract.town import (
     DashboardContextRequest,
     Health,
     Pushed,
     RefreshAnswer,
     RefreshTokenRequest,
+    RefusedServer,
     Synced,
 )
 from gastown.contract.wire import iso
@@ -29,12 +31,14 @@ blueprint = Blueprint("town", __name__)
 routes = Routes(blueprint)
 
 _KEPT_SNAPSHOTS = 5
+_LONGEST_NONCE = 200
 
 
 @routes.get("/health", answers={200: Health})
 async def health() -> Response:
     """Whether the container serves, and what boot hydration did. Answers before hydration has begun."""
     here = town()
+    _acknowledge(here)
     answer = Health(
         status="degraded" if here.report.state == "failed" else "ok",
         agents=len(here.roster.active()),
@@ -44,13 +48,30 @@ async def health() -> Response:
         draining=here.drain.is_set or None,
         mayor_ready_at=here.report.mayor_ready_at,
         hydration=here.report.to_wire(here.gate),
+        refused=_refused(here) or None,
+        rigs=tuple(report.to_wire() for report in here.services.repositories.reports) or None,
     )
     return reply(answer, without_unset=True)
 
 
+def _refused(here: Town) -> tuple[RefusedServer, ...]:
+    return tuple(
+        RefusedServer(agent_id=one.spec.env["GASTOWN_AGENT_ID"], missing=tuple(one.reason.missing))
+        for one in here.services.pool.refused.values()
+    )
+
+
+def _acknowledge(here: Town) -> None:
+    """A nonce of our own town in the headers is answered by a report that this container is ready."""
+    nonce = request.headers.get("X-Drain-Nonce", "")
+    ours = here.town_id is not None and request.headers.get("X-Town-Id") == here.town_id
+    if ours and 0 < len(nonce) <= _LONGEST_NONCE:
+        here.services.reports.container_ready(nonce)
+
+
 @routes.post("/refresh-token", body=RefreshTokenRequest, answers={200: RefreshAnswer}, gated=True)
 async def refresh_token() -> Response:
-    """Make a new container token live, and restart the agents' servers with it, side by side."""
+    """Make a new container token live. Without the broker the agents' servers restart with it, side by side."""
     body = await parse(RefreshTokenRequest)
     here = town()
     await pass_gate(here)
@@ -58,6 +79,9 @@ async def refresh_token() -> Response:
     agents = here.roster.active()
     for agent in agents:
         agent.announce()
+    if here.services.broker is not None:
+        results = rotate(agents, here.services, here.background.start_soon)
+        return reply(RefreshAnswer(agents_restarted=0, agents_failed=0, results=results), without_unset=True)
     refresh = refresh_all(agents, here.services, here.background.start_soon)
     with trio.move_on_after(here.refresh_answer_seconds):
         await refresh.done.wait()
@@ -72,8 +96,15 @@ async def refresh_token() -> Response:
 
 @routes.post("/sync-config", answers={200: Synced})
 async def sync_config() -> Response:
-    """Take the town configuration from the header, as any request does; each next child gets it."""
-    return reply(Synced())
+    """Take the town configuration from the header, as any request does; each next child gets it.
+
+    With the broker it is live for each agent of now, too.
+    """
+    here = town()
+    if here.services.broker is None:
+        return reply(Synced(), without_unset=True)
+    results = rotate(here.roster.active(), here.services, here.background.start_soon)
+    return reply(Synced(results=results), without_unset=True)
 
 
 @routes.post("/dashboard-context", body=DashboardContextRequest, answers={200: Pushed})

@@ -1,56 +1,182 @@
-"""Running git."""
+"""Running git: argument lists only, nobody's configuration but ours, and nothing left when it is cancelled."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from subprocess import DEVNULL
+from subprocess import DEVNULL, PIPE
+from typing import Protocol
 
 import trio
 
-__all__ = ["GitFailed", "run_git"]
+from gastown.git.errors import GitError, GitFailed, failure
+from gastown.git.progress import OnProgress, read_progress
+from gastown.logs import redacted
+
+__all__ = ["GitFailed", "GitRunner", "config_variables", "run_git"]
+
+OUTPUT_LIMIT = 16 * 1024 * 1024
+_STDERR_LINES = 40
+_LINE_LIMIT = 4096
+_GRACE_SECONDS = 2.0
+"""Between TERM, at which git removes its lock files, and KILL."""
 
 _QUIET = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
     "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "GIT_ALLOW_PROTOCOL": "http:https:ssh",
+    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new",
+    # No .netrc, no attributes and no ignore file of whoever runs us. ssh looks its home up elsewhere.
+    "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
+    "LANGUAGE": "C",
 }
+_SETTINGS = (
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("core.hooksPath", "/dev/null"),  # an agent may have put hooks into the shared clone
+    ("core.fsmonitor", "false"),
+    ("core.quotePath", "false"),
+    ("advice.detachedHead", "false"),
+    ("safe.directory", "*"),
+    ("submodule.recurse", "false"),
+    # A transfer that stands still for half a minute is a broken one.
+    ("http.lowSpeedLimit", "1"),
+    ("http.lowSpeedTime", "30"),
+)
 
 
-class GitFailed(Exception):
-    """git ended with an error; the message holds the verb and its last line."""
+class GitRunner(Protocol):
+    """What `run_git` is. Tests in virtual time have one that runs no process."""
 
-    def __init__(self, arguments: tuple[str, ...], returncode: int, stderr: str) -> None:
-        last = stderr.strip().splitlines()[-1][:300] if stderr.strip() else "no message"
-        super().__init__(f"git {arguments[0]} failed with code {returncode}: {last}")
-        self.returncode = returncode
+    async def __call__(
+        self,
+        *arguments: str,
+        cwd: str,
+        env: Mapping[str, str],
+        config: Iterable[tuple[str, str]] = (),
+        secrets: Iterable[str] = (),
+        on_progress: OnProgress | None = None,
+    ) -> str: ...
 
 
-async def run_git(*arguments: str, cwd: str, env: Mapping[str, str]) -> str:
-    """Run git in `cwd` and return its stdout. `env` needs only PATH; no user or system configuration is read.
+def config_variables(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """git configuration as environment variables: on no disk, in no argv, inherited by every git below."""
+    variables: dict[str, str] = {}
+    count = 0
+    for name, value in pairs:
+        variables[f"GIT_CONFIG_KEY_{count}"] = name
+        variables[f"GIT_CONFIG_VALUE_{count}"] = value
+        count += 1
+    return {"GIT_CONFIG_COUNT": str(count), **variables}
 
-    Raises `GitFailed`. Cancelling ends the whole process group.
+
+async def run_git(
+    *arguments: str,
+    cwd: str,
+    env: Mapping[str, str],
+    config: Iterable[tuple[str, str]] = (),
+    secrets: Iterable[str] = (),
+    on_progress: OnProgress | None = None,
+) -> str:
+    """Run git in `cwd` and return its stdout, up to 16 MiB. `env` needs PATH; no configuration of a user or of
+    the system is read, and `config` is added to ours. `secrets` are taken out of what an error says.
+
+    Raises `GitFailed` or one of its kinds. Cancelling ends the whole process group: TERM, two seconds, KILL.
     """
-    result = await trio.run_process(
-        ["git", *arguments],
-        cwd=cwd,
-        env={"PATH": env["PATH"], **_QUIET, **env},
-        stdin=DEVNULL,
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        start_new_session=True,
-        deliver_cancel=_kill_group,
-    )
-    if result.returncode:
-        raise GitFailed(arguments, result.returncode, result.stderr.decode(errors="replace"))
-    return bytes(result.stdout).decode(errors="replace")
+    environment = {**env, **_QUIET, **config_variables((*_SETTINGS, *config))}
+    try:
+        process = await trio.lowlevel.open_process(
+            ["git", *arguments],
+            cwd=cwd,
+            env=environment,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise GitError(f"git {arguments[0]} cannot run: {error.strerror or type(error).__name__}") from None
+    said = _Said(on_progress)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(said.read_stdout, process, name="git stdout")
+            nursery.start_soon(said.read_stderr, process, name="git stderr")
+            await process.wait()
+            # Something below git may hold a pipe open; the last words of git itself are in it already.
+            nursery.cancel_scope.deadline = trio.current_time() + 1
+    finally:
+        if process.returncode is None:
+            with trio.move_on_after(_GRACE_SECONDS + 3, shield=True):
+                await _end_group(process)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                with trio.move_on_after(0, shield=True):
+                    await pipe.aclose()
+    if said.too_much:
+        raise GitError(f"git {arguments[0]} printed more than {OUTPUT_LIMIT} bytes")
+    if process.returncode:
+        raise failure(arguments[0], process.returncode, redacted(said.stderr, secrets))
+    return bytes(said.stdout).decode(errors="surrogateescape")
 
 
-async def _kill_group(process: trio.Process) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+class _Said:
+    """What a git has said: all of its stdout, the last lines of its stderr without the progress."""
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self.stdout = bytearray()
+        self.too_much = False
+        self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._on_progress = on_progress
+
+    @property
+    def stderr(self) -> str:
+        return "\n".join(self._lines)
+
+    async def read_stdout(self, process: trio.Process) -> None:
+        assert process.stdout is not None  # noqa: S101 - opened as a pipe
+        async for chunk in process.stdout:
+            if len(self.stdout) + len(chunk) > OUTPUT_LIMIT:
+                self.too_much = True
+                _signal_group(process, signal.SIGKILL)
+                return
+            self.stdout += chunk
+
+    async def read_stderr(self, process: trio.Process) -> None:
+        assert process.stderr is not None  # noqa: S101 - opened as a pipe
+        rest = b""
+        async for chunk in process.stderr:
+            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            for line in lines:
+                self._take(line)
+            rest = rest[-_LINE_LIMIT:]
+        self._take(rest)
+
+    def _take(self, line: bytes) -> None:
+        text = line[:_LINE_LIMIT].decode(errors="replace").strip()
+        progress = read_progress(text)
+        if progress is not None:
+            if self._on_progress is not None:
+                self._on_progress(progress)
+        elif text:
+            self._lines.append(text)
+
+
+async def _end_group(process: trio.Process) -> None:
+    _signal_group(process, signal.SIGTERM)
+    with trio.move_on_after(_GRACE_SECONDS):
+        await process.wait()
+    _signal_group(process, signal.SIGKILL)
+    await process.wait()
+
+
+def _signal_group(process: trio.Process, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -8,11 +8,12 @@ from pathlib import Path
 import trio
 
 from gastown.git.command import run_git
+from gastown.git.errors import GitError
 
 __all__ = ["OutsideRoot", "WorkspacePaths", "prepare_workspace", "write_agents_md"]
 
 
-class OutsideRoot(Exception):
+class OutsideRoot(GitError):
     """A path that leads out of the workspace root, by `..` or by a symbolic link."""
 
     def __init__(self) -> None:
@@ -33,6 +34,15 @@ class WorkspacePaths:
 
     def worktree(self, rig_id: str, branch: str) -> str:
         return str(self.root / rig_id / "worktrees" / branch.replace("/", "__"))
+
+    def rig(self, rig_id: str) -> str:
+        return str(self.root / rig_id)
+
+    def clone(self, rig_id: str) -> str:
+        return str(self.root / rig_id / "repo")
+
+    def browse(self, rig_id: str) -> str:
+        return str(self.root / rig_id / "browse")
 
     def contains(self, path: str) -> bool:
         """Whether the real path of `path`, which need not exist, stays below the root."""

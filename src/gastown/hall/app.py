@@ -1,12 +1,15 @@
-"""The hall's web application: the worker API, the gateway stand-in, `/health`."""
+"""The hall's web application: the worker API, the tools' routes, the gateway stand-in, `/health`."""
 
 from __future__ import annotations
 
 from quart import Response
 
+from gastown.hall.agent_api import agent_api
 from gastown.hall.answers import answer, install_error_answers
 from gastown.hall.context import HallApp, HallContext
 from gastown.hall.gateway import gateway
+from gastown.hall.mayor_tools import mayor_tools
+from gastown.hall.rig_tools import rig_tools
 from gastown.hall.worker_api import SNAPSHOT_LIMIT, worker_api
 
 __all__ = ["LOGGER", "create_app"]
@@ -23,7 +26,8 @@ def create_app(hall: HallContext) -> HallApp:
     app.url_map.merge_slashes = False
     install_error_answers(app)
     app.add_url_rule("/health", view_func=_health)
-    app.register_blueprint(worker_api)
+    for blueprint in (worker_api, agent_api, mayor_tools, rig_tools):
+        app.register_blueprint(blueprint)
     if hall.stand_in is not None:
         app.register_blueprint(gateway)
     return app

@@ -28,7 +28,8 @@ class FinishResponses:
     """P7: outermost wrapper that lets the last piece of a response out before its task is cancelled.
 
     Otherwise hypercorn never re-arms the idle clock of the connection: idle connections leak, and every
-    shutdown waits its whole grace for them.
+    shutdown waits its whole grace for them. A refused upgrade is made the last request of its connection: on
+    the next one hypercorn 0.18 crashes, and the server with it.
     """
 
     def __init__(self, app: ASGIFramework) -> None:
@@ -40,6 +41,8 @@ class FinishResponses:
                 with trio.move_on_after(_LAST_WRITE_SECONDS, shield=True):
                     await send(message)
                 return
+            if message["type"] == "websocket.http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         await self._app(scope, receive, finish)

@@ -20,7 +20,7 @@ from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.config import RigRecord, TownRecord
 
-__all__ = ["MOST_EVENTS", "Store", "StoreError", "StoredEvent", "TownChanges", "open_store"]
+__all__ = ["MOST_EVENTS", "Connection", "Row", "Store", "StoreError", "StoredEvent", "TownChanges", "open_store"]
 
 VERSION = 1
 MOST_EVENTS = 10_000
@@ -28,6 +28,8 @@ MOST_EVENTS = 10_000
 
 _CLOSE_SECONDS = 10
 _T = TypeVar("_T")
+Connection = sqlite3.Connection
+Row = sqlite3.Row
 
 # The one query of the mayor context and of the dispatch: the town and its rigs, in one read.
 _TOWN = """
@@ -172,6 +174,15 @@ class Store:
         rows = await self._read("SELECT max(id) AS id FROM container_events WHERE town_id = ?", (town_id,))
         return int(rows[0]["id"] or 0)
 
+    async def transaction(self, work: Callable[[Connection], _T]) -> _T:
+        """Run `work` on the worker thread as one transaction; what it raises undoes all of it."""
+
+        def whole() -> _T:
+            with _transaction(self._connection):
+                return work(self._connection)
+
+        return await self._run(whole)
+
     async def _read(self, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
         return await self._run(lambda: self._connection.execute(sql, values).fetchall())
 
@@ -234,6 +245,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         schema = files("gastown.hall").joinpath("schema.sql").read_text("utf-8")
         # One script, one transaction: a crash in here leaves an empty file and not half a schema.
         connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
+    for name in ("board.sql", "records.sql"):
+        tables = files("gastown.hall").joinpath(name).read_text("utf-8")
+        connection.executescript(f"BEGIN IMMEDIATE; {tables} COMMIT;")
 
 
 def _add_event(connection: sqlite3.Connection, town_id: str, values: tuple[object, ...]) -> None:

@@ -1,8 +1,8 @@
 """The worker API (contract section 2), as far as a town on one machine needs it.
 
 Kept: the registry, snapshots, container events, and as events of that kind what an agent or the container
-reports once (completed, waiting, review results, evictions, container-ready). Acknowledged and not kept:
-heartbeats and agents' events, which are the container's to show. There are no nudges: nobody here sends any.
+reports once (completed, waiting, review results, evictions, container-ready). What agents do all the time is
+in `agent_api`.
 """
 
 from __future__ import annotations
@@ -169,26 +169,6 @@ async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Respon
     return answer({"success": True})
 
 
-@worker_api.get(f"{_AGENT}/pending-nudges")
-async def get_nudges(**_path: str) -> Response:
-    """No nudges: nobody here sends any."""
-    return answer({"success": True, "data": []})
-
-
-@worker_api.post(f"{_AGENT}/<any('heartbeat','nudge-delivered'):report>")
-async def acknowledge_agent(**_path: str) -> Response:
-    """Acknowledged, and not kept."""
-    await _object(_EVENT_LIMIT)
-    return answer({"success": True, "data": {}})
-
-
-@worker_api.post("/rigs/<rig_id>/agent-events")
-async def acknowledge_event(**_path: str) -> Response:
-    """Acknowledged, and not kept: the container shows its agents' events."""
-    await _object()
-    return answer({"success": True})
-
-
 async def _town(town_id: str) -> TownRecord:
     town = await context().store.town(town_id)
     if town is None:
@@ -196,8 +176,8 @@ async def _town(town_id: str) -> TownRecord:
     return town
 
 
-async def _object(*limit: int) -> dict[str, Any]:
-    body = await read_json(*limit)
+async def _object(limit: int) -> dict[str, Any]:
+    body = await read_json(limit)
     if not isinstance(body, dict):
         raise Refusal(400, "Invalid request body", issues=[{"path": [], "message": "must be an object"}])
     return body

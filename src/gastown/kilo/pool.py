@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import httpx2
 import structlog
@@ -18,8 +19,9 @@ from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import GRACE_SECONDS, Launcher, RunningServer
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.stream import KiloEvent, follow_events
+from gastown.kilo.terminal import KiloTerminals
 
-__all__ = ["Lease", "Server", "ServerPool", "SpawnTimedOut", "open_pool"]
+__all__ = ["Lease", "Refused", "Server", "ServerPool", "SpawnTimedOut", "open_pool"]
 
 log = structlog.get_logger()
 
@@ -69,6 +71,10 @@ class Server:
         """Give every event to `take` until cancelled. See `follow_events`."""
         await follow_events(self._client, self.url, take, reconnected, task_status=task_status)
 
+    def terminals(self) -> KiloTerminals:
+        """The terminals of the server's working directory."""
+        return KiloTerminals(self._client, self.url, self.spec.cwd)
+
     def lease_out(self) -> None:
         self.leased, self.free = True, trio.Event()
 
@@ -87,6 +93,13 @@ class Server:
             if self.ended.is_set():
                 return self.death()
         return error
+
+
+class Refused(NamedTuple):
+    """A server that came up without the tools that it must have, and was not handed out."""
+
+    spec: ServerSpec
+    reason: NotReady
 
 
 class Lease:
@@ -143,12 +156,15 @@ class ServerPool:
         client: httpx2.AsyncClient,
         slots: PrioritySlots,
         spawn_seconds: float,
+        on_refused: Callable[[Refused], None],
     ) -> None:
         self.slots = slots
         self._nursery = nursery
         self._launch = launch
         self._client = client
         self._spawn_seconds = spawn_seconds
+        self._on_refused = on_refused
+        self.refused: dict[tuple[str, str], Refused] = {}
         self._servers: list[Server] = []
         self._locks = NamedLocks()
 
@@ -242,8 +258,14 @@ class ServerPool:
             tools = await server.rest.tool_ids(server.spec.cwd)
         except KiloError as error:
             raise await server.explain(error) from error
-        if missing := server.spec.required_tools - tools:
-            raise NotReady(sorted(missing))
+        spec = server.spec
+        self.refused.pop(spec.key, None)
+        if missing := spec.required_tools - tools:
+            refusal = NotReady(sorted(missing))
+            self.refused[spec.key] = Refused(spec, refusal)
+            log.error("server.refused", cwd=spec.cwd, missing=refusal.missing)
+            self._on_refused(self.refused[spec.key])
+            raise refusal
 
     async def _host(self, spec: ServerSpec, *, task_status: trio.TaskStatus[Server]) -> None:
         """A server's whole life. `started` is reported when it listens."""
@@ -264,9 +286,17 @@ class ServerPool:
 
 @asynccontextmanager
 async def open_pool(
-    launch: Launcher, client: httpx2.AsyncClient, slots: PrioritySlots, *, spawn_seconds: float
+    launch: Launcher,
+    client: httpx2.AsyncClient,
+    slots: PrioritySlots,
+    *,
+    spawn_seconds: float,
+    on_refused: Callable[[Refused], None] = lambda _: None,
 ) -> AsyncIterator[ServerPool]:
-    """A pool for the length of the block; leaving it ends every server that is still there."""
+    """A pool for the length of the block; leaving it ends every server that is still there.
+
+    `on_refused` hears of every server that came up without its tools.
+    """
     async with trio.open_nursery() as nursery:
-        yield ServerPool(nursery, launch, client, slots, spawn_seconds)
+        yield ServerPool(nursery, launch, client, slots, spawn_seconds, on_refused)
         nursery.cancel_scope.cancel(reason="the pool closes")

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.kilo.frames import FrameReader, FrameTooLarge
 
 __all__ = ["KiloEvent", "follow_events"]
 
@@ -74,16 +75,18 @@ async def _read_once(
         try:
             async with client.stream("GET", f"{url}/global/event", timeout=None) as response:
                 response.raise_for_status()
-                async for frame in httpx2.EventSource(response, max_event_size=_MAX_EVENT_BYTES):
+                frames = FrameReader(_MAX_EVENT_BYTES)
+                async for chunk in response.aiter_bytes():
                     silence.deadline = trio.current_time() + SILENCE_SECONDS
-                    if (event := _parse(frame.data, connected)) is not None:
-                        take(event)
-        except httpx2.HTTPError as error:
+                    for data in frames.feed(chunk):
+                        if (event := _parse(data, connected)) is not None:
+                            take(event)
+        except (httpx2.HTTPError, FrameTooLarge) as error:
             return type(error).__name__
     return "silence" if silence.cancelled_caught else "end of stream"
 
 
-def _parse(data: str, connected: Callable[[], None]) -> KiloEvent | None:
+def _parse(data: bytes, connected: Callable[[], None]) -> KiloEvent | None:
     """The event of a session in this frame, if it holds one.
 
     `sync` frames repeat other frames in a durable form; those without a session are kilo's own housekeeping.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +12,23 @@ import pydantic
 import structlog
 import trio
 
-from gastown.contract.worker import MayorContext, RegistryEntry
+from gastown.contract.worker import (
+    ACCEPTS_BATCHES,
+    ACCEPTS_HEADER,
+    Heartbeat,
+    HeartbeatAnswer,
+    MayorContext,
+    Nudge,
+    Nudges,
+    RegistryEntry,
+)
 from gastown.worker.tokens import LiveCredentials
 
 __all__ = ["Registry", "WorkerClient", "WorkerError"]
 
 log = structlog.get_logger()
+
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class WorkerError(Exception):
@@ -25,6 +38,16 @@ class WorkerError(Exception):
         super().__init__(f"worker API: {call}: {problem}")
         self.transient = transient
         self.status = status
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the worker will never take what was sent, rather than who sent it or when."""
+        status = self.status
+        return status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+class _Binary(bytes):
+    """A body that is no JSON."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +115,79 @@ class WorkerClient:
             raise
         return answer.content
 
+    async def save_snapshot(self, rig_id: str, agent_id: str, content: bytes) -> None:
+        """Store the agent's `kilo.db` in place of the one before."""
+        path = f"/rigs/{rig_id}/agents/{agent_id}/db-snapshot"
+        await self._send("POST", path, _Binary(content), agent=(rig_id, agent_id))
+
     async def delete_snapshot(self, rig_id: str, agent_id: str) -> None:
         path = f"/rigs/{rig_id}/agents/{agent_id}/db-snapshot"
         await self._send("DELETE", path, agent=(rig_id, agent_id))
+
+    async def agent_events(self, rig_id: str, agent_id: str, content: bytes, *, batch: bool) -> bool:
+        """Send one event of an agent, or an array of them; whether the worker takes arrays from now on."""
+        path = f"/rigs/{rig_id}/agent-events" + ("/batch" if batch else "")
+        answer = await self._send("POST", path, content, agent=(rig_id, agent_id))
+        _json_of(answer, f"POST {path}")
+        accepts = str(answer.headers.get(ACCEPTS_HEADER, ""))
+        return ACCEPTS_BATCHES in (word.strip() for word in accepts.split(","))
+
+    async def report(self, report: str, body: dict[str, Any], agent: tuple[str, str] | None) -> None:
+        """Tell the worker something about an agent (rig and id), or about the container."""
+        path = f"/{report}" if agent is None else f"/rigs/{agent[0]}/agents/{agent[1]}/{report}"
+        answer = await self._send("POST", path, body, agent)
+        _json_of(answer, f"POST {path}")
+
+    async def call_back(self, url: str, body: dict[str, Any]) -> None:
+        """Post to an address of the caller's choice. Only the worker's own gets the container's token."""
+        call = "POST to a callback"
+        if url.startswith(f"{self._base}/"):
+            await self._send("POST", url.removeprefix(self._base), body)
+            return
+        headers = {"Content-Type": "application/json"}
+        try:
+            answer = await self._client.request(
+                "POST", url, content=_json_bytes(body), headers=headers, timeout=None
+            )
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise WorkerError(call, f"no answer ({type(error).__name__})", transient=True) from None
+        self._raise_for(answer, call)
+
+    async def forward(self, method: str, route: str, body: Any, agent: tuple[str, str]) -> tuple[int, Any]:
+        """Ask for an agent (rig and id) what somebody else wants to know: the worker's status and its JSON."""
+        path = f"/rigs/{agent[0]}/agents/{agent[1]}/{route}"
+        answer = await self._answer(method, path, body, agent)
+        return answer.status_code, _json_of(answer, f"{method} {path}")
+
+    async def heartbeat(self, beat: Heartbeat) -> str | None:
+        """Send a heartbeat; the drain nonce of the answer, where it has one."""
+        path = f"/rigs/{beat.rig_id}/agents/{beat.agent_id}/heartbeat"
+        body = beat.model_dump(mode="json", by_alias=True)
+        answer = await self._send("POST", path, body, agent=(beat.rig_id, beat.agent_id))
+        try:
+            told = HeartbeatAnswer.model_validate(_json_of(answer, f"POST {path}"))
+        except pydantic.ValidationError as error:
+            raise WorkerError(f"POST {path}", f"unusable answer: {_problems(error)}", transient=False) from None
+        return told.data.drain_nonce if told.data is not None else None
+
+    async def pending_nudges(self, rig_id: str, agent_id: str) -> tuple[Nudge, ...]:
+        """The prompts that wait for an agent, the most urgent first."""
+        path = f"/rigs/{rig_id}/agents/{agent_id}/pending-nudges"
+        answer = await self._send("GET", path, agent=(rig_id, agent_id))
+        try:
+            return Nudges.model_validate(_json_of(answer, f"GET {path}")).data
+        except pydantic.ValidationError as error:
+            raise WorkerError(f"GET {path}", f"unusable answer: {_problems(error)}", transient=False) from None
+
+    async def git_token(self, rig_id: str) -> str:
+        """A new git token for a rig."""
+        path = f"/rigs/{rig_id}/refresh-git-token"
+        body = await self._json("POST", path, {})
+        data = body.get("data") if isinstance(body, dict) else None
+        token = data.get("token") if isinstance(data, dict) else None
+        if not isinstance(token, str) or not token:
+            raise WorkerError(f"POST {path}", "the answer has no token", transient=False)
+        return token
 
     async def refresh_token(self) -> None:
         """Fetch a new container token and make it live. The present one may be just expired."""
@@ -104,39 +197,59 @@ class WorkerClient:
             token = answer.json()["data"]["token"]
         except (ValueError, KeyError, TypeError):
             token = None
-        if not isinstance(token, str) or not token:
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise WorkerError("POST /refresh-container-token", "the answer has no token", transient=False)
         self._credentials.replace_token(token)
         log.info("token.refreshed", generation=self._credentials.current.generation)
 
     async def _json(self, method: str, path: str, body: Any = None) -> Any:
-        answer = await self._send(method, path, body)
-        try:
-            return answer.json() if answer.content else {}
-        except ValueError:
-            raise WorkerError(f"{method} {path}", "the answer is not JSON", transient=False) from None
+        return _json_of(await self._send(method, path, body), f"{method} {path}")
 
     async def _send(
         self, method: str, path: str, body: Any = None, agent: tuple[str, str] | None = None
     ) -> httpx2.Response:
+        answer = await self._answer(method, path, body, agent)
+        self._raise_for(answer, f"{method} {path}")
+        return answer
+
+    async def _answer(self, method: str, path: str, body: Any, agent: tuple[str, str] | None) -> httpx2.Response:
+        """Whatever the worker says, once it knows us."""
         token = self._credentials.current.container_token
         answer = await self._once(method, path, body, agent)
         if answer.status_code == 401:
-            async with self._refreshing:
-                # Another call may have refreshed it while this one waited.
-                if self._credentials.current.container_token == token:
-                    with trio.fail_after(10):
-                        await self.refresh_token()
+            await self.renew_token(token, f"{method} {path}")
             answer = await self._once(method, path, body, agent)
-        self._raise_for(answer, f"{method} {path}")
         return answer
+
+    async def renew_token(self, refused: str | None, call: str = "a call of an agent") -> None:
+        """Have a newer token than the one that `call` was refused with.
+
+        Who waits for somebody else's refresh finds its token. Where it fails, it is the call that was refused.
+        """
+        async with self._refreshing:
+            if self._credentials.current.container_token == refused:
+                with trio.fail_after(10):
+                    await self._refresh_for(call)
+
+    async def _refresh_for(self, call: str) -> None:
+        try:
+            await self.refresh_token()
+        except WorkerError as error:
+            problem = f"answered 401, and the token could not be refreshed ({error})"
+            raise WorkerError(call, problem, transient=error.transient, status=401) from error
 
     async def _once(self, method: str, path: str, body: Any, agent: tuple[str, str] | None) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self._credentials.current.container_token or ''}"}
         if agent is not None:
             headers |= {"X-Gastown-Rig-Id": agent[0], "X-Gastown-Agent-Id": agent[1]}
+        if body is not None:
+            binary = isinstance(body, _Binary)
+            headers["Content-Type"] = "application/octet-stream" if binary else "application/json"
+        content = body if body is None or isinstance(body, bytes) else _json_bytes(body)
         try:
-            return await self._client.request(method, self._base + path, json=body, headers=headers, timeout=None)
+            return await self._client.request(
+                method, self._base + path, content=content, headers=headers, timeout=None
+            )
         except httpx2.HTTPError as error:
             problem = f"no answer ({type(error).__name__})"
             raise WorkerError(f"{method} {path}", problem, transient=True) from error
@@ -147,6 +260,18 @@ class WorkerClient:
         if status >= 400:
             transient = status >= 500 or status in (408, 429)
             raise WorkerError(call, f"answered {status}", transient=transient, status=status)
+
+
+def _json_bytes(body: Any) -> bytes:
+    """JSON in ASCII: a lone surrogate in what somebody once said cannot break it."""
+    return json.dumps(body).encode("ascii")
+
+
+def _json_of(answer: httpx2.Response, call: str) -> Any:
+    try:
+        return answer.json() if answer.content else {}
+    except (ValueError, RecursionError):  # the latter: brackets in brackets in brackets
+        raise WorkerError(call, "the answer is not JSON", transient=False) from None
 
 
 def _problems(error: ValueError) -> str:

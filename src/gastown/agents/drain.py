@@ -1,0 +1,153 @@
+"""The drain: every agent leaves with its work and its conversation saved, all of it inside one budget.
+
+The budget has three parts: most of it lets turns end, then what still works is ended and saved, and the last
+bit is for what is on its way to the worker. Agents leave side by side, each as soon as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from gastown.agents.farewell import Farewell, FarewellParts
+from gastown.concurrency.leaving import PRESSED_SECONDS, Leaving
+from gastown.contract.drain import DrainPhase, DrainState, FarewellStep
+from gastown.contract.errors import Draining
+from gastown.worker.client import WorkerClient, WorkerError
+
+__all__ = ["Drain", "DrainParts", "run_drain"]
+
+log = structlog.get_logger()
+
+_NOTICE_SECONDS = 10.0
+_SAVING_SECONDS, _SAVING_SHARE = 90.0, 0.4
+_FLUSH_SECONDS, _FLUSH_SHARE = 10.0, 0.2
+_FLUSH_MOST_SECONDS = 30.0
+"""A worker that takes nothing for so long will not do so in the rest of the budget either."""
+
+
+class Drain:
+    """Whether the container drains, and how far it is. Once it does, it takes no new agents any more."""
+
+    def __init__(self, leaving: Leaving) -> None:
+        self.leaving = leaving
+        self.phase = DrainPhase.NONE
+        self.notice: str | None = None
+        self.farewells: list[Farewell] = []
+        self.flushed: dict[str, bool] = {}
+
+    @property
+    def is_set(self) -> bool:
+        return self.leaving.told.is_set()
+
+    def ask(self, why: str, seconds: float | None = None) -> None:
+        """Let the container drain, as by a signal. See `Leaving.ask`."""
+        self.leaving.ask(why, seconds)
+
+    def check(self) -> None:
+        """Raise `Draining` when a drain is on."""
+        if self.is_set:
+            raise Draining
+
+    def to_wire(self) -> DrainState:
+        left = self.leaving.seconds_left
+        phase = self.phase
+        if phase is DrainPhase.SAVING and any(f.step is FarewellStep.WORKING for f in self.farewells):
+            phase = DrainPhase.WORKING
+        return DrainState(
+            draining=self.is_set,
+            phase=phase,
+            why=self.leaving.why,
+            budget_seconds=None if left is None else self.leaving.seconds,
+            seconds_left=None if left is None else round(left, 3),
+            notice=self.notice,
+            agents=tuple(farewell.to_wire() for farewell in self.farewells),
+            flushed=dict(self.flushed),
+        )
+
+
+@dataclass(frozen=True)
+class DrainParts:
+    """`flushes` are what must have reached the worker in the end, by name; each waits until it has."""
+
+    farewell: FarewellParts
+    flushes: Mapping[str, Callable[[], Awaitable[None]]]
+
+
+@dataclass
+class _Clock:
+    """Divides the budget, and again whenever it shrinks.
+
+    `time_up` is set when turns have to end; `saves` is the scope in which agents leave.
+    """
+
+    leaving: Leaving
+    time_up: trio.Event = field(default_factory=trio.Event)
+    saves: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def run(self) -> None:
+        while True:
+            moved, left = self.leaving.moved, self.leaving.seconds_left or 0.0
+            end = self.leaving.budget.deadline
+            self.saves.deadline = end - min(_FLUSH_SECONDS, left * _FLUSH_SHARE)
+            saving = left if left <= PRESSED_SECONDS else min(_SAVING_SECONDS, left * _SAVING_SHARE)
+            with trio.move_on_at(end - saving) as working:
+                await moved.wait()
+            if working.cancelled_caught:
+                self.time_up.set()
+                await moved.wait()
+
+
+async def run_drain(drain: Drain, parts: DrainParts) -> None:
+    """Drain, once `drain.leaving` has been told. Ends within the budget; the receipts are complete in any case."""
+    drain.phase = DrainPhase.SAVING
+    clock = _Clock(drain.leaving)
+    with drain.leaving.budget as budget:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_give_notice, drain, parts.farewell.worker, name="eviction notice")
+            async with trio.open_nursery() as clocks:
+                clocks.start_soon(clock.run, name="drain clock")
+                with clock.saves:
+                    await _say_farewells(drain, parts, clock.time_up)
+                clocks.cancel_scope.cancel(reason="all agents have left")
+            drain.phase = DrainPhase.FLUSHING
+            for name, flush in parts.flushes.items():
+                nursery.start_soon(_flush, drain, name, flush, name=f"flush {name}")
+    drain.phase = DrainPhase.DONE
+    for farewell in drain.farewells:
+        log.info("drain.receipt", **farewell.to_wire().model_dump(mode="json"))
+    log.info("container.drained", in_time=not budget.cancelled_caught, notice=drain.notice, flushed=drain.flushed)
+
+
+async def _say_farewells(drain: Drain, parts: DrainParts, time_up: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+        for agent in parts.farewell.roster.active():
+            farewell = Farewell(agent)
+            drain.farewells.append(farewell)
+            nursery.start_soon(farewell.say, parts.farewell, time_up, name=f"farewell {agent.id}")
+
+
+async def _give_notice(drain: Drain, worker: WorkerClient | None) -> None:
+    """Tell the worker that the container goes; nothing waits for that but the end."""
+    if worker is None:
+        return
+    drain.notice = "on its way"
+    try:
+        with trio.fail_after(_NOTICE_SECONDS):
+            await worker.report("container-eviction", {}, None)
+        drain.notice = "arrived"
+    except (WorkerError, trio.TooSlowError) as error:
+        drain.notice = f"not delivered: {str(error) or f'no answer in {_NOTICE_SECONDS:g} s'}"
+        log.warning("drain.notice_failed", reason=drain.notice)
+
+
+async def _flush(drain: Drain, name: str, flush: Callable[[], Awaitable[None]]) -> None:
+    drain.flushed[name] = False
+    with trio.move_on_after(_FLUSH_MOST_SECONDS) as patience:
+        await flush()
+        drain.flushed[name] = True
+    if patience.cancelled_caught:
+        log.warning("drain.not_flushed", what=name)

@@ -1,0 +1,218 @@
+"""How one agent leaves a container that drains, and the receipt for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import structlog
+import trio
+
+from gastown.agents.conversation import save_at_the_end
+from gastown.agents.model import Agent
+from gastown.agents.services import AgentServices
+from gastown.agents.startup import spec_of
+from gastown.concurrency.locks import NamedLocks
+from gastown.concurrency.supervise import contain
+from gastown.contract.agents import AgentState, Role, StartAgentRequest
+from gastown.contract.drain import DrainReceipt, EvictionContext, FarewellStep, TurnEnd
+from gastown.git.errors import GitError
+from gastown.git.rig import RigGit, limited
+from gastown.git.save import commit_all, has_unpushed, push, unlock
+from gastown.kilo.errors import KiloError
+from gastown.worker.client import WorkerClient, WorkerError
+
+__all__ = ["COMMIT_MESSAGE", "Farewell", "FarewellParts"]
+
+log = structlog.get_logger()
+
+COMMIT_MESSAGE = "WIP: container eviction save"
+_ABORT_SECONDS = 2.0
+_END_SECONDS = 8.0
+_COMMIT_SECONDS = 30.0
+_PUSH_SECONDS = 60.0
+_CONTEXT_SECONDS = 5.0
+_SAVE_SECONDS = 30.0
+_IDENTITY = tuple(f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL"))
+
+
+class Leavers(Protocol):
+    """What a farewell needs of the roster."""
+
+    def active(self) -> list[Agent]: ...
+    def evict(self, agent: Agent) -> None: ...
+
+
+@dataclass(frozen=True)
+class FarewellParts:
+    """`git_of` gives the git of an agent's rig. One git at a time works in a worktree."""
+
+    roster: Leavers
+    services: AgentServices
+    worker: WorkerClient | None
+    git_of: Callable[[StartAgentRequest], RigGit]
+    worktrees: NamedLocks = field(default_factory=NamedLocks)
+
+
+@dataclass(eq=False)
+class Farewell:
+    """One agent's. `say` runs it; what it could not do is in `lost`, and never raised."""
+
+    agent: Agent
+    step: FarewellStep = FarewellStep.WORKING
+    turn: TurnEnd | None = None
+    commit: str | None = None
+    saved: bool | None = None
+    pushed: bool | None = None
+    reported: bool | None = None
+    lost: list[str] = field(default_factory=list)
+
+    def to_wire(self) -> DrainReceipt:
+        request = self.agent.request
+        return DrainReceipt(
+            agent_id=request.agent_id,
+            role=request.role,
+            step=self.step,
+            turn=self.turn,
+            branch=request.branch if request.works_in_repository else None,
+            commit=self.commit,
+            saved=self.saved,
+            pushed=self.pushed,
+            reported=self.reported,
+            lost=tuple(self.lost),
+        )
+
+    async def say(self, parts: FarewellParts, time_up: trio.Event) -> None:
+        """Let the agent's turn end until `time_up`, end the agent, then save what it leaves. Cancelling gives up
+        what is not done yet, and the receipt says so.
+        """
+        agent = self.agent
+        try:
+            await self._contained("all that was not saved before", partial(self._leave, parts, time_up))
+            if self.turn is not TurnEnd.GONE:
+                self.step = FarewellStep.SAVING
+                async with trio.open_nursery() as nursery:
+                    if agent.session_id is not None:
+                        save = partial(self._save_conversation, parts)
+                        nursery.start_soon(self._contained, "the conversation", save)
+                    if agent.request.works_in_repository:
+                        nursery.start_soon(self._contained, "the work", partial(self._save_work, parts))
+            self.step = FarewellStep.DONE
+        finally:
+            parts.roster.evict(agent)  # or the worker would hear that it has completed
+
+    async def _leave(self, parts: FarewellParts, time_up: trio.Event) -> None:
+        self.turn = await self._turn_ends(time_up)
+        if self.turn is not TurnEnd.GONE:
+            self.step = FarewellStep.ENDING
+            await self._end(parts)
+
+    async def _turn_ends(self, time_up: trio.Event) -> TurnEnd:
+        agent = self.agent
+        if agent.state is AgentState.STARTING:
+            return TurnEnd.STARTING
+        if agent.is_active and not self._works():
+            return TurnEnd.IDLE
+        async with trio.open_nursery() as nursery:
+
+            async def until(wait: Callable[[], Awaitable[None]]) -> None:
+                await wait()
+                nursery.cancel_scope.cancel(reason="no more waiting")
+
+            for wait in (self._work_done, agent.ended.wait, time_up.wait):
+                nursery.start_soon(until, wait)
+        if not agent.is_active:
+            await agent.ended.wait()
+            return TurnEnd.GONE
+        return TurnEnd.INTERRUPTED if self._works() else TurnEnd.FINISHED
+
+    def _works(self) -> bool:
+        return not self.agent.turns.is_done
+
+    async def _work_done(self) -> None:
+        turns = self.agent.turns
+        while self._works():
+            opens_by = float("inf") if turns.is_open else turns.awaited_until
+            with trio.move_on_at(opens_by):
+                await turns.moved.wait()
+
+    async def _end(self, parts: FarewellParts) -> None:
+        """End the turn, the event stream, and every process of the agent."""
+        agent = self.agent
+        if self.turn is TurnEnd.INTERRUPTED and agent.lease is not None and agent.session_id is not None:
+            with trio.move_on_after(_ABORT_SECONDS):
+                try:
+                    await agent.lease.server.rest.abort(agent.session_id)
+                except KiloError as error:
+                    log.info("drain.not_aborted", agent_id=agent.id, reason=str(error))
+        parts.roster.evict(agent)
+        with trio.move_on_after(_END_SECONDS):
+            await agent.ended.wait()
+        if not agent.ended.is_set():
+            self.lost.append(f"its server did not end within {_END_SECONDS:g} s")
+
+    async def _save_conversation(self, parts: FarewellParts) -> None:
+        self.saved = False
+        with trio.move_on_after(_SAVE_SECONDS):
+            self.saved = await save_at_the_end(self.agent, parts.services)
+        status = self.agent.saving.status
+        if self.saved is False:
+            reason = status.reason if status is not None else None
+            self.lost.append(f"the conversation: {reason or f'not saved within {_SAVE_SECONDS:g} s'}")
+
+    async def _save_work(self, parts: FarewellParts) -> None:
+        if not await (trio.Path(self.agent.workdir) / ".git").exists():
+            return  # it has no worktree yet, and git would take the next repository above for it
+        async with parts.worktrees.of(self.agent.workdir):
+            await self._commit_and_push(parts)
+
+    async def _commit_and_push(self, parts: FarewellParts) -> None:
+        agent, git = self.agent, parts.git_of(self.agent.request)
+        identity = {name: spec_of(agent, parts.services).env[name] for name in _IDENTITY}
+        alone = all(other.workdir != agent.workdir for other in parts.roster.active())
+        try:
+            with limited("commit", _COMMIT_SECONDS):
+                if alone and agent.ended.is_set():
+                    await unlock(git, agent.workdir)
+                self.commit = await commit_all(git, agent.workdir, COMMIT_MESSAGE, identity)
+                unpushed = await has_unpushed(git, agent.workdir)
+            if unpushed:
+                self.pushed = False
+                with limited("push", _PUSH_SECONDS):
+                    await push(git, agent.workdir, agent.request.branch)
+                self.pushed = True
+        except GitError as error:
+            self.lost.append(f"the work: {error}")
+            return
+        if agent.request.role == Role.POLECAT and parts.worker is not None:
+            await self._write_context(parts, parts.worker)
+
+    async def _write_context(self, parts: FarewellParts, worker: WorkerClient) -> None:
+        request = self.agent.request
+        context = EvictionContext(
+            branch=request.branch, agent_name=request.name, saved_at=parts.services.now()
+        ).model_dump(mode="json")
+        self.reported = False
+        try:
+            with trio.fail_after(_CONTEXT_SECONDS):
+                await worker.report("eviction-context", context, (request.rig_id, request.agent_id))
+            self.reported = True
+        except (WorkerError, trio.TooSlowError) as error:
+            self.lost.append(f"the eviction context: {str(error) or f'no answer in {_CONTEXT_SECONDS:g} s'}")
+
+    async def _contained(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do one thing; that it failed, or that the time was up before it was done, is noted in the receipt."""
+
+        def failed(error: Exception) -> None:
+            self.lost.append(f"{what}: {type(error).__name__}")
+            log.error("drain.crashed", agent_id=self.agent.id, what=what, exc_info=error)
+
+        over = False
+        try:
+            await contain(work, on_failure=failed)
+            over = True
+        finally:
+            if not over:
+                self.lost.append(f"{what}: the time was up")

@@ -1,0 +1,131 @@
+"""When an agent has no work: the mayor's people are told, others get a nudge, or exit after a while.
+
+Work ends when a turn closes and no other is open or about to be (a `superseded` turn is followed by the next at
+once). Whether the worker has nudges is asked when idleness begins, every 15 s while it lasts, and once more
+before the agent exits; while a turn is open, every 30 s, and then only an `immediate` one is delivered, which
+kilo takes up at the next step of the turn.
+"""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from gastown.agents.model import Agent
+from gastown.agents.prompts import send_prompt
+from gastown.agents.services import AgentServices
+from gastown.contract.agents import AgentState, Role
+from gastown.contract.errors import AgentNotRunning
+from gastown.kilo.errors import KiloError
+
+__all__ = ["mind_idleness"]
+
+log = structlog.get_logger()
+
+_ASK_IDLE_SECONDS = 15.0
+_ASK_BUSY_SECONDS = 30.0
+_IMMEDIATE = "immediate"
+
+
+async def mind_idleness(agent: Agent, services: AgentServices) -> None:
+    """Follow the work of a running agent. Ends the agent when it has been idle for too long.
+
+    A resumed agent with nothing left to do is idle from the beginning, and its mayor is not reported as waiting:
+    no turn has ended.
+    """
+    if agent.request.is_mayor:
+        await _report_waiting(agent, services)
+    else:
+        await _nudge_or_leave(agent, services)
+
+
+async def _report_waiting(agent: Agent, services: AgentServices) -> None:
+    while True:
+        await _until_done(agent)
+        if agent.turns.ended > agent.ends_told:
+            services.reports.waiting(agent.request.rig_id, agent.id, services.now())
+        agent.ends_told = agent.turns.ended
+        await _until_work(agent)
+
+
+async def _nudge_or_leave(agent: Agent, services: AgentServices) -> None:
+    limit = services.deadlines.idle
+    if agent.request.role == Role.REFINERY:
+        limit = services.deadlines.refinery_idle
+    while True:
+        while not await _is_done_within(agent, _ASK_BUSY_SECONDS):
+            await _nudge(agent, services, only_immediate=True)
+        if not await _rest(agent, services, limit):
+            return
+
+
+async def _rest(agent: Agent, services: AgentServices, limit: float) -> bool:
+    """One time of idleness; False when it was the last one and the agent is ending."""
+    until = trio.current_time() + limit
+    ended = agent.turns.ended
+    while True:
+        asked = trio.current_time()
+        await _nudge(agent, services, only_immediate=False)
+        if not agent.turns.is_done or agent.turns.ended != ended:
+            return True
+        if asked >= until:
+            return not await _leave(agent)
+        with trio.move_on_at(min(until, asked + _ASK_IDLE_SECONDS)):
+            await _until_work(agent)
+            return True
+
+
+async def _leave(agent: Agent) -> bool:
+    """End an idle agent; False when a prompt has come in the last moment."""
+    async with agent.switching:
+        if not agent.turns.is_done or agent.state is not AgentState.RUNNING:
+            return False
+        agent.become(AgentState.STOPPING, "idle")
+        agent.scope.cancel(reason="idle")
+        return True
+
+
+async def _nudge(agent: Agent, services: AgentServices, *, only_immediate: bool) -> None:
+    """Deliver the most urgent nudge, if there is one."""
+    request, desk = agent.request, services.nudges
+    waiting = await desk.pending(request.rig_id, agent.id)
+    nudge = next((one for one in waiting if one.mode == _IMMEDIATE or not only_immediate), None)
+    if nudge is None:
+        return
+    # Before it is sent: a delivery that is cut half-way may have arrived, and must not be made again.
+    desk.delivered(agent.id, nudge.nudge_id)
+    try:
+        await send_prompt(agent, nudge.message)
+    except (AgentNotRunning, KiloError) as error:
+        desk.not_delivered(agent.id, nudge.nudge_id)
+        log.warning("nudge.not_delivered", agent_id=agent.id, nudge_id=nudge.nudge_id, reason=str(error))
+        return
+    log.info("nudge.delivered", agent_id=agent.id, nudge_id=nudge.nudge_id, mode=nudge.mode)
+    desk.report(request.rig_id, agent.id, nudge.nudge_id)
+
+
+async def _until_done(agent: Agent) -> None:
+    await _is_done_within(agent, float("inf"))
+
+
+async def _is_done_within(agent: Agent, seconds: float) -> bool:
+    """Wait for the end of work, for so long at most; whether it has come.
+
+    While one server takes over from another nothing is certain, so that is waited for.
+    """
+    with trio.move_on_after(seconds):
+        while True:
+            async with agent.switching:
+                moved = agent.turns.moved
+                if agent.turns.is_done:
+                    return True
+            with trio.move_on_at(float("inf") if agent.turns.is_open else agent.turns.awaited_until):
+                await moved.wait()
+    return False
+
+
+async def _until_work(agent: Agent) -> None:
+    """Return when work has begun, or has begun and ended already."""
+    ended = agent.turns.ended
+    while agent.turns.is_done and agent.turns.ended == ended:
+        await agent.turns.moved.wait()

@@ -1,0 +1,66 @@
+"""A merge that the worker asked for, and the report of what became of it."""
+
+from __future__ import annotations
+
+import structlog
+
+from gastown.agents.services import AgentServices
+from gastown.contract.git import MergeRequest, ReviewResult
+from gastown.git.errors import Conflict, GitError
+from gastown.git.merge import merge
+from gastown.git.rig import IDENTITY, Rig
+
+__all__ = ["merge_and_report"]
+
+log = structlog.get_logger()
+
+
+async def merge_and_report(services: AgentServices, request: MergeRequest, rig: Rig) -> None:
+    """Merge, and have the result reported. Raises nothing that git may fail with: that is a result, too."""
+    result = await _result(services, request, rig)
+    log.info(
+        "merge.ended",
+        rig_id=request.rig_id,
+        entry_id=request.entry_id,
+        status=result.status,
+        reason=result.reason,
+        commit=result.commit_sha,
+    )
+    services.reports.review_completed(request.rig_id, request.entry_id, result, request.callback_url)
+
+
+async def _result(services: AgentServices, request: MergeRequest, rig: Rig) -> ReviewResult:
+    branch, target = request.branch, request.target_branch
+    try:
+        merged = await merge(
+            services.repositories,
+            rig,
+            branch,
+            target,
+            message=f"Merge branch '{branch}' into {target}\n\nBead: {request.bead_id}\n",
+            identity=_identity(services),
+        )
+    except Conflict as error:
+        return ReviewResult(
+            entry_id=request.entry_id,
+            status="conflict",
+            message=str(error),
+            reason="conflict",
+            conflicting_files=error.files,
+        )
+    except GitError as error:
+        return ReviewResult(
+            entry_id=request.entry_id, status="conflict", message=f"Not merged: {error}", reason="failed"
+        )
+    said = f"Merged {branch} into {target}" if merged.anew else f"{target} had all of {branch} already"
+    return ReviewResult(entry_id=request.entry_id, status="merged", message=said, commit_sha=merged.commit)
+
+
+def _identity(services: AgentServices) -> dict[str, str]:
+    """The town's author, where it has one."""
+    town = services.credentials.current.town
+    if not town.git_author_name:
+        return IDENTITY
+    email = town.git_author_email or IDENTITY["GIT_AUTHOR_EMAIL"]
+    named = {f"GIT_{who}_NAME": town.git_author_name for who in ("AUTHOR", "COMMITTER")}
+    return named | {f"GIT_{who}_EMAIL": email for who in ("AUTHOR", "COMMITTER")}

@@ -1,0 +1,29 @@
+"""Giving a running agent another prompt."""
+
+from __future__ import annotations
+
+from gastown.agents.environment import model_name
+from gastown.agents.model import Agent
+from gastown.contract.agents import AgentState
+from gastown.contract.errors import AgentNotRunning
+
+__all__ = ["send_prompt"]
+
+
+async def send_prompt(agent: Agent, prompt: str) -> None:
+    """Queue a prompt behind the turn that is open. Raises `AgentNotRunning` and `KiloError`.
+
+    Model and system text go with each prompt: kilo keeps the one for longer than wanted, and the other not at all.
+    """
+    async with agent.switching:
+        if agent.state is not AgentState.RUNNING or agent.lease is None or agent.session_id is None:
+            raise AgentNotRunning(agent.id, agent.state)
+        await agent.lease.server.rest.prompt(
+            agent.session_id,
+            prompt,
+            model=model_name(agent.request.model),
+            system=None if agent.request.is_mayor else agent.request.system_prompt,
+        )
+        agent.turns.prompted()
+        if agent.request.is_mayor:
+            agent.saving.want()

@@ -1,0 +1,184 @@
+"""Agents and the town's repositories: a worktree for who changes one, a list of them for who looks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+import structlog
+import trio
+
+from gastown.agents.model import Agent
+from gastown.agents.services import AgentServices
+from gastown.concurrency.backoff import delays
+from gastown.concurrency.supervise import contain
+from gastown.contract.agents import Rig as RigOfMayor
+from gastown.contract.agents import StartAgentRequest
+from gastown.contract.errors import StartFailed
+from gastown.contract.git import Remote
+from gastown.git.errors import AuthFailed, GitError, NetworkFailed, PushRaced, RepositoryNotFound
+from gastown.git.rig import Rig, RigGit, limited
+from gastown.git.workspace import write_agents_md
+from gastown.git.worktrees import browse, check_out
+
+__all__ = ["behind", "browse_rigs", "git_of", "know", "prepare_worktree", "set_up", "write_instructions"]
+
+log = structlog.get_logger()
+
+_PREFLIGHT_SECONDS = 20.0
+_BROWSE_TRIES = 5
+_ACTIONS: tuple[tuple[type[GitError], str], ...] = (
+    (AuthFailed, "Check the git credentials of the town, or of the rig's integration"),
+    (RepositoryNotFound, "Check the repository's address, and that its credentials may read it"),
+    (NetworkFailed, "Try again when the git server can be reached"),
+)
+
+
+def know(
+    services: AgentServices,
+    rig_id: str,
+    git_url: str,
+    default_branch: str,
+    *,
+    variables: Mapping[str, str] | None = None,
+    integration_id: str | None = None,
+) -> Rig:
+    """Take what a request says about a rig. Raises `ValueError` for an address that cannot be used."""
+    rig = Rig(rig_id, Remote.parse(git_url), default_branch)
+    services.repositories.tools.credentials.know(
+        rig_id, rig.remote, given=variables, integration_id=integration_id
+    )
+    return rig
+
+
+def git_of(request: StartAgentRequest, services: AgentServices) -> RigGit:
+    """git for the rig of an agent. Raises `ValueError` as `know` does."""
+    return services.repositories.git(_rig_of(request, services))
+
+
+def _rig_of(
+    request: StartAgentRequest, services: AgentServices, inherited: Mapping[str, str] | None = None
+) -> Rig:
+    return know(
+        services,
+        request.rig_id,
+        request.git_url,
+        request.default_branch,
+        variables={**(inherited or {}), **request.env_vars},
+        integration_id=request.platform_integration_id,
+    )
+
+
+async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
+    """The agent's worktree, made or found. Raises `StartFailed`. Phases: `credentials`, `clone`, `git_queue`,
+    `fetch`, `worktree`.
+    """
+    request, repositories = agent.request, services.repositories
+    rig = _rig_of(request, services, agent.inherited)
+    agent.repository = repositories.report(rig.rig_id)
+    try:
+        made = await check_out(
+            repositories, rig, agent.workdir, request.branch, request.start_point, agent.phases.enter
+        )
+    except GitError as error:
+        raise StartFailed(
+            f"Agent {agent.id}: {error}",
+            phase=agent.phases.current,
+            error_type=type(error).__name__,
+            action=next((action for kind, action in _ACTIONS if isinstance(error, kind)), None),
+            retryable=error.retryable,
+        ) from error
+    finally:
+        agent.repository = None
+    if made.how != "not ours":
+        preflight = partial(_preflight, agent, repositories.git(rig))
+        repositories.nursery.start_soon(behind, "preflight", preflight, name=f"preflight {agent.id}")
+
+
+async def behind(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something that nobody waits for: a bug in it is logged, and not the end of the container."""
+    await contain(work, on_failure=lambda error: log.error("git.crashed", what=what, exc_info=error))
+
+
+async def _preflight(agent: Agent, git: RigGit) -> None:
+    """Find out early, and beside the start, whether this agent will be able to push; a warning if not."""
+    try:
+        with limited("push --dry-run", _PREFLIGHT_SECONDS):
+            target = f"HEAD:refs/heads/{agent.request.branch}"
+            await git.run("push", "--dry-run", "--quiet", "origin", target, cwd=agent.workdir)
+    except PushRaced:
+        pass  # the remote would take a push, only not this one
+    except GitError as error:
+        agent.record("git.push_refused", {"reason": str(error)})
+
+
+async def set_up(services: AgentServices, rig: Rig) -> None:
+    """The rig's clone and browse worktree; a failure is in the rig's report and in the log."""
+    try:
+        async with services.repositories.browsing:
+            await browse(services.repositories, rig)
+    except GitError as error:
+        services.repositories.report(rig.rig_id).failed(str(error))
+        log.warning("git.browse_failed", rig_id=rig.rig_id, reason=str(error))
+
+
+def browse_rigs(agent: Agent, services: AgentServices) -> None:
+    """Begin to make the mayor's browse worktrees, side by side and behind everything that anybody waits for."""
+    for rig in agent.request.rigs:
+        work = partial(_browse, agent, services, rig)
+        services.repositories.nursery.start_soon(behind, "browse", work, name=f"browse {rig.rig_id}")
+
+
+async def _browse(agent: Agent, services: AgentServices, told: RigOfMayor) -> None:
+    report = services.repositories.report(told.rig_id)
+    try:
+        rig = know(
+            services,
+            told.rig_id,
+            told.git_url,
+            told.default_branch,
+            integration_id=told.platform_integration_id,
+        )
+    except ValueError as error:
+        report.failed(f"Its address {error}")
+        log.warning("git.browse_failed", rig_id=told.rig_id, reason=report.error)
+        await _list_anew(agent, services)
+        return
+    pauses = delays(10, 300)
+    for attempt in range(1, _BROWSE_TRIES + 1):
+        await set_up(services, rig)
+        await _list_anew(agent, services)
+        if report.state == "ready" or agent.ended.is_set() or attempt == _BROWSE_TRIES:
+            return
+        await trio.sleep(next(pauses))
+
+
+async def _list_anew(agent: Agent, services: AgentServices) -> None:
+    if not agent.ended.is_set():
+        await write_instructions(agent, services)
+
+
+async def write_instructions(agent: Agent, services: AgentServices) -> None:
+    """Write AGENTS.md: the agent's system prompt, and for a mayor the repositories that it may look at.
+
+    Without either there is nothing to write, and what stands there stays.
+    """
+    parts = [agent.request.system_prompt or ""]
+    if agent.request.is_mayor and agent.request.rigs:
+        parts.append(_list_of(agent, services))
+    if agent.request.system_prompt is not None or len(parts) > 1:
+        await write_agents_md(agent.workdir, "\n\n".join(part for part in parts if part))
+
+
+def _list_of(agent: Agent, services: AgentServices) -> str:
+    lines = ["## Repositories of this town", "", "Checked out for reading; their own agents change them.", ""]
+    for rig in agent.request.rigs:
+        report = services.repositories.report(rig.rig_id)
+        if report.browse is not None:
+            where = f"`{report.browse}` (branch {rig.default_branch})"
+        elif report.error is not None:
+            where = f"not available: {report.error}"
+        else:
+            where = "being fetched"
+        lines.append(f"- {rig.rig_id}: {where}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,113 @@
+"""Who may use the broker: one random bearer per agent, dead with the agent."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import trio
+
+__all__ = ["Access", "AgentIdentity", "Gateway", "Grant", "Grants"]
+
+
+class AgentIdentity(NamedTuple):
+    """Whom a bearer stands for."""
+
+    agent_id: str
+    rig_id: str
+    town_id: str
+    role: str
+
+    @property
+    def is_mayor(self) -> bool:
+        return self.role == "mayor"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the LLM gateway wants to see for an agent, at this moment."""
+
+    token: str | None = field(repr=False)
+    organization: str | None
+
+
+class Access(Protocol):
+    """What an agent may have of the town, asked at the moment of use."""
+
+    def gateway(self) -> Gateway: ...
+
+    def variables(self) -> Mapping[str, str]:
+        """The environment of the agent's shell, as far as it may change while its server lives."""
+        ...
+
+
+class Grant:
+    """A bearer and whom it stands for. `access` is that of the agent's newest attempt."""
+
+    def __init__(self, identity: AgentIdentity, access: Access) -> None:
+        self.identity = identity
+        self.access = access
+        self.name = secrets.token_hex(8)
+        self._secret = secrets.token_urlsafe(32)
+        self._calls: set[trio.CancelScope] = set()
+
+    @property
+    def bearer(self) -> str:
+        """`gtb.<name>.<secret>`: the name finds the grant, the secret proves it."""
+        return f"gtb.{self.name}.{self._secret}"
+
+    def proves(self, bearer: str) -> bool:
+        return hmac.compare_digest(bearer.encode(), self.bearer.encode())
+
+    @contextmanager
+    def call(self) -> Iterator[trio.CancelScope]:
+        """A call that is cancelled when the grant ends."""
+        with trio.CancelScope() as scope:
+            self._calls.add(scope)
+            try:
+                yield scope
+            finally:
+                self._calls.discard(scope)
+
+    def end(self) -> None:
+        for scope in self._calls:
+            scope.cancel(reason="the agent has ended")
+
+
+class Grants:
+    """The bearers that are good now."""
+
+    def __init__(self) -> None:
+        self._by_agent: dict[str, Grant] = {}
+        self._by_name: dict[str, Grant] = {}
+
+    def admit(self, identity: AgentIdentity, access: Access) -> Grant:
+        """The grant of an agent; the one that it has when the same agent is admitted again.
+
+        So a start finds the server that was prewarmed for it. For an agent that has become another one, of
+        another rig or role, the old bearer is dead.
+        """
+        known = self._by_agent.get(identity.agent_id)
+        if known is not None and known.identity == identity:
+            known.access = access
+            return known
+        self.revoke(identity.agent_id)
+        grant = Grant(identity, access)
+        self._by_agent[identity.agent_id] = self._by_name[grant.name] = grant
+        return grant
+
+    def revoke(self, agent_id: str) -> None:
+        """From now on the agent's bearer is worth nothing, and what it has under way is cut."""
+        if (grant := self._by_agent.pop(agent_id, None)) is not None:
+            del self._by_name[grant.name]
+            grant.end()
+
+    def find(self, bearer: str) -> Grant | None:
+        """Whom a bearer stands for. The comparison takes as long for a wrong secret as for the right one."""
+        name = bearer.partition(".")[2].partition(".")[0]
+        grant = self._by_name.get(name)
+        return grant if grant is not None and grant.proves(bearer) else None

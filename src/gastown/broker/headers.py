@@ -1,0 +1,62 @@
+"""Which headers go through the broker, and which are the broker's to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["MOST_HEADER_BYTES", "Headers", "bearer_of", "for_agent", "for_upstream"]
+
+Headers = list[tuple[bytes, bytes]]
+
+MOST_HEADER_BYTES = 64 * 1024
+
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_OURS = frozenset((b"host", b"authorization", b"cookie", b"expect", b"forwarded", b"accept-encoding"))
+_IDENTITY = (b"x-gastown-", b"x-kilocode-organizationid", b"x-forwarded-", b"x-real-ip", b"x-town-config")
+
+
+def bearer_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The bearer of a request; empty when it has none, or more than one."""
+    found = [value for name, value in headers if name.lower() == b"authorization"]
+    if len(found) != 1:
+        return ""
+    scheme, _, token = found[0].decode("latin-1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def for_upstream(headers: Headers, bearer: str, own: dict[str, str]) -> Headers:
+    """An agent's headers as they go on: without what is the connection's, and with `own` for what is ours.
+
+    A header that holds the bearer, wherever, stays behind.
+    """
+    kept = [
+        (name, value)
+        for name, value in _end_to_end(headers)
+        if name not in _OURS and not name.startswith(_IDENTITY) and bearer.encode() not in value
+    ]
+    encodings = [value for name, value in headers if name.lower() == b"accept-encoding"]
+    said = {"accept-encoding": encodings[0].decode("latin-1") if encodings else "identity", **own}
+    return kept + [(name.lower().encode(), value.encode("latin-1")) for name, value in said.items()]
+
+
+def for_agent(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """An upstream's headers as the agent gets them. Cookies would be the town's, so they stay here."""
+    return [(name, value) for name, value in _end_to_end(list(headers)) if name != b"set-cookie"]
+
+
+def _end_to_end(headers: Headers) -> Headers:
+    lower = [(name.lower(), value) for name, value in headers]
+    named = {word.strip().lower() for name, value in lower if name == b"connection" for word in value.split(b",")}
+    return [(name, value) for name, value in lower if name not in _HOP_BY_HOP and name not in named]

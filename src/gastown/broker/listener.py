@@ -1,0 +1,76 @@
+"""The broker as a service: it listens on loopback for the length of a block."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import cast
+
+import httpx2
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from hypercorn.typing import ASGIFramework
+
+from gastown.broker.forward import BrokerApp
+from gastown.broker.grants import Grants
+from gastown.broker.upstreams import Upstreams
+
+__all__ = ["Broker", "open_broker", "upstream_client"]
+
+log = structlog.get_logger()
+
+_DEAD_PEER_MS = 20_000
+_GRACEFUL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Broker:
+    """An open broker: where agents find it, and who may use it."""
+
+    url: str
+    grants: Grants
+
+
+def upstream_client() -> httpx2.AsyncClient:
+    """A client for the broker. It keeps no cookie: one agent's would go along with the next one's call."""
+    jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+    return httpx2.AsyncClient(cookies=jar, limits=limits, follow_redirects=False)
+
+
+@asynccontextmanager
+async def open_broker(client: httpx2.AsyncClient, upstreams: Upstreams) -> AsyncIterator[Broker]:
+    """Listen on a free port of loopback, answering when the block begins; at its end, what still runs is cut."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # P6: hypercorn writes without a deadline; the kernel gives up on a peer that acknowledges nothing.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_PEER_MS)
+        listener.bind(("127.0.0.1", 0))
+    except OSError:
+        listener.close()
+        raise
+    port = listener.getsockname()[1]
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
+    config.include_server_header = False
+    config.include_date_header = False  # the upstream's goes through
+    config.graceful_timeout = _GRACEFUL_SECONDS
+    config.keep_alive_timeout = 75
+    config.errorlog = None
+    config.accesslog = None
+    grants, stop = Grants(), trio.Event()
+    app = cast(ASGIFramework, BrokerApp(grants, client, upstreams))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait, mode="asgi"), name="broker")
+        log.info("broker.listening", port=port)
+        try:
+            yield Broker(f"http://127.0.0.1:{port}", grants)
+        finally:
+            stop.set()
+            nursery.cancel_scope.deadline = trio.current_time() + _GRACEFUL_SECONDS + 1

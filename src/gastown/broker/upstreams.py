@@ -1,0 +1,24 @@
+"""The two sides that the broker forwards to, as the rest of the house provides them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Upstreams"]
+
+
+class Upstreams(Protocol):
+    """Addresses and the worker's token, asked at the moment of use. An address has no slash at its end."""
+
+    @property
+    def worker_url(self) -> str | None: ...
+
+    @property
+    def gateway_url(self) -> str: ...
+
+    @property
+    def worker_token(self) -> str | None: ...
+
+    async def renew_worker_token(self, refused: str | None) -> bool:
+        """Have a newer token than `refused`; False when there is none to be had. Deadlines are its own."""
+        ...

@@ -1,0 +1,204 @@
+"""Repositories on the wire: addresses and branch names that are fit for git, setup and merge requests."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pydantic import AfterValidator, Field
+
+from gastown.contract.identifiers import AgentId, Identifier, RigId, TownId
+from gastown.contract.wire import StringMap, Wire
+
+__all__ = [
+    "Accepted",
+    "BranchName",
+    "MergeRequest",
+    "Progress",
+    "Remote",
+    "RemoteUrl",
+    "ReviewResult",
+    "RigState",
+    "SetupRequest",
+    "is_branch_name",
+    "is_revision",
+]
+
+_BRANCH_BYTES = 200
+"""A branch becomes one directory name with `/` as `__`; file systems end at 255."""
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
+_OBJECT_ID = re.compile(r"[0-9a-f]{7,64}\Z")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]+\])\Z")
+_SCP_LIKE = re.compile(r"git@(?P<host>[^:/@]+):(?P<path>[^-].*)\Z", re.DOTALL)
+
+
+def is_branch_name(name: str) -> bool:
+    """Whether git takes `name` for a branch (`git check-ref-format --branch`), and a directory can be named so."""
+    try:
+        if not 0 < len(name.encode().replace(b"/", b"__")) <= _BRANCH_BYTES:
+            return False
+    except UnicodeEncodeError:
+        return False
+    if name in ("@", "HEAD") or name.startswith(("-", "/")) or name.endswith(("/", ".")):
+        return False
+    if _FORBIDDEN.search(name):
+        return False
+    return not any(part.startswith(".") or part.endswith(".lock") for part in name.split("/"))
+
+
+def is_revision(text: str) -> bool:
+    """Whether `text` may name where a branch starts: a branch, with or without its remote, or an object id."""
+    return _OBJECT_ID.match(text) is not None or is_branch_name(text)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The address of a repository, without the credentials that it may have come with.
+
+    `url` is what may stand on disk and in an argv. `origin` is what a credential is for: scheme, host, port.
+    """
+
+    url: str
+    scheme: Literal["https", "http", "ssh"]
+    host: str
+    path: str
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def origin(self) -> str:
+        return f"{self.scheme}://{self.host}"
+
+    @classmethod
+    def parse(cls, text: str) -> Remote:
+        """Read an http(s) or `git@host:path` address; raises `ValueError`, whose sentence repeats none of it."""
+        if not text.isprintable() or " " in text or "\\" in text or len(text) > 2000:
+            raise ValueError("must not hold spaces, control characters or backslashes")
+        if found := _SCP_LIKE.match(text):
+            host, path = found["host"], found["path"]
+            _check_place(host, path)
+            return cls(f"git@{host}:{path}", "ssh", host.lower(), path.lstrip("/"))
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise ValueError("is not an address that can be read") from None
+        if parts.scheme not in ("http", "https"):
+            raise ValueError("must begin with https://, http:// or git@")
+        return cls._of_parts(parts, port)
+
+    @classmethod
+    def _of_parts(cls, parts: SplitResult, port: int | None) -> Remote:
+        if parts.query or parts.fragment:
+            raise ValueError("must not have a query or a fragment")
+        host = parts.netloc.rpartition("@")[2].removesuffix(":")
+        bare = host.removesuffix(f":{port}") if port is not None else host
+        _check_place(bare, parts.path.lstrip("/"))
+        scheme: Literal["https", "http"] = "https" if parts.scheme == "https" else "http"
+        username, password = (unquote(part) if part else None for part in (parts.username, parts.password))
+        if username and not password:
+            username, password = None, username  # https://TOKEN@host
+        if port == (443 if scheme == "https" else 80):
+            host = bare
+        return cls(
+            f"{scheme}://{host.lower()}{parts.path}",
+            scheme,
+            host.lower(),
+            parts.path.lstrip("/"),
+            username,
+            password,
+        )
+
+
+def _check_place(host: str, path: str) -> None:
+    if not _HOST.match(host):
+        raise ValueError("has no usable host")
+    if not path or path.startswith("-"):
+        raise ValueError("names no repository")
+    if ".." in unquote(path).split("/"):
+        raise ValueError("must not hold a '..' segment")
+
+
+def _branch(value: str) -> str:
+    if not is_branch_name(value):
+        raise ValueError("is not a name that git takes for a branch")
+    return value
+
+
+def _address(value: str) -> str:
+    Remote.parse(value)
+    return value
+
+
+BranchName = Annotated[str, AfterValidator(_branch)]
+RemoteUrl = Annotated[str, Field(repr=False), AfterValidator(_address)]
+
+
+class SetupRequest(Wire):
+    """`POST /repos/setup`."""
+
+    rig_id: RigId
+    git_url: RemoteUrl
+    default_branch: BranchName
+    env_vars: StringMap = Field(default_factory=dict, repr=False)
+    platform_integration_id: str | None = Field(default=None, max_length=500)
+
+
+class MergeRequest(Wire):
+    """`POST /git/merge`: merge `branch` into `target_branch` and push."""
+
+    town_id: TownId
+    rig_id: RigId
+    branch: BranchName
+    target_branch: BranchName
+    git_url: RemoteUrl
+    entry_id: Identifier
+    bead_id: Identifier
+    agent_id: AgentId
+    callback_url: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
+    env_vars: StringMap = Field(default_factory=dict, repr=False)
+
+
+class Accepted(Wire):
+    """202: the work goes on behind the answer."""
+
+    status: Literal["accepted"] = "accepted"
+    message: str
+
+
+class ReviewResult(Wire):
+    """What became of a merge. The worker knows two words: `conflict` is everything that is not merged.
+
+    `reason` and `conflicting_files` tell a conflict apart from a remote that could not be reached.
+    """
+
+    model_config = Wire.model_config | {"alias_generator": None}
+
+    entry_id: str
+    status: Literal["merged", "conflict"]
+    message: str
+    commit_sha: str | None = None
+    reason: Literal["conflict", "failed"] | None = None
+    conflicting_files: tuple[str, ...] | None = None
+
+
+class Progress(Wire):
+    """How far a long git operation is. `percent` is that of `step`."""
+
+    step: str
+    percent: int
+    done: int
+    total: int
+
+
+class RigState(Wire):
+    """A rig's clone and browse worktree, for `/health`."""
+
+    rig_id: str
+    state: Literal["waiting", "working", "ready", "failed"]
+    doing: str | None = None
+    progress: Progress | None = None
+    browse: str | None = None
+    error: str | None = None

@@ -1,0 +1,31 @@
+"""`/drain`: let the container leave, and see how far it is."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from gastown.contract.drain import DrainRequest, DrainState
+from gastown.control.answers import reply
+from gastown.control.body import parse
+from gastown.control.context import town
+from gastown.control.routes import Routes
+
+__all__ = ["blueprint", "routes"]
+
+blueprint = Blueprint("drain", __name__)
+routes = Routes(blueprint)
+
+
+@routes.get("/drain", answers={200: DrainState})
+async def state() -> Response:
+    """How far the drain is: its phase, the seconds left, a receipt for each agent; or that there is none."""
+    return reply(town().drain.to_wire())
+
+
+@routes.post("/drain", body=DrainRequest, answers={202: DrainState})
+async def begin() -> Response:
+    """Drain as after a SIGTERM; the process then ends with code 0. The body may be left out."""
+    body = await parse(DrainRequest, absent=DrainRequest())
+    drain = town().drain
+    drain.ask("POST /drain", body.budget_seconds)
+    return reply(drain.to_wire(), 202)

@@ -1,0 +1,39 @@
+"""`/agents/…/pending-nudges` and `/nudge-delivered`: passed on to the worker, whose answer is ours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from quart import Blueprint, Response
+
+from gastown.contract.worker import Acknowledged, NudgeDelivered, Nudges
+from gastown.control.body import parse
+from gastown.control.context import town
+from gastown.control.routes import Routes
+
+__all__ = ["blueprint", "routes"]
+
+blueprint = Blueprint("nudges", __name__)
+routes = Routes(blueprint)
+
+
+@routes.get("/agents/<agent_id>/pending-nudges", answers={200: Nudges})
+async def pending_nudges(agent_id: str) -> Response:
+    """The prompts that wait for an agent at the worker."""
+    return await _pass_on("GET", "pending-nudges", None, agent_id)
+
+
+@routes.post("/agents/<agent_id>/nudge-delivered", body=NudgeDelivered, answers={200: Acknowledged})
+async def nudge_delivered(agent_id: str) -> Response:
+    """Tell the worker that an agent has a nudge; this container will not deliver it again."""
+    body = await parse(NudgeDelivered)
+    town().services.nudges.delivered(agent_id, body.nudge_id)
+    return await _pass_on("POST", "nudge-delivered", body.model_dump(by_alias=True), agent_id)
+
+
+async def _pass_on(method: str, route: str, body: Any, agent_id: str) -> Response:
+    here = town()
+    rig_id = here.roster.get(agent_id).request.rig_id
+    status, answer = await here.services.nudges.forward(method, route, body, (rig_id, agent_id))
+    return Response(json.dumps(answer), status=status, content_type="application/json")

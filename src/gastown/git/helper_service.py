@@ -1,0 +1,86 @@
+"""The control server's side of the credential helper: one question and one answer per connection."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from gastown.git.access import HelperAccess
+from gastown.git.credentials import OWN, GitCredentials
+
+__all__ = ["open_helper_service"]
+
+log = structlog.get_logger()
+
+_QUESTION_LIMIT = 16 * 1024
+_SECONDS = 18.0
+"""A renewed token may have to be fetched first; the helper itself waits 20 s."""
+_HELPERS_AT_A_TIME = 128
+
+
+@asynccontextmanager
+async def open_helper_service(credentials: GitCredentials) -> AsyncIterator[HelperAccess]:
+    """Answer helpers for the length of the block, on a socket in a directory that only this user may enter."""
+    directory = Path(tempfile.mkdtemp(prefix="gastown-git-"))
+    try:
+        access = HelperAccess(str(directory / "s"), secrets.token_bytes(32))
+        with trio.socket.socket(socket.AF_UNIX) as listening:
+            await listening.bind(access.socket)
+            await trio.Path(access.socket).chmod(0o600)
+            listening.listen(_HELPERS_AT_A_TIME)
+            async with trio.open_nursery() as nursery:
+                answer, listeners = partial(_answer, credentials, access), [trio.SocketListener(listening)]
+                await nursery.start(trio.serve_listeners, answer, listeners, name="git helper")
+                yield access
+                nursery.cancel_scope.cancel(reason="the town closes")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _answer(credentials: GitCredentials, access: HelperAccess, stream: trio.SocketStream) -> None:
+    with trio.move_on_after(_SECONDS):
+        try:
+            question = json.loads(await _line(stream))
+            answer = await _reply(credentials, access, {str(k): str(v) for k, v in dict(question).items()})
+            await stream.send_all(json.dumps(answer).encode() + b"\n")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.info("git.helper_left")
+        except (ValueError, TypeError) as error:
+            log.warning("git.helper_question_unusable", reason=type(error).__name__)
+    await stream.aclose()
+
+
+async def _reply(credentials: GitCredentials, access: HelperAccess, asked: dict[str, str]) -> dict[str, str]:
+    owner = access.owner(asked.get("key", ""))
+    if owner is None:
+        log.warning("git.helper_refused")
+        return {}
+    rig_id, agent_id = owner
+    if asked.get("action") == "erase":
+        credentials.refuse(asked.get("digest", ""))
+        return {}
+    origin = f"{asked.get('protocol')}://{asked.get('host', '').lower()}"
+    login = await credentials.login(rig_id, agent_id, origin, asked.get("path", ""))
+    asker = "gastown" if agent_id.startswith(OWN) else agent_id
+    log.info("git.credentials_asked", rig_id=rig_id, asker=asker, origin=origin, given=login is not None)
+    return {"username": login.username, "password": login.password} if login is not None else {}
+
+
+async def _line(stream: trio.SocketStream) -> bytes:
+    question = b""
+    while not question.endswith(b"\n"):
+        chunk = await stream.receive_some(4096)
+        question += chunk
+        if not chunk or len(question) > _QUESTION_LIMIT:
+            break
+    return question

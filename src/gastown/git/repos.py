@@ -1,0 +1,250 @@
+"""The clones of all rigs: one per rig, shared by its agents, and one git operation at a time for each.
+
+A clone belongs to its rig and not to who asked for it first: it goes on when that start runs out of time, and
+the next start finds it further on, or done.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from gastown.concurrency.locks import NamedLocks
+from gastown.git.errors import GitError, PushRaced
+from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
+from gastown.git.workspace import OutsideRoot
+
+__all__ = ["Clone", "Enter", "Repositories", "open_repositories"]
+
+log = structlog.get_logger()
+
+Enter = Callable[[str], None]
+"""Hears the name of each phase of an operation."""
+
+_CLEANUP_SECONDS = 30.0
+_BROWSING = 2
+"""Browse worktrees that are made side by side: each is a clone, and agents start beside them."""
+
+
+def nobody(_: str) -> None:
+    """For work that nobody waits for."""
+
+
+@dataclass
+class _Cloning:
+    """A clone on its way. `failure` is how it ended, None for well; known once `done` is set."""
+
+    failure: GitError | None = field(default_factory=lambda: GitError("The container goes down"))
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass
+class _Known:
+    report: RigReport
+    cloning: _Cloning | None = None
+    fetched_at: float = float("-inf")
+    tidied: bool = False
+
+
+class Clone(RigGit):
+    """A rig's clone while its lock is held. Made by `Repositories.hold`."""
+
+    def __init__(self, tools: Tools, rig: Rig, known: _Known, arrived: float) -> None:
+        super().__init__(tools, rig, known.report)
+        self._known = known
+        self._arrived = arrived
+
+    async def fetch(self, *, anew: bool = False) -> None:
+        """Learn what the remote has, unless a fetch that began after this holder arrived has done it already."""
+        if self._known.fetched_at >= self._arrived and not anew:
+            return
+        address = self.tools.credentials.address(self.rig.rig_id)
+        if await self.says("config", "--get", "remote.origin.url") != address:
+            await self.run("config", "remote.origin.url", address)
+        began = trio.current_time()
+        await self.talk("fetch", "--prune", "--progress", "origin")
+        self._known.fetched_at = began
+
+    async def object_id(self, revision: str) -> str | None:
+        """The commit that `revision` is; None when there is none."""
+        return await self.says("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+
+    async def default(self) -> str:
+        """The commit that new work starts from. Raises `GitError` when the remote has no such branch."""
+        for name in (f"refs/remotes/origin/{self.rig.default_branch}", "refs/remotes/origin/HEAD"):
+            if (found := await self.object_id(name)) is not None:
+                return found
+            log.warning("git.default_branch_missing", rig_id=self.rig.rig_id, branch=self.rig.default_branch)
+        raise GitError(f"The repository has no branch {self.rig.default_branch}")
+
+
+class Repositories:
+    """Made by `open_repositories`. Clones run in its nursery and are limited by `limits.clone`."""
+
+    def __init__(self, nursery: trio.Nursery, tools: Tools) -> None:
+        self.tools = tools
+        self.nursery = nursery
+        self.browsing = trio.CapacityLimiter(_BROWSING)
+        self._locks = NamedLocks()
+        self._known: dict[str, _Known] = {}
+
+    def report(self, rig_id: str) -> RigReport:
+        """What is known of a rig; made when nobody has asked before."""
+        return self._of(rig_id).report
+
+    @property
+    def reports(self) -> list[RigReport]:
+        return [known.report for known in self._known.values()]
+
+    def git(self, rig: Rig) -> RigGit:
+        """git for a rig without its lock, for a worktree that somebody has to themselves."""
+        return RigGit(self.tools, rig, self.report(rig.rig_id))
+
+    @asynccontextmanager
+    async def hold(self, rig: Rig, doing: str, enter: Enter = nobody) -> AsyncIterator[Clone]:
+        """The rig's clone, cloned now if need be, with nobody else's git in it for the length of the block.
+
+        The block may take `limits.operation` seconds from the moment in which the rig is free, and raises
+        `GitTimedOut` then. Raises `GitError`, `OutsideRoot`. Phases: `credentials`, `clone`, `git_queue`.
+        """
+        arrived, known = trio.current_time(), self._of(rig.rig_id)
+        if not self.tools.paths.contains(self.tools.paths.clone(rig.rig_id)):
+            raise OutsideRoot
+        enter("credentials")
+        await self.tools.credentials.resolve(rig.rig_id)
+        lock = self._locks.of(rig.rig_id)
+        await self._cloned(rig, known, enter)
+        if lock.locked():
+            enter("git_queue")
+        async with lock:
+            with known.report.busy(doing), limited(doing, self.tools.limits.operation):
+                clone = Clone(self.tools, rig, known, arrived)
+                await self._tidy(clone, known)
+                try:
+                    yield clone
+                except OSError as error:
+                    raise GitError(f"{doing}: {error.strerror or type(error).__name__}") from error
+
+    def _of(self, rig_id: str) -> _Known:
+        return self._known.setdefault(rig_id, _Known(RigReport(rig_id)))
+
+    async def _cloned(self, rig: Rig, known: _Known, enter: Enter) -> None:
+        """Return when the clone is there; raises `GitError` when it cannot be made."""
+        whole = await _is_whole(trio.Path(self.tools.paths.clone(rig.rig_id)))
+        if known.cloning is None and not whole:
+            known.cloning = _Cloning()
+            self.nursery.start_soon(self._clone, rig, known, known.cloning, name=f"clone {rig.rig_id}")
+        if (cloning := known.cloning) is not None:
+            enter("clone")
+            await cloning.done.wait()
+            if cloning.failure is not None:
+                raise cloning.failure
+
+    async def _clone(self, rig: Rig, known: _Known, cloning: _Cloning) -> None:
+        began = trio.current_time()
+        try:
+            async with self._locks.of(rig.rig_id):
+                clone = Clone(self.tools, rig, known, began)
+                # Who looked before the last clone was done, and asks after it, has this one begun for nothing.
+                if not await _is_whole(trio.Path(clone.clone)):
+                    with known.report.busy("clone"), limited("clone", self.tools.limits.clone):
+                        await self._clone_anew(clone)
+                    known.fetched_at = began
+                    log.info("git.cloned", rig_id=rig.rig_id, seconds=round(trio.current_time() - began, 3))
+            cloning.failure = None
+        except OSError as error:
+            cloning.failure = GitError(f"git clone: {error.strerror or type(error).__name__}")
+        except GitError as error:
+            cloning.failure = error
+        finally:
+            known.cloning = None
+            cloning.done.set()
+        if cloning.failure is not None:
+            log.warning("git.clone_failed", rig_id=rig.rig_id, reason=str(cloning.failure))
+
+    async def _clone_anew(self, clone: Clone) -> None:
+        """Clone beside the clone's place and move it there whole: what is in its place is never half a clone."""
+        room, place = trio.Path(self.tools.paths.rig(clone.rig.rig_id)), trio.Path(clone.clone)
+        await room.mkdir(parents=True, exist_ok=True)
+        for leftover in await room.glob(".repo-*"):
+            log.info("git.leftover_removed", rig_id=clone.rig.rig_id, name=leftover.name)
+            await _remove(leftover)
+        draft = room / f".repo-{secrets.token_hex(4)}"
+        clone.clone = str(draft)
+        try:
+            address = self.tools.credentials.address(clone.rig.rig_id)
+            # Its trees without its files: those that a worktree needs come in one request when it is checked out.
+            partial = ("--no-checkout", "--filter=blob:none", "--progress")
+            await clone.talk("clone", *partial, "--", address, str(draft), cwd=str(room))
+            await _fill_empty(clone)
+            await _let_go_of_branches(clone)
+            if await place.exists():
+                log.warning("git.broken_clone_removed", rig_id=clone.rig.rig_id)
+                await _remove(place)
+            await draft.rename(place)
+        finally:
+            with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                await _remove(draft)
+
+    async def _tidy(self, clone: Clone, known: _Known) -> None:
+        """Once in a container's life: take away what git processes of an earlier one left behind."""
+        if known.tidied:
+            return
+        room = trio.Path(self.tools.paths.rig(clone.rig.rig_id))
+        git = trio.Path(clone.clone) / ".git"
+        locks = [*await git.glob("*.lock"), *await (git / "refs").glob("**/*.lock")]
+        locks += await git.glob("worktrees/*/*.lock")
+        for lock in locks:
+            await lock.unlink(missing_ok=True)
+        for leftover in await room.glob(".merge-*"):
+            await _remove(leftover)
+        await clone.run("worktree", "prune")
+        known.tidied = True
+
+
+async def _fill_empty(clone: Clone) -> None:
+    """Give an empty repository its first commit, so that there is something to branch from."""
+    if await clone.run("for-each-ref", "--count=1", "refs/remotes/origin"):
+        return
+    tree = await clone.says("mktree")
+    commit = await clone.says("commit-tree", "-m", "Initial commit", str(tree))
+    try:
+        await clone.talk("push", "--quiet", "origin", f"{commit}:refs/heads/{clone.rig.default_branch}")
+        log.info("git.first_commit_pushed", rig_id=clone.rig.rig_id)
+    except PushRaced:
+        log.info("git.first_commit_was_there", rig_id=clone.rig.rig_id)
+    await clone.talk("fetch", "--progress", "origin")
+
+
+async def _let_go_of_branches(clone: Clone) -> None:
+    """Detach the clone's own HEAD and forget its local branch: a branch can be in one worktree only."""
+    branch = await clone.says("symbolic-ref", "--quiet", "HEAD")
+    await clone.run("update-ref", "--no-deref", "HEAD", await clone.default())
+    if branch is not None:
+        await clone.run("update-ref", "-d", branch)
+
+
+async def _is_whole(place: trio.Path) -> bool:
+    """Whether a clone got as far as its references, which git writes last."""
+    git = place / ".git"
+    if not await (git / "HEAD").exists():
+        return False
+    return await (git / "packed-refs").exists() or await (git / "refs" / "remotes" / "origin").exists()
+
+
+async def _remove(directory: trio.Path) -> None:
+    await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+@asynccontextmanager
+async def open_repositories(tools: Tools) -> AsyncIterator[Repositories]:
+    """All rigs for the length of the block; leaving it ends what git still does."""
+    async with trio.open_nursery() as nursery:
+        yield Repositories(nursery, tools)
+        nursery.cancel_scope.cancel(reason="the town closes")

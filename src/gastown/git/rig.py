@@ -1,0 +1,179 @@
+"""git for one rig: its environment, its credentials, what is reported of it, and when a command is tried again."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+import trio
+
+from gastown.concurrency.backoff import delays
+from gastown.contract.git import Progress, Remote, RigState
+from gastown.git.access import HelperAccess
+from gastown.git.command import GitRunner
+from gastown.git.credentials import OWN, GitCredentials
+from gastown.git.errors import AuthFailed, Busy, Conflict, GitFailed, GitTimedOut, NetworkFailed
+from gastown.git.progress import log_progress
+from gastown.git.workspace import WorkspacePaths
+
+__all__ = ["IDENTITY", "GitLimits", "Rig", "RigGit", "RigReport", "Tools", "limited"]
+
+log = structlog.get_logger()
+
+_TRIES = 3
+IDENTITY = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "gastown"), ("EMAIL", "gastown@gastown.local"))
+}
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A repository and the branch that its work starts from."""
+
+    rig_id: str
+    remote: Remote
+    default_branch: str
+
+
+@dataclass(frozen=True)
+class GitLimits:
+    """Seconds: for a clone, and for any other operation as a whole."""
+
+    clone: float
+    operation: float
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What git is run with. `env` is the container's allow-list."""
+
+    run: GitRunner
+    env: Mapping[str, str] = field(repr=False)
+    paths: WorkspacePaths
+    credentials: GitCredentials
+    access: HelperAccess
+    limits: GitLimits
+
+
+@dataclass
+class RigReport:
+    """What is going on with a rig now, and how its browse worktree came out. Read by status and `/health`."""
+
+    rig_id: str
+    state: Literal["waiting", "working", "ready", "failed"] = "waiting"
+    doing: str | None = None
+    progress: Progress | None = None
+    browse: str | None = None
+    error: str | None = None
+
+    @contextmanager
+    def busy(self, doing: str) -> Iterator[None]:
+        """Say what is being done for the length of the block, and how it ended."""
+        self.state, self.doing, self.progress = "working", doing, None
+        try:
+            yield
+        except Conflict:  # the branches' affair, not the repository's
+            self.state = "ready"
+            raise
+        except Exception as error:
+            self.state, self.error = "failed", str(error)
+            raise
+        else:
+            self.state, self.error = "ready", None
+        finally:
+            if self.state == "working":  # cancelled
+                self.state = "waiting"
+            self.doing = self.progress = None
+
+    def failed(self, reason: str) -> None:
+        self.state, self.error = "failed", reason
+
+    def to_wire(self) -> RigState:
+        return RigState(
+            rig_id=self.rig_id,
+            state=self.state,
+            doing=self.doing,
+            progress=self.progress,
+            browse=self.browse,
+            error=self.error,
+        )
+
+
+@contextmanager
+def limited(operation: str, seconds: float) -> Iterator[None]:
+    """Raise `GitTimedOut` when the block takes longer; it is cancelled, and so is its git."""
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise GitTimedOut(operation, seconds)
+
+
+class RigGit:
+    """Runs git for `rig`. Raises `GitError`; cancelling ends the git that runs."""
+
+    def __init__(self, tools: Tools, rig: Rig, report: RigReport) -> None:
+        self.rig = rig
+        self.report = report
+        self.tools = tools
+        self.clone = tools.paths.clone(rig.rig_id)
+
+    async def run(self, *arguments: str, cwd: str | None = None, identity: Mapping[str, str] = IDENTITY) -> str:
+        """Run git once, in the clone if not told otherwise. It has the rig's credentials, should it need them."""
+        tools, asker = self.tools, f"{OWN}{secrets.token_hex(4)}"
+        try:
+            return await tools.run(
+                *arguments,
+                cwd=cwd or self.clone,
+                env={**tools.env, **identity, **tools.access.variables(self.rig.rig_id, asker)},
+                config=tools.access.config,
+                secrets=tuple(tools.credentials.secrets()),
+                on_progress=log_progress(self.rig.rig_id, self._progressed),
+            )
+        except AuthFailed as error:
+            error.refused = tools.credentials.handed(asker)
+            raise
+        finally:
+            tools.credentials.handed(asker)
+            self.report.progress = None
+
+    async def talk(self, *arguments: str, cwd: str | None = None) -> str:
+        """As `run`, for a command that may be run again: with other credentials where the remote refuses them,
+        and a moment later where the network broke or another git had a lock.
+        """
+        pauses, tries, renewed = delays(0.2, 2.0), 0, False
+        while True:
+            try:
+                return await self.run(*arguments, cwd=cwd)
+            except (AuthFailed, NetworkFailed, Busy) as error:
+                problem = error
+            if isinstance(problem, AuthFailed):
+                if renewed or not await self.renew(problem):
+                    raise problem
+                renewed = True
+                continue
+            tries += 1
+            if tries == _TRIES:
+                raise problem
+            log.info("git.tried_again", rig_id=self.rig.rig_id, reason=str(problem))
+            await trio.sleep(next(pauses))
+
+    async def renew(self, error: AuthFailed) -> bool:
+        """Get other credentials after a refusal; whether there are any."""
+        return await self.tools.credentials.renew(self.rig.rig_id, error.refused)
+
+    async def says(self, *arguments: str, cwd: str | None = None) -> str | None:
+        """The first line that git prints; None when it fails: for questions whose answer may be no."""
+        try:
+            answer = await self.run(*arguments, cwd=cwd)
+        except GitFailed:
+            return None
+        return answer.strip().partition("\n")[0]
+
+    def _progressed(self, progress: Progress) -> None:
+        self.report.progress = progress

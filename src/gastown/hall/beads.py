@@ -1,0 +1,188 @@
+"""Beads: pieces of work, mail, escalations and reviews are all of them, told apart by their type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gastown.hall.answers import Refusal
+from gastown.hall.ledger import Ledger, as_json, new_id
+from gastown.hall.store import Row
+
+__all__ = [
+    "advance_molecule",
+    "bead",
+    "beads",
+    "change_bead",
+    "close_bead",
+    "current_step",
+    "delete_beads",
+    "make_bead",
+    "open_blockers",
+    "set_blockers",
+    "show_bead",
+]
+
+FINISHED = ("closed", "failed")
+_HIDDEN = ("number", "town_id", "id", "step", "assignee")
+
+
+def bead(ledger: Ledger, bead_id: str, rig_id: str | None = None, kind: str | None = None) -> Row:
+    """The bead; Refusal 404 when there is none of that id, in that rig, of that type."""
+    row = ledger.row("SELECT * FROM beads WHERE town_id = ?1 AND id = ?2", bead_id)
+    if row is None or rig_id not in (None, row["rig_id"]) or kind not in (None, row["type"]):
+        where = "" if rig_id is None else f" in rig {rig_id}"
+        raise Refusal(404, f"There is no {(kind or 'bead').replace('_', ' ')} {bead_id}{where}")
+    return row
+
+
+def show_bead(ledger: Ledger, row: Row) -> dict[str, Any]:
+    """A bead as it is answered, with what blocks it."""
+    blockers = ledger.rows(
+        "SELECT blocker_id FROM blockers WHERE town_id = ?1 AND bead_id = ?2 ORDER BY blocker_id", row["id"]
+    )
+    return {
+        "bead_id": row["id"],
+        **as_json(row, ("labels", "metadata"), _HIDDEN),
+        "assignee_agent_id": row["assignee"],
+        "depends_on": [blocker["blocker_id"] for blocker in blockers],
+    }
+
+
+def beads(ledger: Ledger, rig_id: str, status: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
+    """The beads of a rig, oldest first."""
+    rows = ledger.rows(
+        "SELECT * FROM beads WHERE town_id = ?1 AND rig_id = ?2 AND (?3 IS NULL OR status = ?3)"
+        " AND (?4 IS NULL OR type = ?4) ORDER BY number",
+        rig_id,
+        status,
+        kind,
+    )
+    return [show_bead(ledger, row) for row in rows]
+
+
+def make_bead(ledger: Ledger, rig_id: str, kind: str, title: str, **columns: Any) -> str:
+    """Make a bead and return its id. `columns` are further ones; labels and metadata as values."""
+    values = {
+        "id": new_id("bead"),
+        "rig_id": rig_id,
+        "type": kind,
+        "title": title,
+        "created_at": ledger.now,
+        "updated_at": ledger.now,
+    } | {name: _stored(name, value) for name, value in columns.items() if value is not None}
+    names = ", ".join(values)
+    places = ", ".join(f"?{number}" for number in range(2, len(values) + 2))
+    sql = f"INSERT INTO beads (town_id, {names}) VALUES (?1, {places})"  # noqa: S608  names of this module
+    ledger.run(sql, *values.values())
+    return str(values["id"])
+
+
+def change_bead(ledger: Ledger, bead_id: str, changes: Mapping[str, Any]) -> None:
+    """Change columns of a bead. One that is finished is let go of, and may be the last of its convoy."""
+    values = {name: _stored(name, value) for name, value in changes.items()} | {"updated_at": ledger.now}
+    if "status" in changes:
+        values["closed_at"] = ledger.now if changes["status"] in FINISHED else None
+    setting = ", ".join(f"{name} = ?{number}" for number, name in enumerate(values, 3))
+    sql = f"UPDATE beads SET {setting} WHERE town_id = ?1 AND id = ?2"  # noqa: S608  names of this package
+    ledger.run(sql, bead_id, *values.values())
+    if changes.get("status") in FINISHED:
+        ledger.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
+    if "status" in changes:
+        _settle_convoy(ledger, bead_id)
+
+
+def close_bead(ledger: Ledger, bead_id: str) -> None:
+    change_bead(ledger, bead_id, {"status": "closed"})
+
+
+def delete_beads(ledger: Ledger, rig_id: str, bead_ids: Sequence[str]) -> int:
+    """Delete beads of the rig; how many there were."""
+    deleted = 0
+    for bead_id in dict.fromkeys(bead_ids):
+        ledger.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
+        deleted += ledger.run("DELETE FROM beads WHERE town_id = ?1 AND id = ?2 AND rig_id = ?3", bead_id, rig_id)
+    return deleted
+
+
+def set_blockers(ledger: Ledger, bead_id: str, blockers: Sequence[str]) -> None:
+    """Replace what must be closed before the bead begins; Refusal for an unknown bead or a circle."""
+    for blocker in blockers:
+        bead(ledger, blocker)
+    ledger.run("DELETE FROM blockers WHERE town_id = ?1 AND bead_id = ?2", bead_id)
+    for blocker in dict.fromkeys(blockers):
+        ledger.run("INSERT INTO blockers (town_id, bead_id, blocker_id) VALUES (?1, ?2, ?3)", bead_id, blocker)
+    circle = ledger.row(
+        "WITH RECURSIVE behind (id) AS (SELECT blocker_id FROM blockers WHERE town_id = ?1 AND bead_id = ?2"
+        " UNION SELECT blocker_id FROM blockers JOIN behind ON bead_id = behind.id WHERE town_id = ?1)"
+        " SELECT 1 FROM behind WHERE id = ?2",
+        bead_id,
+    )
+    if circle is not None:
+        raise Refusal(400, f"Bead {bead_id} would have to wait for itself")
+
+
+def open_blockers(ledger: Ledger, bead_id: str) -> bool:
+    """Whether something must still be closed before the bead may begin."""
+    row = ledger.row(
+        "SELECT 1 FROM blockers JOIN beads ON beads.town_id = ?1 AND beads.id = blocker_id"
+        " WHERE blockers.town_id = ?1 AND bead_id = ?2 AND status <> 'closed'",
+        bead_id,
+    )
+    return row is not None
+
+
+def current_step(row: Row) -> dict[str, Any]:
+    """Where the work on a bead with steps is; Refusal 404 when it has none, or none is left."""
+    steps = _steps(row)
+    if row["step"] >= len(steps):
+        raise Refusal(404, "The bead has no steps" if not steps else "All steps of the bead are finished")
+    return {
+        "moleculeId": row["id"],
+        "currentStep": row["step"],
+        "totalSteps": len(steps),
+        "step": steps[row["step"]],
+        "status": row["status"],
+    }
+
+
+def advance_molecule(ledger: Ledger, row: Row, summary: str) -> dict[str, Any]:
+    """Finish the present step; what was done is kept with the bead."""
+    before = current_step(row)
+    metadata = json.loads(row["metadata"])
+    metadata["step_summaries"] = [*metadata.get("step_summaries", []), summary]
+    done = before["currentStep"] + 1
+    change_bead(ledger, row["id"], {"step": done, "metadata": metadata})
+    return {
+        "moleculeId": row["id"],
+        "previousStep": before["currentStep"],
+        "currentStep": done,
+        "totalSteps": before["totalSteps"],
+        "completed": done == before["totalSteps"],
+    }
+
+
+def _steps(row: Row) -> list[dict[str, str]]:
+    """The steps that whoever made the bead put into its metadata, as far as they are such."""
+    given = json.loads(row["metadata"]).get("steps")
+    return [
+        {"title": str(step.get("title", "")), "instructions": str(step.get("instructions", ""))}
+        for step in (given if isinstance(given, list) else [])
+        if isinstance(step, dict)
+    ]
+
+
+def _stored(name: str, value: Any) -> Any:
+    return json.dumps(value) if name in ("labels", "metadata") else value
+
+
+def _settle_convoy(ledger: Ledger, bead_id: str) -> None:
+    """A convoy has landed when each of its beads is closed, and no longer when one is opened again."""
+    ledger.run(
+        "UPDATE convoys SET landed_at = CASE WHEN EXISTS (SELECT 1 FROM beads WHERE town_id = ?1"
+        " AND convoy_id = convoys.id AND status <> 'closed') THEN NULL ELSE coalesce(landed_at, ?3) END"
+        " WHERE town_id = ?1 AND id = (SELECT convoy_id FROM beads WHERE town_id = ?1 AND id = ?2)",
+        bead_id,
+        ledger.now,
+    )

@@ -1,0 +1,108 @@
+"""kilo's database as a file: checked, put in place, copied while kilo writes, set aside. All of it blocks."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+__all__ = ["CannotCopy", "copy", "database_path", "install", "is_sound", "set_aside", "unpack"]
+
+_HEADER = b"SQLite format 3\x00"
+_COMPANIONS = ("-wal", "-shm")
+_BUSY_SECONDS = 5.0
+
+
+class CannotCopy(Exception):
+    """There is a database, and no good copy of it can be had; the message says why."""
+
+
+def database_path(home: str) -> Path:
+    return Path(home) / ".local" / "share" / "kilo" / "kilo.db"
+
+
+def is_sound(path: Path) -> bool:
+    """Whether kilo can open it and read all of it. An empty file counts as new (kilo-facts 6)."""
+    if path.stat().st_size == 0:
+        return True
+    try:
+        # Not read-only: the write-ahead log that a killed server left behind must be replayed.
+        with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+            return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    except sqlite3.DatabaseError:
+        return False
+
+
+def copy(path: Path, limit: int) -> bytes | None:
+    """All of a database at one moment, also while others write to it; None where there is none yet.
+
+    The copy is made and checked in memory: a full disk is no reason to lose a conversation. Raises `CannotCopy`,
+    also when it has more than `limit` bytes.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    address = f"file:{quote(str(path))}?mode=ro"
+    try:
+        with (
+            closing(sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)) as source,
+            closing(sqlite3.connect(":memory:")) as target,
+        ):
+            size = _number(source, "page_count") * _number(source, "page_size")
+            if size > limit:
+                raise CannotCopy(f"the database has {size} bytes, more than the {limit} that may be sent")
+            source.backup(target)
+            if target.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
+                raise CannotCopy("the database is damaged")
+            return target.serialize()
+    except sqlite3.Error as error:
+        raise CannotCopy(f"the database cannot be read: {error}") from error
+
+
+def unpack(content: bytes, path: Path) -> Path | None:
+    """Write a fetched database beside `path`; None when it is not a sound one."""
+    draft = path.with_name(f"{path.name}.fetched")
+    _remove(draft)
+    draft.write_bytes(content)
+    if content.startswith(_HEADER) and is_sound(draft):
+        _remove_companions(draft)
+        return draft
+    _remove(draft)
+    return None
+
+
+def install(draft: Path, path: Path) -> None:
+    """Put an unpacked database in place. Raises `FileExistsError` when there is one: a server may have it open."""
+    try:
+        path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+
+
+def set_aside(path: Path, why: str) -> str:
+    """Rename a database and its companions to the first free `kilo.db.{why}-N`; returns that name."""
+    number = 1
+    while path.with_name(f"kilo.db.{why}-{number}").exists():
+        number += 1
+    target = path.with_name(f"kilo.db.{why}-{number}")
+    # The log first: one that is left beside a later database would be replayed into it.
+    for suffix in _COMPANIONS:
+        companion = path.with_name(path.name + suffix)
+        if companion.exists():
+            companion.rename(target.with_name(target.name + suffix))
+    path.rename(target)
+    return target.name
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _remove_companions(path)
+
+
+def _remove_companions(path: Path) -> None:
+    for suffix in _COMPANIONS:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""Where git tokens come from: the worker renews a rig's, the platform has those of its integrations."""
+
+from __future__ import annotations
+
+import httpx2
+import pydantic
+import structlog
+import trio
+
+from gastown.contract.town import GitAuth
+from gastown.worker.client import WorkerClient, WorkerError
+from gastown.worker.tokens import LiveCredentials
+
+__all__ = ["GitTokens"]
+
+log = structlog.get_logger()
+
+_SECONDS = 10.0
+
+
+class GitTokens:
+    """`kilocode_token` is what the platform is shown where the town has none of its own.
+
+    Each call has ten seconds, and returns None where there is nobody to ask or no usable answer; the log says
+    why. Git then goes on with what it has.
+    """
+
+    def __init__(
+        self,
+        worker: WorkerClient | None,
+        client: httpx2.AsyncClient,
+        live: LiveCredentials,
+        *,
+        cloud_url: str | None,
+        kilocode_token: str | None,
+    ) -> None:
+        self._worker = worker
+        self._client = client
+        self._live = live
+        self._cloud_url = cloud_url
+        self._kilocode_token = kilocode_token
+
+    async def renewed(self, rig_id: str) -> str | None:
+        """A new token for a rig, from the worker."""
+        if self._worker is None:
+            return None
+        try:
+            with trio.fail_after(_SECONDS):
+                return await self._worker.git_token(rig_id)
+        except (WorkerError, trio.TooSlowError) as error:
+            log.warning("git.token_not_renewed", rig_id=rig_id, reason=str(error) or "no answer in 10 s")
+            return None
+
+    async def integration(self, integration_id: str) -> GitAuth | None:
+        """The credentials of a platform integration."""
+        token = self._live.current.town.kilocode_token or self._kilocode_token
+        if self._cloud_url is None or not token:
+            return None
+        try:
+            with trio.fail_after(_SECONDS):
+                return await self._ask(self._cloud_url, token, integration_id)
+        except (httpx2.HTTPError, ValueError, trio.TooSlowError) as error:
+            log.warning("git.integration_failed", reason=_reason(error))
+            return None
+
+    async def _ask(self, cloud_url: str, token: str, integration_id: str) -> GitAuth:
+        answer = await self._client.post(
+            f"{cloud_url.rstrip('/')}/api/gastown/git-credentials",
+            json={"platform_integration_id": integration_id},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=None,
+        )
+        answer.raise_for_status()
+        return GitAuth.model_validate_json(answer.content)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without an address or an answer in it."""
+    if isinstance(error, httpx2.HTTPStatusError):
+        return f"answered {error.response.status_code}"
+    if isinstance(error, pydantic.ValidationError):
+        return "unusable answer"
+    return "no answer in 10 s" if isinstance(error, trio.TooSlowError) else type(error).__name__

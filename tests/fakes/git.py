@@ -1,0 +1,61 @@
+"""git without processes, for virtual time: every command works at once, unless it hangs or takes its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gastown.contract.git import Progress
+
+__all__ = ["FakeGit"]
+
+COMMIT = "c" * 40
+
+
+class FakeGit:
+    """What `run_git` is. `asked` are the arguments of each command; `seconds` says how long a verb takes.
+
+    A clone and a worktree leave the files by which they are known again. Every revision is there, and is the
+    same commit.
+    """
+
+    def __init__(self, **seconds: float) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.seconds = seconds
+
+    async def __call__(
+        self,
+        *arguments: str,
+        cwd: str,
+        env: Mapping[str, str],
+        config: Iterable[tuple[str, str]] = (),
+        secrets: Iterable[str] = (),
+        on_progress: Any = None,
+    ) -> str:
+        self.asked.append(arguments)
+        if on_progress is not None and arguments[0] == "clone":
+            on_progress(Progress(step="receiving objects", percent=45, done=450, total=1000))
+        await trio.sleep(self.seconds.get(arguments[0], 0))
+        match arguments:
+            case ("clone", *_):
+                _write(Path(arguments[-1]) / ".git", "HEAD", "packed-refs")
+            case ("worktree", "add", *_):
+                path = next(argument for argument in arguments if argument.startswith("/"))
+                admin = Path(cwd) / ".git" / "worktrees" / Path(path).name
+                _write(admin, "HEAD", "index")
+                _write(Path(path), ".git")
+                (Path(path) / ".git").write_text(f"gitdir: {admin}\n")
+            case ("rev-parse" | "for-each-ref", *_):
+                return COMMIT
+            case _:
+                pass
+        return ""
+
+
+def _write(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()

@@ -1,0 +1,252 @@
+"""Merges against a real git server: pushed once, conflicts named, races retried, nothing forced or left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from gastown.git.errors import AuthFailed, Conflict, GitError, NetworkFailed
+from gastown.git.merge import Merged, merge
+from gastown.git.rig import GitLimits
+from tests.git.conftest import Life, Place
+from tests.git.test_worktrees import FILES, worktree
+
+MESSAGE = "Merge branch 'work/1' into main\n\nBead: b-1\n"
+
+
+async def merged(place: Place, life: Life, target: str = "main", **more) -> Merged:
+    rig = place.rig("r")
+    life.credentials.know("r", rig.remote, given=more.pop("given", None))
+    return await merge(life.repositories, rig, "work/1", target, message=MESSAGE, **more)
+
+
+def make(place: Place, ours: dict[str, str] | None = None, theirs: dict[str, str] | None = None) -> str:
+    """main with `FILES`, a branch with `theirs`, and `ours` on main since then; returns the branch's tip."""
+    base = place.server.make("r", FILES)
+    branch = place.server.commit("r", "work/1", theirs or {"new.txt": "new\n"}, parent=base)
+    if ours:
+        place.server.commit("r", "main", ours)
+    return branch
+
+
+async def test_a_branch_is_merged_with_a_merge_commit_and_pushed(place):
+    branch = make(place)
+    main = place.server.tip("r", "main")
+    async with place.life() as life:
+        result = await merged(place, life)
+    assert result == Merged(place.server.tip("r", "main"), anew=True)
+    assert place.server.git("r", "rev-list", "--parents", "-1", "main").split()[1:] == [main, branch]
+    assert place.server.read("r", "main", "new.txt") == "new\n"
+    assert place.server.git("r", "log", "-1", "--format=%B|%an|%ae", "main").strip() == (
+        "Merge branch 'work/1' into main\n\nBead: b-1\n|gastown|gastown@gastown.local"
+    )
+    assert place.server.branches("r") == ["main", "work/1"]
+
+
+async def test_nothing_of_the_merge_is_left_in_the_rigs_room(place):
+    make(place)
+    async with place.life() as life:
+        await merged(place, life)
+        clone = place.clone()
+        assert place.names() == {"repo"}
+        assert len((await place.git(clone, "worktree", "list")).splitlines()) == 1
+        assert await place.git(clone, "for-each-ref", "refs/heads") == ""
+
+
+async def test_a_conflict_names_its_files_and_changes_nothing(place):
+    make(
+        place,
+        ours={"a.txt": "ours\n", "dir/b.txt": "ours\n", "fine.txt": "x\n"},
+        theirs={"a.txt": "theirs\n", "dir/b.txt": "theirs\n", "ünï cödé.txt": "y\n"},
+    )
+    before = place.server.tip("r", "main")
+    async with place.life() as life:
+        with pytest.raises(Conflict, match=r"^Merge conflict in 2 files: a.txt, dir/b.txt$") as caught:
+            await merged(place, life)
+        assert caught.value.files == ("a.txt", "dir/b.txt")
+        assert life.repositories.report("r").to_wire().state == "ready"
+    assert place.server.tip("r", "main") == before
+    assert place.names() == {"repo"}
+
+
+async def test_a_file_that_one_side_deleted_and_the_other_changed_is_a_conflict(place):
+    base = place.server.make("r", FILES)
+    place.server.commit("r", "work/1", {"a.txt": "theirs\n"}, parent=base)
+    place.server.git(
+        "r",
+        "fast-import",
+        "--quiet",
+        stdin=(f"commit refs/heads/main\ncommitter T <t@t> 1700000000 +0000\ndata 1\nx\nfrom {base}\nD a.txt\n"),
+    )
+    async with place.life() as life:
+        with pytest.raises(Conflict) as caught:
+            await merged(place, life)
+    assert caught.value.files == ("a.txt",)
+
+
+async def test_a_branch_that_is_merged_already_is_merged(place):
+    make(place)
+    async with place.life() as life:
+        first = await merged(place, life)
+        second = await merged(place, life)
+    assert second == Merged(first.commit, anew=False)
+
+
+@pytest.mark.parametrize("missing", ["work/1", "target"])
+async def test_a_branch_that_is_not_there_is_named(place, missing):
+    make(place) if missing == "target" else place.server.make("r", FILES)
+    async with place.life() as life:
+        with pytest.raises(GitError, match=f"has no branch {missing}"):
+            await merged(place, life, target="target" if missing == "target" else "main")
+
+
+RACES = {
+    "before the push": lambda asked: asked.query.endswith("receive-pack"),
+    "during the push": lambda asked: asked.path.endswith("git-receive-pack"),
+}
+
+
+@pytest.mark.parametrize("moment", RACES)
+async def test_a_push_that_lost_a_race_is_merged_again_on_what_won(place, moment):
+    branch = make(place)
+    won: list[str] = []
+
+    def somebody_else_pushes(asked) -> None:
+        if RACES[moment](asked) and len(won) < 2:
+            won.append(place.server.commit("r", "main", {f"other-{len(won)}.txt": "x\n"}))
+
+    place.server.before = somebody_else_pushes
+    async with place.life() as life:
+        result = await merged(place, life)
+    assert place.server.git("r", "rev-list", "--parents", "-1", "main").split() == [result.commit, won[1], branch]
+    assert place.names() == {"repo"}
+
+
+@pytest.mark.parametrize("moment", RACES)
+async def test_a_race_that_is_lost_again_and_again_is_given_up_and_never_forced(place, moment):
+    make(place)
+    won: list[str] = []
+
+    def somebody_else_pushes(asked) -> None:
+        if RACES[moment](asked):
+            won.append(place.server.commit("r", "main", {f"other-{len(won)}.txt": "x\n"}))
+
+    place.server.before = somebody_else_pushes
+    async with place.life() as life:
+        with pytest.raises(GitError, match="Somebody else pushed to main first, 5 times"):
+            await merged(place, life)
+    assert (len(won), place.server.tip("r", "main")) == (5, won[-1])
+
+
+async def test_a_race_that_turns_into_a_conflict_is_one(place):
+    make(place, theirs={"a.txt": "theirs\n"})
+
+    def somebody_else_pushes(asked) -> None:
+        if asked.path.endswith("git-receive-pack"):
+            place.server.commit("r", "main", {"a.txt": "ours\n"})
+
+    place.server.before = somebody_else_pushes
+    async with place.life() as life:
+        with pytest.raises(Conflict):
+            await merged(place, life)
+
+
+async def test_a_branch_that_the_remote_protects_is_not_tried_again(place):
+    make(place)
+    hook = place.server.bare("r") / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho 'main is protected' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    async with place.life() as life:
+        with pytest.raises(GitError, match="pre-receive hook declined"):
+            await merged(place, life)
+    assert len([asked for asked in place.server.asked if asked.query.endswith("receive-pack")]) == 1
+
+
+async def test_a_token_that_expires_between_merge_and_push_is_renewed(place):
+    make(place)
+    place.server.tokens = {"old"}
+    place.source.fresh = ["new"]
+
+    def expire(asked) -> None:
+        if asked.query.endswith("receive-pack"):
+            place.server.tokens = {"new"}
+
+    place.server.before = expire
+    async with place.life() as life:
+        result = await merged(place, life, given={"GIT_TOKEN": "old"})
+    assert (place.server.tip("r", "main"), place.source.renewals) == (result.commit, ["r"])
+
+
+async def test_a_merge_without_credentials_fails_as_such_and_leaves_nothing(place):
+    make(place)
+    async with place.life() as life:
+        await merged(place, life, target="work/1")
+        place.server.tokens = {"t"}
+        with pytest.raises(AuthFailed):
+            await merged(place, life)
+        place.server.broken = True
+        with pytest.raises(NetworkFailed):
+            await merged(place, life)
+    assert place.names() == {"repo"}
+
+
+async def test_a_merge_that_is_cancelled_leaves_nothing_and_the_next_one_works(place):
+    make(place)
+    async with place.life() as life:
+        await merged(place, life, target="work/1")
+        place.server.hold = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(merged, place, life)
+            await place.server.held.wait()
+            nursery.cancel_scope.cancel()
+        assert place.names() == {"repo"}
+        place.server.hold = None
+        assert (await merged(place, life)).anew
+
+
+async def test_what_a_killed_container_left_of_a_merge_is_removed_by_the_next(place):
+    make(place)
+    async with place.life() as life:
+        await merged(place, life, target="work/1")
+        clone = place.clone()
+        await place.git(clone, "worktree", "add", "--quiet", "--detach", str(clone.parent / ".merge-1234"), "HEAD")
+    async with place.life() as life:
+        await merged(place, life)
+        assert place.names() == {"repo"}
+        assert len((await place.git(clone, "worktree", "list")).splitlines()) == 1
+
+
+async def test_a_merge_does_not_touch_the_worktree_of_its_branch(place):
+    make(place)
+    async with place.life() as life:
+        made = await worktree(place, life)
+        (Path(made.path) / "a.txt").write_text("not committed\n")
+        await merged(place, life)
+        assert (Path(made.path) / "a.txt").read_text() == "not committed\n"
+        assert (await place.git(Path(made.path), "rev-parse", "HEAD")).strip() == made.commit
+
+
+async def test_hooks_of_the_shared_clone_do_not_run_in_our_operations(place):
+    """An agent can write there; what the control server does must not run it."""
+    make(place)
+    async with place.life() as life:
+        await worktree(place, life)
+        for name in ("post-checkout", "pre-merge-commit", "pre-push", "reference-transaction"):
+            hook = place.clone() / ".git" / "hooks" / name
+            hook.parent.mkdir(exist_ok=True)
+            hook.write_text(f"#!/bin/sh\ntouch {place.folder}/ran-{name}\nexit 1\n")
+            hook.chmod(0o755)
+        assert (await merged(place, life)).anew
+    assert list(place.folder.glob("ran-*")) == []
+
+
+async def test_a_merge_has_a_deadline_as_a_whole(place):
+    make(place)
+    place.limits = GitLimits(clone=60, operation=2.0)
+    async with place.life() as life:
+        await merged(place, life, target="work/1")
+        place.server.hold = trio.Event()
+        with pytest.raises(GitError, match="git merge did not end within 2 s"):
+            await merged(place, life)
