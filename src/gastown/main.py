@@ -319,9 +319,7 @@ async def serve(settings: Settings) -> None:
             process_start=trio.current_time() - _process_age(),
         )
         async with open_town(parts) as opened:
-            current = opened.town.services.credentials
-            git = opened.town.services.repositories.tools.credentials
-            logs.configure(lambda: [*_secrets(settings, current.current), *git.secrets()])
+            logs.configure(lambda: _secrets(settings, opened.town.services))
             leaving = opened.town.drain.leaving
             async with trio.open_nursery() as watches:
                 await watches.start(leaving.heed_signals, name="signals")
@@ -349,9 +347,12 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
         stop.set()
 
 
-def _secrets(settings: Settings, credentials: Credentials) -> list[str]:
+def _secrets(settings: Settings, services: AgentServices) -> list[str]:
+    """Every value that must not be seen in the log, at this moment."""
     fixed = [secret.get_secret_value() for secret in (settings.kilocode_token,) if secret is not None]
-    return [*fixed, *credentials.secrets()]
+    bearers = services.broker.grants.bearers() if services.broker is not None else []
+    git = services.repositories.tools.credentials
+    return [*fixed, *services.credentials.current.secrets(), *git.secrets(), *bearers]
 
 
 async def _hydrate(hydration: Hydration | None, scope: trio.CancelScope) -> None:

@@ -22,7 +22,7 @@ __all__ = ["BYSTANDER", "MAYOR", "VICTIM", "Lab", "open_lab"]
 
 MAYOR, VICTIM, BYSTANDER = "mayor-1", "pole-1", "pole-2"
 WORK_EVERY_SECONDS = 60.0
-RECOVERY_SECONDS = 30 * 60.0
+RECOVERY_SECONDS = 10 * 60.0
 KEPT_EVENTS = 2000
 TERMINAL = ("exited", "failed")
 
@@ -66,7 +66,7 @@ class Lab:
             await trio.sleep(WORK_EVERY_SECONDS)
 
     async def recover(self) -> None:
-        """Let half an hour pass, and start those again that did not survive, as an orchestrator would."""
+        """Let ten minutes pass, and start those again that did not survive, as an orchestrator would."""
         await trio.sleep(RECOVERY_SECONDS)
         for agent_id in (MAYOR, VICTIM):
             if (await self.town.status(agent_id))["status"] in TERMINAL:
@@ -78,6 +78,7 @@ class Lab:
         """What holds after every fault, once it is over."""
         await self._everybody_works()
         await self._the_bystander_was_undisturbed()
+        self._nothing_was_lost_on_its_way_to_the_worker()
         assert max([len(await self.town.events(a)) for a in (MAYOR, VICTIM, BYSTANDER)]) <= KEPT_EVENTS
         crashes = [line for line in self.town.logged() if line["event"].endswith(".crashed")]
         assert crashes == []
@@ -102,6 +103,12 @@ class Lab:
         states = [line for line in self.town.logged("agent.state") if line["agent_id"] == BYSTANDER]
         assert [line["after"] for line in states] == ["running"]
 
+    def _nothing_was_lost_on_its_way_to_the_worker(self) -> None:
+        services = self.town.opened.town.services
+        figures = services.outbox.figures()
+        assert (figures.lost, services.reports.lost, services.reports.pending) == (0, 0, 0)
+        assert figures.age_seconds < WORK_EVERY_SECONDS
+
     async def _turns(self, agent_id: str) -> int:
         """The id of the newest end of a turn."""
         ends = [e["id"] for e in await self.town.events(agent_id) if e["event"] == "session.turn.close"]
@@ -118,6 +125,7 @@ async def open_lab(open_town: Callable[..., Any] = open_fake_town, **settings: A
 
     launcher = partial(FakeLauncher, fate=fate)
     async with open_town(kilo=launcher, agent_idle_timeout_ms=10**9, gastown_spawn_slots=4, **settings) as town:
+        town.worker.batches = True
         lab = Lab(town)
         labs.append(lab)
         await lab.settle()

@@ -51,7 +51,7 @@ SCHEDULES = st.lists(
 
 @given(schedule=SCHEDULES)
 @settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -174,7 +174,7 @@ async def test_a_clone_that_takes_too_long_ends_by_its_own_deadline(place):
 
 async def test_a_fetch_that_hangs_ends_by_its_own_deadline_and_the_rig_is_free_again(place):
     place.server.make("r", FILES)
-    place.limits = GitLimits(clone=60, operation=1.0)
+    place.limits = GitLimits(clone=60, operation=3.0)
     async with place.life() as life:
         await worktree(place, life)
         place.server.commit("r", "main", {"a.txt": "newer\n"})

@@ -244,9 +244,9 @@ async def test_hooks_of_the_shared_clone_do_not_run_in_our_operations(place):
 
 async def test_a_merge_has_a_deadline_as_a_whole(place):
     make(place)
-    place.limits = GitLimits(clone=60, operation=2.0)
+    place.limits = GitLimits(clone=60, operation=4.0)
     async with place.life() as life:
         await merged(place, life, target="work/1")
         place.server.hold = trio.Event()
-        with pytest.raises(GitError, match="git merge did not end within 2 s"):
+        with pytest.raises(GitError, match="git merge did not end within 4 s"):
             await merged(place, life)

@@ -91,7 +91,7 @@ async def test_a_start_that_runs_out_of_time_in_a_clone_names_it_and_the_next_on
 ):
     git_town.server.make("r", FILES)
     git_town.server.hold = trio.Event()
-    async with git_town(gastown_start_seconds=6.0) as town:
+    async with git_town(gastown_start_seconds=12.0) as town:
         answer = await town.start()
         assert (answer.status_code, answer.json()["phase"]) == (504, "clone")
         assert (await town.rig())["doing"] == "clone"
@@ -137,6 +137,17 @@ async def test_an_agent_of_the_last_container_finds_its_uncommitted_work(git_tow
         await town.town.hydrated()
         assert (await town.town.status("pole-1"))["status"] == "running"
         assert (town.worktree() / "a.txt").read_text() == "mine\n"
+
+
+async def test_an_agent_of_the_last_container_brings_its_token_in_the_registry(git_town, quick_clock):
+    git_town.server.make("r", FILES)
+    git_town.server.tokens = {"stored"}
+    async with git_town() as town:
+        env = {"GIT_TOKEN": "stored", "KILOCODE_TOKEN": "k"}
+        entry = {"agentId": "pole-1", "request": town.request(), "workdir": str(town.worktree()), "env": env}
+        town.town.worker.registry = [entry]
+        await town.town.hydrated()
+        assert (await town.town.status("pole-1"))["status"] == "running"
 
 
 async def test_credentials_that_cannot_push_are_a_warning_and_not_a_failure(git_town, quick_clock):

@@ -42,7 +42,8 @@ class RealTown:
         return [line for line in lines if event in (None, line["event"])]
 
     def servers(self) -> list[int]:
-        return [pid for pid in descendants(self.container.pid) if command_of(pid)[1:2] == ["serve"]]
+        """Only children: what a server forks looks like it until it becomes another program."""
+        return [pid for pid in children(self.container.pid) if command_of(pid)[1:2] == ["serve"]]
 
     def server_of(self, agent_id: str) -> int:
         """The process of an agent's server; 0 when it has none."""
@@ -99,11 +100,14 @@ async def eventually(look: Callable[[], Awaitable[Any]], seconds: float = 60) ->
     return found
 
 
+def children(pid: int) -> list[int]:
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
+
+
 def descendants(pid: int) -> list[int]:
-    children = [
-        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
-    ]
-    return [*children, *(below for child in children for below in descendants(child))]
+    found = children(pid)
+    return [*found, *(below for child in found for below in descendants(child))]
 
 
 def command_of(pid: int) -> list[str]:

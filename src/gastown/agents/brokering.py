@@ -92,7 +92,7 @@ class AgentAccess:
         return shell_variables(self._request(), self._credentials.current, self._defaults, inherited)
 
     def _inherited_now(self) -> tuple[Mapping[str, str] | None, bool]:
-        """What goes behind the town's word (None: the request's goes before it), and whether the town's is newer."""
+        """What goes behind the town's word (None: the request goes before it), and whether the town is newer."""
         request, town = self._request(), self._credentials.current.town
         if request is not self._seen:
             self._seen, self._since = request, town

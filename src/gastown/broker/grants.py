@@ -106,6 +106,10 @@ class Grants:
             del self._by_name[grant.name]
             grant.end()
 
+    def bearers(self) -> list[str]:
+        """Every bearer that is good now, for the log's redaction."""
+        return [grant.bearer for grant in self._by_name.values()]
+
     def find(self, bearer: str) -> Grant | None:
         """Whom a bearer stands for. The comparison takes as long for a wrong secret as for the right one."""
         name = bearer.partition(".")[2].partition(".")[0]

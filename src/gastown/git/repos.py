@@ -125,8 +125,8 @@ class Repositories:
         async with lock:
             with known.report.busy(doing), limited(doing, self.tools.limits.operation):
                 clone = Clone(self.tools, rig, known, arrived)
-                await self._tidy(clone, known)
                 try:
+                    await self._tidy(clone, known)
                     yield clone
                 except OSError as error:
                     raise GitError(f"{doing}: {error.strerror or type(error).__name__}") from error
@@ -162,6 +162,9 @@ class Repositories:
             cloning.failure = GitError(f"git clone: {error.strerror or type(error).__name__}")
         except GitError as error:
             cloning.failure = error
+        except Exception as error:  # the boundary of a clone: a bug in it is not the container's end
+            cloning.failure = GitError(f"The clone failed: {type(error).__name__}")
+            log.exception("git.crashed", what="clone", rig_id=rig.rig_id)
         finally:
             known.cloning = None
             cloning.done.set()
