@@ -366,9 +366,14 @@ def drain_parts(opened: Open) -> DrainParts:
     town, flushes = opened.town, {}
     if opened.registry is not None:
         services = town.services
+
+        async def reports() -> None:
+            await town.merges.finished()  # the end of one is a report
+            await services.reports.flushed()
+
         flushes = {
             "registry": opened.registry.flushed,
-            "reports": services.reports.flushed,
+            "reports": reports,
             "events": services.outbox.flushed,
         }
     farewell = FarewellParts(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
+from gastown.agents.drain import run_drain
+from gastown.main import drain_parts
 from tests.fakes.git import FakeGit
 from tests.fakes.town import start_request
 
@@ -126,3 +128,23 @@ async def test_an_agents_environment_names_the_helper_and_no_other(town_on_fakes
             ]
             assert env["GIT_CONFIG_VALUE_0"] == ""
         assert mayor["GASTOWN_GIT_KEY"] != polecat["GASTOWN_GIT_KEY"]
+
+
+async def test_a_merge_that_runs_when_the_container_drains_ends_and_is_reported(town_on_fakes) -> None:
+    body = {
+        "townId": "oak",
+        "rigId": "rig-1",
+        "branch": "work/1",
+        "targetBranch": "main",
+        "gitUrl": "https://git.test/r.git",
+        "entryId": "entry-1",
+        "beadId": "bead-1",
+        "agentId": "refinery-1",
+    }
+    async with town_on_fakes(git=FakeGit(clone=8)) as town:
+        assert (await town.client.post("/git/merge", json=body)).status_code == 202
+        drain = town.opened.town.drain
+        drain.ask("a test", 100)
+        await run_drain(drain, drain_parts(town.opened))
+        [reported] = town.worker.reports("POST /complete")
+        assert (reported["entry_id"], drain.to_wire().flushed["reports"]) == ("entry-1", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+import trio
 
 from gastown.agents.services import AgentServices
 from gastown.contract.git import MergeRequest, ReviewResult
@@ -10,13 +11,37 @@ from gastown.git.errors import Conflict, GitError
 from gastown.git.merge import merge
 from gastown.git.rig import IDENTITY, Rig
 
-__all__ = ["merge_and_report"]
+__all__ = ["Merges"]
 
 log = structlog.get_logger()
 
 
-async def merge_and_report(services: AgentServices, request: MergeRequest, rig: Rig) -> None:
-    """Merge, and have the result reported. Raises nothing that git may fail with: that is a result, too."""
+class Merges:
+    """The merges of the container. A drain lets those that have begun end, so that their results are told."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._none_runs = trio.Event()
+        self._none_runs.set()
+
+    async def run(self, services: AgentServices, request: MergeRequest, rig: Rig) -> None:
+        """Merge, and have the result reported. Raises nothing that git may fail with: that is a result, too."""
+        if self._running == 0:
+            self._none_runs = trio.Event()
+        self._running += 1
+        try:
+            await _merge_and_report(services, request, rig)
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._none_runs.set()
+
+    async def finished(self) -> None:
+        """Return when no merge runs. Unbounded: put it under a deadline."""
+        await self._none_runs.wait()
+
+
+async def _merge_and_report(services: AgentServices, request: MergeRequest, rig: Rig) -> None:
     result = await _result(services, request, rig)
     log.info(
         "merge.ended",

@@ -12,6 +12,7 @@ import trio
 from quart import current_app
 
 from gastown.agents.drain import Drain
+from gastown.agents.merging import Merges
 from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport
@@ -42,6 +43,7 @@ class Town:
     require_tickets: bool = False
     """Whether a websocket is opened only for who shows a stream ticket."""
     tickets: Tickets = field(default_factory=Tickets)
+    merges: Merges = field(default_factory=Merges)
     terminals: NamedLocks = field(default_factory=NamedLocks)
     """Per agent: who looks for its terminal, and makes it when there is none."""
     refresh_answer_seconds: float = field(default=9.0)

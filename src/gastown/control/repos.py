@@ -6,7 +6,6 @@ from functools import partial
 
 from quart import Blueprint, Response
 
-from gastown.agents.merging import merge_and_report
 from gastown.agents.repositories import behind, know, set_up
 from gastown.contract.errors import WorkerNotConfigured
 from gastown.contract.git import Accepted, MergeRequest, SetupRequest
@@ -49,6 +48,6 @@ async def merge() -> Response:
     if not here.services.reports.has_worker:
         raise WorkerNotConfigured
     rig = know(here.services, body.rig_id, body.git_url, body.target_branch, variables=body.env_vars)
-    work = partial(merge_and_report, here.services, body, rig)
+    work = partial(here.merges.run, here.services, body, rig)
     here.background.start_soon(behind, "merge", work, name=f"merge {body.entry_id}")
     return reply(Accepted(message=f"{body.branch} is being merged into {body.target_branch}"), 202)
