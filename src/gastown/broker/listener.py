@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import cast
 
@@ -14,12 +13,12 @@ import httpx2
 import structlog
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
 from hypercorn.typing import ASGIFramework
 
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
 from gastown.broker.upstreams import Upstreams
+from gastown.concurrency.serving import serve_connections
 
 __all__ = ["Broker", "open_broker", "upstream_client"]
 
@@ -57,7 +56,6 @@ async def open_broker(client: httpx2.AsyncClient, upstreams: Upstreams) -> Async
         raise
     port = listener.getsockname()[1]
     config = Config()
-    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
     config.include_server_header = False
     config.include_date_header = False  # the upstream's goes through
     config.graceful_timeout = _GRACEFUL_SECONDS
@@ -67,7 +65,7 @@ async def open_broker(client: httpx2.AsyncClient, upstreams: Upstreams) -> Async
     grants, stop = Grants(), trio.Event()
     app = cast(ASGIFramework, BrokerApp(grants, client, upstreams))
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait, mode="asgi"), name="broker")
+        await nursery.start(serve_connections, app, config, listener, stop, name="broker")
         log.info("broker.listening", port=port)
         try:
             yield Broker(f"http://127.0.0.1:{port}", grants)

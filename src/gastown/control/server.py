@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
 from hypercorn.typing import ASGIFramework
 
+from gastown.concurrency.serving import serve_connections
 from gastown.control import bursts
 
 __all__ = ["CannotListen", "FinishResponses", "listen_on", "serve_app"]
@@ -59,7 +59,7 @@ class FinishResponses:
 
 
 async def _refuse_and_close(send: Send, message: dict[str, Any]) -> None:
-    """Let a refused upgrade be the last request of its connection: on another one hypercorn 0.18 crashes."""
+    """Let a refused upgrade be the last request of its connection: on another one hypercorn 0.18 fails."""
     if message["type"] == "websocket.http.response.start":
         message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
     await send(message)
@@ -77,8 +77,6 @@ def listen_on(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
         listener.bind((host, port))
-        listener.listen(128)
-        listener.setblocking(False)
     except OSError as error:
         listener.close()
         raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
@@ -94,7 +92,6 @@ async def serve_app(
 ) -> None:
     """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
     config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
     config.include_server_header = False
     config.graceful_timeout = _GRACEFUL_SECONDS
     config.keep_alive_timeout = 75
@@ -102,14 +99,5 @@ async def serve_app(
     config.websocket_max_message_size = _MOST_MESSAGE_BYTES
     config.errorlog = None
     config.accesslog = None
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_serve, FinishResponses(app), config, stop)
-        task_status.started()
-
-
-async def _serve(
-    app: FinishResponses, config: Config, stop: trio.Event, *, task_status: trio.TaskStatus[list[str]]
-) -> None:
-    # "asgi" spares hypercorn a look at the wrapper's signature; its types are stricter than ASGI's dicts.
-    framework = cast(ASGIFramework, app)
-    await serve(framework, config, shutdown_trigger=stop.wait, task_status=task_status, mode="asgi")
+    framework = cast(ASGIFramework, FinishResponses(app))  # its types are stricter than ASGI's dicts
+    await serve_connections(framework, config, listener, stop, task_status=task_status)

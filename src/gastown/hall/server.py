@@ -6,12 +6,12 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+
+from gastown.concurrency.serving import serve_connections
 
 __all__ = ["FinishResponses", "PortTaken", "serving"]
 
@@ -28,8 +28,7 @@ class FinishResponses:
     """P7: outermost wrapper that lets the last piece of a response out before its task is cancelled.
 
     Otherwise hypercorn never re-arms the idle clock of the connection: idle connections leak, and every
-    shutdown waits its whole grace for them. A refused upgrade is made the last request of its connection: on
-    the next one hypercorn 0.18 crashes, and the server with it.
+    shutdown waits its whole grace for them.
     """
 
     def __init__(self, app: ASGIFramework) -> None:
@@ -41,8 +40,6 @@ class FinishResponses:
                 with trio.move_on_after(_LAST_WRITE_SECONDS, shield=True):
                     await send(message)
                 return
-            if message["type"] == "websocket.http.response.start":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         await self._app(scope, receive, finish)
@@ -58,14 +55,13 @@ async def serving(app: ASGIFramework, *, host: str, port: int, logger: logging.L
     listener = _listen(host, port)
     url = f"http://{host}:{listener.getsockname()[1]}"
     config = Config()
-    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
     config.include_server_header = False
     config.graceful_timeout = _GRACE_SECONDS
     config.errorlog = logger
     config.accesslog = None
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve, FinishResponses(app), config, shutdown_trigger=stop.wait, mode="asgi"))
+        await nursery.start(serve_connections, FinishResponses(app), config, listener, stop)
         try:
             yield url
         finally:
