@@ -55,9 +55,14 @@ class ToldSettings(Settings):
         return (init_settings,)
 
 
-def now() -> datetime:
-    """The wall clock of the town: it stands on `EPOCH` when virtual time begins."""
-    return EPOCH + timedelta(seconds=trio.current_time())
+class WallClock:
+    """The town's wall clock: it stands on `EPOCH` when virtual time begins, and can be wrong by `ahead`."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return EPOCH + timedelta(seconds=trio.current_time()) + self.ahead
 
 
 def start_request(agent_id: str = "mayor-1", **changes: Any) -> dict[str, Any]:
@@ -109,6 +114,7 @@ class FakeTown:
     client: httpx2.AsyncClient
     nursery: trio.Nursery
     log: StringIO
+    clock: WallClock
 
     def hydrate(self) -> trio.CancelScope:
         """Begin boot hydration as `main` does; returns what cancels it. The gate closes before this returns
@@ -231,7 +237,7 @@ async def open_fake_town(
     `worker=None` gives the container no worker. Ends with `TooSlowError` after six virtual hours.
     """
     assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "the module is not in virtual time"
-    log = StringIO()
+    log, clock = StringIO(), WallClock()
     logs.configure(tuple, log)
     told = ToldSettings(**_settings(folder, with_worker=worker is not None) | settings)
     try:
@@ -244,7 +250,7 @@ async def open_fake_town(
                     launch=launcher,
                     kilo_client=network.client(),
                     worker_client=network.client(),
-                    now=now,
+                    now=clock,
                     process_start=trio.current_time(),
                     git=git or FakeGit(),
                     open_broker=partial(open_fake_broker, network),
@@ -253,7 +259,7 @@ async def open_fake_town(
                 async with open_town(parts) as opened:
                     network.serve(FinishResponses(create_app(opened.town)), "town")
                     client = network.client("http://town")
-                    yield FakeTown(opened, told, network, launcher, knows, client, nursery, log)
+                    yield FakeTown(opened, told, network, launcher, knows, client, nursery, log, clock)
                     nursery.cancel_scope.cancel(reason="the test is over")
                 assert launcher.live == []
     except BaseExceptionGroup as group:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import trio
 
 from gastown.concurrency.processes import Exit
+from gastown.worker import snapshots
 from tests.fakes.launchers import BROKEN_DATABASE, Fate
-from tests.fakes.town import start_request
+from tests.fakes.town import TOWN, start_request
 from tests.fakes.worker import ROUTES
 from tests.faults.lab import MAYOR, VICTIM, Lab
 
@@ -199,6 +203,32 @@ async def worker_broken(lab: Lab) -> None:
 @fault("the worker answers 401 for an hour, the refresh included", worker_well, HOUR)
 async def worker_refuses(lab: Lab) -> None:
     lab.town.worker.statuses = dict.fromkeys(ROUTES, 401)
+
+
+async def room_again(lab: Lab) -> None:
+    lab.patches.undo()
+
+
+@fault("the disk is full when a stored conversation arrives, and when one is to be saved", room_again, 300)
+async def disk_full(lab: Lab) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lab.patches.setattr(snapshots, "unpack", full)
+    lab.patches.setattr(snapshots, "copy", full)
+    lab.town.worker.snapshots["rig-1", VICTIM] = b"whatever"
+    lab.town.worker.snapshots[f"mayor-{TOWN}", MAYOR] = b"whatever"
+    await start_again(lab)
+    await lab.town.client.post(f"/agents/{MAYOR}/message", json={"prompt": "Go on"})
+
+
+@fault("the wall clock jumps a day ahead, then a month back")
+async def clock_jumps(lab: Lab) -> None:
+    lab.town.clock.ahead = timedelta(days=1)
+    await start_again(lab)
+    await trio.sleep(100)
+    lab.town.clock.ahead = timedelta(days=-30)
+    await start_again(lab)
 
 
 @fault("two orchestrators start and stop the same agent at the same time")

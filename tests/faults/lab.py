@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
 
 from tests.fakes.kilo import FakeKilo, Script
@@ -28,12 +29,13 @@ TERMINAL = ("exited", "failed")
 
 
 class Lab:
-    """A running town. `sent` counts the prompts that each agent accepted."""
+    """A running town. `sent` counts the prompts that each agent accepted; `patches` end with the lab."""
 
     def __init__(self, town: FakeTown) -> None:
         self.town = town
         self.sent: Counter[str] = Counter()
         self.fates: dict[str, Fate] = {}
+        self.patches = pytest.MonkeyPatch()
         self.bystander_port: int | None = None
 
     @property
@@ -131,6 +133,9 @@ async def open_lab(open_town: Callable[..., Any] = open_fake_town, **settings: A
         await lab.settle()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lab.work, name="work")
-            yield lab
+            try:
+                yield lab
+            finally:
+                lab.patches.undo()
             nursery.cancel_scope.cancel(reason="the lab closes")
     lab.check_ends()
