@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 import trio
@@ -97,3 +97,8 @@ def test_a_taken_port_is_one_clear_line():
 def test_an_address_of_another_machine_is_one_clear_line():
     with pytest.raises(CannotListen, match=r"cannot listen on 192\.0\.2\.1:0"):
         listen_on("192.0.2.1", 0)
+
+
+def test_who_connects_before_the_server_accepts_waits_and_is_not_refused() -> None:
+    with closing(listen_on("127.0.0.1", 0)) as listener:
+        socket.create_connection(listener.getsockname()).close()

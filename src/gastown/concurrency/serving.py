@@ -35,8 +35,8 @@ async def serve_connections(
 ) -> None:
     """Serve `app` until `stop` is set; what then runs has `config.graceful_timeout` seconds to finish.
 
-    Owns `listener`, which is bound; started means that it accepts. Of `config` only what concerns a connection
-    counts. The app gets no lifespan.
+    Owns `listener`, which is bound, and listens already or not; started means that it accepts. Of `config` only
+    what concerns a connection counts. The app gets no lifespan.
     """
     listener.listen(config.backlog)
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))

@@ -77,6 +77,7 @@ def listen_on(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
         listener.bind((host, port))
+        listener.listen(128)  # who comes before we accept waits, and is not refused
     except OSError as error:
         listener.close()
         raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
