@@ -29,7 +29,7 @@ from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
-from tests.fakes.gateway import MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
+from tests.fakes.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from tests.fakes.kilo import Script
 from tests.fakes.launchers import FakeLauncher
 from tests.fakes.network import open_network
@@ -354,3 +354,23 @@ async def test_a_prompt_without_a_model_takes_the_last_ones_and_not_the_sessions
         if kind == "message.updated" and p["info"]["role"] == "assistant"
     ]
     assert {info["modelID"] for info in users} == {TALKS}
+
+
+@pytest.mark.kilo
+async def test_a_permission_is_asked_for_and_answered_under_one_id(real_url: str, tmp_path: Path) -> None:
+    """What `Progress` takes for a condition: the fake only ever says these two events as it is told to."""
+    async with (
+        httpx2.AsyncClient(timeout=30, trust_env=False) as client,
+        talking(real_url, client, str(tmp_path), lambda _: None) as talk,
+    ):
+        ask = [{"permission": "bash", "pattern": "*", "action": "ask"}]
+        made = await talk.rest._call("POST", "/session", {"permission": ask}, {"directory": talk.directory})
+        session = made["id"]
+        await talk.prompt(session, ACTS)
+        asked = await talk.until(session, "permission.asked")
+        assert (await talk.rest.status(session, talk.directory))["type"] == "busy"
+        where = {"directory": talk.directory}
+        await talk.rest._call("POST", f"/permission/{asked['id']}/reply", {"reply": "once"}, where)
+        replied = await talk.until(session, "permission.replied")
+        assert replied["requestID"] == asked["id"]
+        assert (await talk.until(session, "session.turn.close"))["reason"] == "completed"
