@@ -102,6 +102,19 @@ async def test_an_offline_session_is_told_to_try_again_with_growing_pauses(town_
         assert await town.condition("pole-1") == "idle"
 
 
+async def test_an_offline_session_that_could_not_be_told_is_told_again(town_on_fakes) -> None:
+    async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(offline=True))) as town:
+        await town.start("pole-1")
+        kilo = town.kilo.server("pole-1").kilo
+        [request] = kilo._told
+        kilo.script = Script(offline=True, broken=frozenset({f"POST /network/{request}/reply"}))
+        await trio.sleep(10)
+        assert len(town.logged("offline.not_retried")) >= 1
+        kilo.script = Script()
+        await trio.sleep(70)
+        assert await town.condition("pole-1") == "idle"
+
+
 @pytest.mark.parametrize(
     ("asked", "answered", "reason"),
     [

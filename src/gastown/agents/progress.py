@@ -64,6 +64,11 @@ class Progress:
         if self.unanswered_since is None:
             self.unanswered_since = trio.current_time()
 
+    def not_told(self, request: str) -> None:
+        """An offline session could not be told to try again. It will not ask anew, so its request stands."""
+        if self.offline_request is None:
+            self.offline_request = request
+
     def another_server(self) -> None:
         """What was asked of the old server is asked no more, and what it did not answer says nothing now."""
         self._asked.clear()

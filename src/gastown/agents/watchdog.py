@@ -100,6 +100,7 @@ async def _push_offline(agent: Agent) -> None:
                 await server.rest.retry_network(request, agent.workdir)
         except (KiloError, trio.TooSlowError) as error:
             log.warning("offline.not_retried", agent_id=agent.id, reason=str(error) or "no answer in time")
+            agent.progress.not_told(request)
 
 
 async def _recycle(agent: Agent, services: AgentServices) -> None:
