@@ -16,13 +16,42 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    ConnectionState,
+    Scope,
+)
 
 from gastown.concurrency.supervise import contain, leaves
 
-__all__ = ["serve_connections"]
+__all__ = ["FinishResponses", "serve_connections"]
 
 log = structlog.get_logger()
+
+_LAST_BODY_SECONDS = 5.0
+
+
+class FinishResponses:
+    """Let the last message of a body out even when the client's end cancels the task (P7).
+
+    Without it hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
+    """
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def finish(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
+                    await send(message)
+            else:
+                await send(message)
+
+        await self._app(scope, receive, finish if scope["type"] == "http" else send)
 
 
 async def serve_connections(

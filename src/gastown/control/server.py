@@ -11,14 +11,13 @@ import trio
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
-from gastown.concurrency.serving import serve_connections
+from gastown.concurrency.serving import FinishResponses, serve_connections
 from gastown.control import bursts
 
-__all__ = ["CannotListen", "FinishResponses", "listen_on", "serve_app"]
+__all__ = ["CannotListen", "Front", "listen_on", "serve_app"]
 
 DEAD_PEER_MS = 20_000
 """How long the kernel keeps a connection whose peer acknowledges nothing."""
-_LAST_BODY_SECONDS = 5.0
 _GRACEFUL_SECONDS = 3.0
 _MOST_MESSAGE_BYTES = 1024 * 1024
 
@@ -32,30 +31,21 @@ class CannotListen(Exception):
     """The address cannot be bound; the message is one line for the person who chose it."""
 
 
-class FinishResponses:
-    """Let the last message of a body out even when the client's end cancels the task (P7).
-
-    Without it hypercorn never re-arms its idle timer, and every shutdown waits for idle connections. A websocket
-    gets its burst writer here, where hypercorn's own `send` still comes in.
+class Front:
+    """The outermost layer: responses are finished (P7), and a websocket gets its burst writer here, where
+    hypercorn's own `send` still comes in.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._finishing = cast(App, FinishResponses(cast(ASGIFramework, app)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             scope["extensions"][bursts.EXTENSION] = bursts.burst_of(send)
             await self._app(scope, receive, partial(_refuse_and_close, send))
-            return
-
-        async def finish(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
-                    await send(message)
-            else:
-                await send(message)
-
-        await self._app(scope, receive, finish)
+        else:
+            await self._finishing(scope, receive, send)
 
 
 async def _refuse_and_close(send: Send, message: dict[str, Any]) -> None:
@@ -100,5 +90,5 @@ async def serve_app(
     config.websocket_max_message_size = _MOST_MESSAGE_BYTES
     config.errorlog = None
     config.accesslog = None
-    framework = cast(ASGIFramework, FinishResponses(app))  # its types are stricter than ASGI's dicts
+    framework = cast(ASGIFramework, Front(app))  # its types are stricter than ASGI's dicts
     await serve_connections(framework, config, listener, stop, task_status=task_status)

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 import trio
 from hypercorn.config import Config
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from hypercorn.typing import ASGIFramework
 
-from gastown.concurrency.serving import serve_connections
+from gastown.concurrency.serving import FinishResponses, serve_connections
 
-__all__ = ["FinishResponses", "PortTaken", "serving"]
+__all__ = ["PortTaken", "serving"]
 
 _LAST_WRITE_SECONDS = 5
 _GRACE_SECONDS = 1.0
@@ -22,27 +22,6 @@ _STALLED_CLIENT_MS = 3000
 
 class PortTaken(Exception):
     """The address cannot be listened on. One clear sentence."""
-
-
-class FinishResponses:
-    """P7: outermost wrapper that lets the last piece of a response out before its task is cancelled.
-
-    Otherwise hypercorn never re-arms the idle clock of the connection: idle connections leak, and every
-    shutdown waits its whole grace for them.
-    """
-
-    def __init__(self, app: ASGIFramework) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        async def finish(message: ASGISendEvent) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                with trio.move_on_after(_LAST_WRITE_SECONDS, shield=True):
-                    await send(message)
-                return
-            await send(message)
-
-        await self._app(scope, receive, finish)
 
 
 @asynccontextmanager
