@@ -8,7 +8,7 @@ import httpx2
 
 from gastown.kilo.errors import KiloRefused, KiloUnreachable
 
-__all__ = ["KiloRest", "ModelName", "Session", "Turn"]
+__all__ = ["KiloRest", "ModelName", "Session"]
 
 
 class ModelName(NamedTuple):
@@ -26,16 +26,6 @@ class ModelName(NamedTuple):
 class Session(NamedTuple):
     id: str
     directory: str
-
-
-class Turn(NamedTuple):
-    """The last assistant message of a session. One that was interrupted is not completed.
-
-    A killed server leaves it without an end; one that is told to leave ends it as aborted (both measured).
-    """
-
-    message_id: str
-    completed: bool
 
 
 class KiloRest:
@@ -72,13 +62,6 @@ class KiloRest:
         """Go on with an interrupted turn, without a new user message."""
         await self._call("POST", f"/kilocode/session/{session}/resume", {"messageID": message_id})
 
-    async def last_turn(self, session: str) -> Turn | None:
-        """The newest assistant message, or None when the conversation ends with something else."""
-        messages = await self.messages(session, newest=1)
-        if not messages or messages[-1]["info"]["role"] != "assistant":
-            return None
-        return _turn(messages[-1]["info"])
-
     async def messages(self, session: str, *, newest: int) -> list[dict[str, Any]]:
         """The newest messages as kilo gives them, `{info, parts}` each, the oldest of them first."""
         path = f"/session/{session}/message"
@@ -96,10 +79,9 @@ class KiloRest:
             return False
         info, parts = messages[-1]["info"], messages[-1]["parts"]
         if info["role"] == "assistant":
-            turn = _turn(info)
-            if turn.completed:
+            if not _is_interrupted(info):
                 return False
-            await self.resume(session, turn.message_id)
+            await self.resume(session, info["id"])
             return True
         body = _prompt(
             [{"id": part["id"], "type": "text", "text": part["text"]} for part in parts if part["type"] == "text"],
@@ -161,9 +143,10 @@ def _prompt(parts: list[dict[str, str]], model: str | None, system: str | None) 
     return body
 
 
-def _turn(info: dict[str, Any]) -> Turn:
+def _is_interrupted(info: dict[str, Any]) -> bool:
+    """A killed server leaves an answer without an end; one that is told to leave ends it as aborted (measured)."""
     aborted = (info.get("error") or {}).get("name") == "MessageAbortedError"
-    return Turn(info["id"], "completed" in info.get("time", {}) and not aborted)
+    return aborted or "completed" not in info.get("time", {})
 
 
 def _error_of(answer: httpx2.Response) -> tuple[str, str]:
