@@ -1,43 +1,108 @@
-"""Logging: one JSON object a line on stderr, event names `noun.verb`, no credential in any of them."""
+"""Logging: one JSON object a line on stderr, event names `noun.verb`, no credential in any of them.
+
+That none gets there is the affair of `contract/secret.py`; what is here is the second line, for what came from
+outside as plain text: the last words of a process, an address, an answer.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, TextIO
+from urllib.parse import quote, quote_plus
 
 import structlog
 
-__all__ = ["configure", "redacted"]
+from gastown.contract.secret import Secret
+
+__all__ = ["RedactingFormatter", "Redactor", "configure", "redacted"]
 
 _SHAPES = re.compile(
     r"eyJ[\w-]{5,}\.[\w-]+\.[\w-]*"  # a JWT
-    r"|(?:gh[pousr]|github_pat|glpat)[_-][\w-]{10,}"  # GitHub's and GitLab's tokens
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user and password in a URL
-    r"|(?<=[Bb]earer )[\w.~+/=-]+"
+    r"|(?:gh[pousr]_|github_pat_|gl[a-z]{1,5}-)[\w-]{10,}(?:\.[\w-]+)*"  # GitHub's and GitLab's tokens
+    r"|(?<![\w-])sk-[\w-]{16,}"
+    r"|gtb\.[0-9a-f]+\.[\w-]+"  # a bearer of the broker
+    r"|(?<=://)[^/\s]+(?=@)"  # user and password in a URL
+    r"|(?<=x-access-token:)[^\s@/\"']+|(?<=oauth2:)[^\s@/\"']+"
+    r"|(?<=[Bb]earer )[^\s\"'\\]+|(?<=[Bb]asic )[\w+/-]{8,}={0,2}"
+    r"|(?<=TOKEN=)[^\s\"']+|(?<=PASSWORD=)[^\s\"']+|(?<=SECRET=)[^\s\"']+"
 )
+_SIGNS = (
+    *("eyJ", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "gl", "sk-", "gtb.", "@", "x-access-token:"),
+    *("oauth2:", "earer ", "asic ", "TOKEN=", "PASSWORD=", "SECRET="),
+)
+"""One of them is in every text that `_SHAPES` finds something in; looking for them is many times faster."""
 _MASK = "[redacted]"
 _SHORTEST = 6
+_BASE64 = r"[A-Za-z0-9+/_=-]*"
 
 
-def redacted(text: str, secrets: Iterable[str] = ()) -> str:
+class Redactor:
+    """Takes out of texts what is known to be secret, also when it is encoded, and what has a credential's shape.
+
+    Encodings: of a URL, of JSON, of `repr`, and Base64 with whatever before and behind, as `Basic` has it. One of
+    less than six characters is left: it would be a part of common words.
+    """
+
+    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
+        texts = {text for secret in secrets if len(text := secret.reveal()) >= _SHORTEST}
+        plain = {form for text in texts for form in _spellings(text)}
+        encoded = {form for text in texts for form in _base64_cores(text)}
+        # The longest first: a secret may be a part of another one.
+        self._plain = sorted(plain, key=len, reverse=True)
+        self._encoded = sorted(encoded, key=len, reverse=True)
+        self._suspicious = (*_SIGNS, *self._plain, *self._encoded)
+
+    def suspects(self, text: str) -> bool:
+        """Whether there may be anything to take out."""
+        for sign in self._suspicious:  # noqa: SIM110 - any() takes twice as long, and this is done for every line
+            if sign in text:
+                return True
+        return False
+
+    def __call__(self, text: str) -> str:
+        for form in self._plain:
+            if form in text:
+                text = text.replace(form, _MASK)
+        for form in self._encoded:
+            if form in text:
+                text = re.sub(f"{_BASE64}{re.escape(form)}{_BASE64}", _MASK, text)
+        return _SHAPES.sub(_MASK, text)
+
+
+def redacted(text: str, secrets: Iterable[Secret] = ()) -> str:
     """`text` without `secrets` and without anything that has the shape of a credential."""
-    for secret in secrets:
-        if len(secret) >= _SHORTEST:
-            text = text.replace(secret, _MASK)
-    return _SHAPES.sub(_MASK, text)
+    return Redactor(secrets)(text)
 
 
-def configure(secrets: Callable[[], Iterable[str]], stream: TextIO | None = None) -> None:
+class RedactingFormatter(logging.Formatter):
+    """For the logging of the standard library, its tracebacks included."""
+
+    def __init__(self, form: str, secrets: Iterable[Secret] = ()) -> None:
+        super().__init__(form)
+        self._redactor = Redactor(secrets)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redactor(super().format(record))
+
+
+def configure(secrets: Callable[[], Iterable[Secret]], stream: TextIO | None = None) -> None:
     """Set structlog up for this process. `secrets` gives the values that are live when a line is written."""
+    known: tuple[Secret, ...] = ()
+    redactor = Redactor()
 
     def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        known = tuple(secrets())
-        for key, value in event.items():
-            event[key] = _clean(value, known)
-        return event
+        nonlocal known, redactor
+        now = tuple(secrets())
+        if now != known:
+            known, redactor = now, Redactor(now)
+        texts: list[str] = []
+        line: dict[str, Any] = _plain(event, texts)
+        return dict(_clean(line, redactor)) if redactor.suspects("\n".join(texts)) else line
 
     structlog.configure(
         processors=[
@@ -46,7 +111,7 @@ def configure(secrets: Callable[[], Iterable[str]], stream: TextIO | None = None
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             redact,
-            structlog.processors.JSONRenderer(sort_keys=False, default=repr),
+            structlog.processors.JSONRenderer(sort_keys=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
@@ -54,14 +119,53 @@ def configure(secrets: Callable[[], Iterable[str]], stream: TextIO | None = None
     )
 
 
-def _clean(value: Any, secrets: tuple[str, ...]) -> Any:
-    if isinstance(value, str):
-        return redacted(value, secrets)
+def _plain(value: Any, texts: list[str]) -> Any:
+    """`value` as JSON has it; every text in it goes into `texts`, too."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
     if isinstance(value, dict):
-        return {
-            redacted(key, secrets) if isinstance(key, str) else key: _clean(item, secrets)
-            for key, item in value.items()
-        }
+        return {_plain(key, texts) if isinstance(key, str) else key: _plain(v, texts) for key, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(item, secrets) for item in value]
-    return value if isinstance(value, int | float | bool | None) else redacted(str(value), secrets)
+        return [_plain(item, texts) for item in value]
+    text = value if isinstance(value, str) else _said_by(value)
+    texts.append(text)
+    return text
+
+
+def _said_by(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - a secret refuses, and others may; their line is written all the same
+        return f"<{type(value).__name__}: {type(error).__name__}>"
+
+
+def _clean(value: Any, redactor: Redactor) -> Any:
+    if isinstance(value, str):
+        return redactor(value)
+    if isinstance(value, dict):
+        return {redactor(k) if isinstance(k, str) else k: _clean(item, redactor) for k, item in value.items()}
+    return [_clean(item, redactor) for item in value] if isinstance(value, list) else value
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """The text itself, and how a URL, JSON and Python write it."""
+    yield text
+    escaped = quote(text, safe="", errors="surrogatepass")
+    yield escaped
+    yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), escaped)
+    yield quote(text, errors="surrogatepass")
+    yield quote_plus(text, errors="surrogatepass")
+    yield json.dumps(text)[1:-1]
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield repr(text)[1:-1]
+
+
+def _base64_cores(text: str) -> Iterator[str]:
+    """What of the text is seen in the Base64 of something longer: it depends on where a group of three begins."""
+    content = text.encode("utf-8", "surrogatepass")
+    for before in range(3):
+        bits = (before * 8, (before + len(content)) * 8)
+        first, last = -(-bits[0] // 6), bits[1] // 6  # the characters that hold nothing but bits of the text
+        whole = base64.b64encode(b"\0" * before + content).decode()[first:last]
+        yield whole
+        yield whole.replace("+", "-").replace("/", "_")

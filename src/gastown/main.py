@@ -26,7 +26,6 @@ from pathlib import Path
 import httpx2
 import structlog
 import trio
-from pydantic import SecretStr
 
 from gastown import logs
 from gastown.agents.brokering import TownUpstreams
@@ -45,6 +44,7 @@ from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.leaving import Leaving
 from gastown.concurrency.slots import PrioritySlots
+from gastown.contract.secret import Secret
 from gastown.contract.tools import plugin_file
 from gastown.contract.town import TownConfig
 from gastown.contract.worker import ToolsMissing
@@ -229,12 +229,9 @@ def tools_missing(refused: Refused) -> ToolsMissing:
 
 
 def initial_credentials(settings: Settings) -> Credentials:
-    def plain(secret: SecretStr | None) -> str | None:
-        return secret.get_secret_value() if secret is not None else None
-
     return Credentials(
-        container_token=plain(settings.gastown_container_token),
-        session_token=plain(settings.gastown_session_token),
+        container_token=settings.gastown_container_token,
+        session_token=settings.gastown_session_token,
         town=TownConfig(),
     )
 
@@ -265,13 +262,13 @@ async def open_git(
     stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, live: LiveCredentials
 ) -> Tools:
     """git's credentials and the service that gives them out, for as long as `stack` is open."""
-    settings, token = parts.settings, parts.settings.kilocode_token
+    settings = parts.settings
     source = GitTokens(
         worker,
         parts.worker_client,
         live,
         cloud_url=settings.kilo_cloud_url,
-        kilocode_token=token.get_secret_value() if token else None,
+        kilocode_token=settings.kilocode_token,
     )
     credentials = GitCredentials(lambda: live.current.town.git_auth, source)
     return Tools(
@@ -285,14 +282,13 @@ async def open_git(
 
 
 def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None = None) -> ChildDefaults:
-    token = settings.kilocode_token
     return ChildDefaults(
         kilo_bin=kilo_bin,
         home_root=settings.gastown_agent_home_root,
         base_env=settings.base_env,
         parent_pid=os.getpid(),
         api_url=settings.gastown_api_url,
-        kilocode_token=token.get_secret_value() if token else None,
+        kilocode_token=settings.kilocode_token,
         organization_id=settings.gastown_organization_id,
         mayor_tools=frozenset(settings.gastown_mayor_tools),
         plugin=plugin_file().as_uri(),
@@ -347,9 +343,9 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
         stop.set()
 
 
-def _secrets(settings: Settings, services: AgentServices) -> list[str]:
+def _secrets(settings: Settings, services: AgentServices) -> list[Secret]:
     """Every value that must not be seen in the log, at this moment."""
-    fixed = [secret.get_secret_value() for secret in (settings.kilocode_token,) if secret is not None]
+    fixed = [settings.kilocode_token] if settings.kilocode_token is not None else []
     bearers = services.broker.grants.bearers() if services.broker is not None else []
     git = services.repositories.tools.credentials
     return [*fixed, *services.credentials.current.secrets(), *git.secrets(), *bearers]

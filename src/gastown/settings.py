@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gastown.contract import secret
 from gastown.contract.identifiers import TownId
 from gastown.contract.tools import mayor_tools
 
@@ -37,7 +38,7 @@ def _empty_is_absent(value: object) -> object:
 
 
 Text = Annotated[str | None, BeforeValidator(_empty_is_absent)]
-Secret = Annotated[SecretStr | None, BeforeValidator(_empty_is_absent)]
+Secret = Annotated[secret.Secret | None, BeforeValidator(_empty_is_absent)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 

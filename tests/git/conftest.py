@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from gastown.contract.git import Remote
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.git.command import run_git
 from gastown.git.credentials import GitCredentials
@@ -37,9 +38,9 @@ class Source:
     renewals: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
-    async def renewed(self, rig_id: str) -> str | None:
+    async def renewed(self, rig_id: str) -> Secret | None:
         self.renewals.append(rig_id)
-        return self.fresh.pop(0) if self.fresh else None
+        return Secret(self.fresh.pop(0)) if self.fresh else None
 
     async def integration(self, integration_id: str) -> GitAuth | None:
         self.asked.append(integration_id)

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gastown.contract.git import Progress
+from gastown.contract.secret import Secret
 from gastown.git.command import OUTPUT_LIMIT, config_variables, run_git
 from gastown.git.errors import (
     AuthFailed,
@@ -142,7 +143,9 @@ async def test_what_an_error_says_has_no_credential_in_it(tmp_path):
         "import sys\nsys.exit('fatal: https://me:hunter22@git.test/ refused my-secret-token ghp_" + "a" * 30 + "')"
     )
     with pytest.raises(GitFailed) as caught:
-        await run_git("push", cwd=str(tmp_path), env=stand_in(tmp_path, script), secrets=("my-secret-token",))
+        await run_git(
+            "push", cwd=str(tmp_path), env=stand_in(tmp_path, script), secrets=(Secret("my-secret-token"),)
+        )
     said = str(caught.value) + caught.value.stderr
     assert "refused" in said
     assert not any(secret in said for secret in ("hunter22", "my-secret-token", "ghp_aaa"))

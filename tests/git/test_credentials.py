@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from gastown.contract.git import Remote
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.git.errors import AuthFailed
 from tests.git.conftest import Life, Place
@@ -16,7 +17,7 @@ from tests.git.test_worktrees import FILES, worktree
 
 
 def given(place: Place, life: Life, token: str, rig: str = "r") -> None:
-    life.credentials.know(rig, place.rig(rig).remote, given={"GIT_TOKEN": token})
+    life.credentials.know(rig, place.rig(rig).remote, given={"GIT_TOKEN": Secret(token)})
 
 
 async def test_a_token_that_a_request_brought_opens_the_repository(place):
@@ -168,8 +169,12 @@ class Asking:
 async def test_an_agent_gets_the_login_of_its_own_rig_and_host_only(place):
     async with place.life() as life:
         ask = Asking(place, life)
-        life.credentials.know("r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": "first"})
-        life.credentials.know("r2", Remote.parse("https://git2.test/o/two.git"), given={"GIT_TOKEN": "second"})
+        life.credentials.know(
+            "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
+        )
+        life.credentials.know(
+            "r2", Remote.parse("https://git2.test/o/two.git"), given={"GIT_TOKEN": Secret("second")}
+        )
         assert await ask("r1", "https://git.test/o/one.git") == "x-access-token:first"
         assert await ask("r1", "https://git.test/o/sibling.git") == "x-access-token:first"
         for url in ("https://git2.test/o/two.git", "http://git.test/o/one.git", "https://git.test:8443/o/one.git"):
@@ -179,7 +184,9 @@ async def test_an_agent_gets_the_login_of_its_own_rig_and_host_only(place):
 async def test_a_key_that_is_made_up_opens_nothing(place):
     async with place.life() as life:
         ask = Asking(place, life)
-        life.credentials.know("r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": "first"})
+        life.credentials.know(
+            "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
+        )
         mine = life.tools.access.key("r2", "agent-1")
         for key in ("", "r1/agent-1/", mine.replace("r2", "r1"), "ø/ø/ø"):
             assert await ask("r1", "https://git.test/o/one.git", GASTOWN_GIT_KEY=key) == "nothing"
@@ -188,8 +195,12 @@ async def test_a_key_that_is_made_up_opens_nothing(place):
 async def test_a_mayor_gets_the_login_of_the_rig_whose_address_it_is(place):
     async with place.life() as life:
         ask = Asking(place, life)
-        life.credentials.know("r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": "first"})
-        life.credentials.know("r2", Remote.parse("https://git.test/o/two.git"), given={"GIT_TOKEN": "second"})
+        life.credentials.know(
+            "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
+        )
+        life.credentials.know(
+            "r2", Remote.parse("https://git.test/o/two.git"), given={"GIT_TOKEN": Secret("second")}
+        )
         assert await ask("mayor-oak", "https://git.test/o/two") == "x-access-token:second"
         assert await ask("mayor-oak", "https://git.test/o/three") == "nothing"
 
@@ -220,9 +231,9 @@ async def test_the_towns_tokens_go_to_the_hosts_that_they_are_for(place, url, lo
 async def test_a_git_token_that_is_githubs_is_not_sent_to_gitlab(place):
     async with place.life() as life:
         remote = Remote.parse("https://gitlab.com/o/r.git")
-        life.credentials.know("r", remote, given={"GIT_TOKEN": "hub", "GITHUB_TOKEN": "hub"})
+        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("hub"), "GITHUB_TOKEN": Secret("hub")})
         assert await Asking(place, life)("r", "https://gitlab.com/o/r.git") == "nothing"
-        life.credentials.know("r", remote, given={"GIT_TOKEN": "lab", "GITHUB_TOKEN": "hub"})
+        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("lab"), "GITHUB_TOKEN": Secret("hub")})
         assert await Asking(place, life)("r", "https://gitlab.com/o/r.git") == "oauth2:lab"
 
 
@@ -230,14 +241,14 @@ async def test_an_ssh_address_is_cloned_over_https_where_there_is_a_token(place)
     async with place.life() as life:
         life.credentials.know("r", Remote.parse("git@git.test:o/r.git"))
         assert life.credentials.address("r") == "git@git.test:o/r.git"
-        life.credentials.know("r", Remote.parse("git@git.test:o/r.git"), given={"GIT_TOKEN": "t"})
+        life.credentials.know("r", Remote.parse("git@git.test:o/r.git"), given={"GIT_TOKEN": Secret("t")})
         assert life.credentials.address("r") == "https://git.test/o/r.git"
         assert await Asking(place, life)("r", "https://git.test/o/r.git") == "x-access-token:t"
 
 
 async def test_a_rig_that_moves_to_another_host_leaves_its_tokens_behind(place):
     async with place.life() as life:
-        life.credentials.know("r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": "t"})
+        life.credentials.know("r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": Secret("t")})
         life.credentials.know("r", Remote.parse("https://elsewhere.test/o/r.git"))
         assert await Asking(place, life)("r", "https://elsewhere.test/o/r.git") == "nothing"
 
@@ -245,11 +256,11 @@ async def test_a_rig_that_moves_to_another_host_leaves_its_tokens_behind(place):
 async def test_a_refused_token_gives_way_to_a_newer_one_and_is_better_than_none(place):
     async with place.life() as life:
         ask, remote = Asking(place, life), Remote.parse("https://git.test/o/r.git")
-        life.credentials.know("r", remote, given={"GIT_TOKEN": "old"})
+        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("old")})
         assert await ask("r", remote.url) == "x-access-token:old"
         life.credentials.refuse(hashlib.sha256(b"old").hexdigest())
         assert await ask("r", remote.url) == "x-access-token:old"
-        life.credentials.know("r", remote, given={"GIT_TOKEN": "newer"})
+        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("newer")})
         assert await ask("r", remote.url) == "x-access-token:newer"
 
 
@@ -295,5 +306,5 @@ async def test_a_question_that_makes_no_sense_gets_no_answer_and_does_no_harm(pl
                 assert await stream.receive_some() in (b"", b"{}\n")
             except trio.BrokenResourceError:
                 pass
-        life.credentials.know("r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": "t"})
+        life.credentials.know("r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": Secret("t")})
         assert await Asking(place, life)("r", "https://git.test/o/r.git") == "x-access-token:t"

@@ -11,6 +11,7 @@ import pytest
 from trio.testing import wait_all_tasks_blocked
 
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret
 from gastown.control.app import ROUTES
 from tests.fakes.town import FakeTown, start_request
 
@@ -273,7 +274,7 @@ HEADERS = {
 async def test_a_config_header_that_is_wrong_costs_nothing(town_on_fakes, kind: str) -> None:
     """Neither the request that brings it, nor any request or start after it."""
     async with town_on_fakes() as town:
-        town.opened.town.services.credentials.replace_token("still-live")
+        town.opened.town.services.credentials.replace_token(Secret("still-live"))
         for method, path in (("GET", "/health"), ("POST", "/sync-config"), ("GET", "/nowhere")):
             answer = await town.client.request(method, path, headers={"X-Town-Config": HEADERS[kind]})
             assert answer.status_code == (404 if path == "/nowhere" else 200)

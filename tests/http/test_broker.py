@@ -17,6 +17,7 @@ import trio
 from gastown import logs
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import AgentIdentity, Gateway, Grant, Grants
+from gastown.contract.secret import Secret
 from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
 from tests.fakes.network import MemoryNetwork, open_network
 
@@ -34,14 +35,14 @@ CHAT = "/api/openrouter/chat/completions"
 class Access:
     """What an agent may have now."""
 
-    token: str | None = "canary-gateway-1"
+    token: Secret | None = field(default_factory=lambda: Secret("canary-gateway-1"))
     organization: str | None = "org-1"
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Secret] = field(default_factory=dict)
 
     def gateway(self) -> Gateway:
         return Gateway(self.token, self.organization)
 
-    def variables(self) -> Mapping[str, str]:
+    def variables(self) -> Mapping[str, Secret]:
         return self.environment
 
 
@@ -49,11 +50,11 @@ class Access:
 class Upstreams:
     worker_url: str | None = "http://worker"
     gateway_url: str = "http://gateway"
-    worker_token: str | None = "canary-worker-1"
-    renewals: list[str | None] = field(default_factory=list)
-    renewed: str | None = "canary-worker-2"
+    worker_token: Secret | None = field(default_factory=lambda: Secret("canary-worker-1"))
+    renewals: list[Secret | None] = field(default_factory=list)
+    renewed: Secret | None = field(default_factory=lambda: Secret("canary-worker-2"))
 
-    async def renew_worker_token(self, refused: str | None) -> bool:
+    async def renew_worker_token(self, refused: Secret | None) -> bool:
         self.renewals.append(refused)
         if self.renewed is None:
             return False
@@ -81,7 +82,7 @@ class Bench:
     def client(self, grant: Grant | None = None) -> httpx2.AsyncClient:
         client = self.network.client("http://broker")
         if grant is not None:
-            client.headers["authorization"] = f"Bearer {grant.bearer}"
+            client.headers["authorization"] = f"Bearer {grant.bearer.reveal()}"
         return client
 
     async def at_worker(self, asked: Asked) -> Answer | Frames:
@@ -141,7 +142,7 @@ async def test_the_gateway_sees_the_live_token_and_organisation(bench: Bench) ->
     client = bench.client(bench.admit())
     lie = {"X-KILOCODE-ORGANIZATIONID": "org-9", "X-KILOCODE-TASKID": "ses_1"}
     await client.post(CHAT, json={}, headers=lie)
-    bench.access.token, bench.access.organization = "canary-gateway-2", None
+    bench.access.token, bench.access.organization = Secret("canary-gateway-2"), None
     await client.post(CHAT, json={}, headers=lie)
     seen = [(a.headers["authorization"], a.headers.get("x-kilocode-organizationid")) for a in bench.gateway]
     assert seen == [("Bearer canary-gateway-1", "org-1"), ("Bearer canary-gateway-2", None)]
@@ -152,7 +153,7 @@ async def test_the_gateway_sees_the_live_token_and_organisation(bench: Bench) ->
 async def test_a_rotated_worker_token_is_on_the_next_call(bench: Bench) -> None:
     client = bench.client(bench.admit())
     for token in ("canary-a", "canary-b", "canary-c"):
-        bench.upstreams.worker_token = token
+        bench.upstreams.worker_token = Secret(token)
         await client.get(PRIME)
     assert [a.headers["authorization"] for a in bench.worker] == [
         "Bearer canary-a", "Bearer canary-b", "Bearer canary-c",
@@ -175,10 +176,11 @@ async def test_a_rotated_worker_token_is_on_the_next_call(bench: Bench) -> None:
 )
 async def test_what_is_no_bearer_of_an_agent_is_401_and_reaches_nobody(bench: Bench, header: str | None) -> None:
     grant, other = bench.admit(), bench.admit(OTHER)
-    crossed = f"gtb.{grant.name}.{other.bearer.rpartition('.')[2]}"
+    bearer = grant.bearer.reveal()
+    crossed = f"gtb.{grant.name}.{other.bearer.reveal().rpartition('.')[2]}"
     headers = {}
     if header is not None:
-        headers = {"authorization": header.format(b=grant.bearer, cut=grant.bearer[:-1], other=crossed)}
+        headers = {"authorization": header.format(b=bearer, cut=bearer[:-1], other=crossed)}
     reply = await bench.client().get(PRIME, headers=headers)
     assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
     assert bench.worker == []
@@ -186,7 +188,10 @@ async def test_what_is_no_bearer_of_an_agent_is_401_and_reaches_nobody(bench: Be
 
 async def test_two_authorizations_are_none(bench: Bench) -> None:
     grant = bench.admit()
-    twice = [("authorization", f"Bearer {grant.bearer}"), ("authorization", f"Bearer {grant.bearer}")]
+    twice = [
+        ("authorization", f"Bearer {grant.bearer.reveal()}"),
+        ("authorization", f"Bearer {grant.bearer.reveal()}"),
+    ]
     assert (await bench.client().get(PRIME, headers=twice)).status_code == 401
 
 
@@ -221,9 +226,9 @@ def test_an_agent_that_is_admitted_again_keeps_its_bearer_and_one_that_has_chang
     assert first.access is newer
     changed = grants.admit(POLE._replace(rig_id="r2"), newer)
     assert changed.bearer != first.bearer
-    assert (grants.find(first.bearer), grants.find(changed.bearer)) == (None, changed)
+    assert (grants.find(first.bearer.reveal()), grants.find(changed.bearer.reveal())) == (None, changed)
     grants.revoke("pole-1")
-    assert grants.find(changed.bearer) is None
+    assert grants.find(changed.bearer.reveal()) is None
     assert grants.admit(POLE, newer).bearer not in (first.bearer, changed.bearer)
 
 
@@ -297,7 +302,7 @@ async def test_a_401_of_the_worker_renews_the_token_once_and_sends_the_same_agai
     client = bench.client(bench.admit())
     reply = await client.post(STATUS, json={"message": "m"})
     assert reply.json()["data"]["body"] == '{"message":"m"}'
-    assert bench.upstreams.renewals == ["canary-worker-1"]
+    assert bench.upstreams.renewals == [Secret("canary-worker-1")]
     assert [a.headers["authorization"] for a in bench.worker] == [
         "Bearer canary-worker-1",
         "Bearer canary-worker-2",
@@ -310,7 +315,7 @@ async def test_a_body_that_was_not_kept_is_not_sent_again(bench: Bench) -> None:
     assert (reply.status_code, bench.upstreams.renewals, len(bench.worker)) == (401, [], 1)
 
 
-@pytest.mark.parametrize("renewed", [None, "canary-worker-2"])
+@pytest.mark.parametrize("renewed", [None, Secret("canary-worker-2")])
 async def test_a_401_that_stays_goes_back_to_the_agent(bench: Bench, renewed: str | None) -> None:
     bench.expired |= {"canary-worker-1", "canary-worker-2"}
     bench.upstreams.renewed = renewed
@@ -328,7 +333,7 @@ async def test_a_401_of_the_gateway_is_not_ours_to_cure(bench: Bench) -> None:
 async def test_an_agent_that_refreshes_its_token_gets_its_bearer_and_never_the_towns(bench: Bench) -> None:
     grant = bench.admit()
     reply = await bench.client(grant).post("/api/towns/oak/refresh-container-token", json={})
-    assert reply.json() == {"success": True, "data": {"token": grant.bearer}}
+    assert reply.json() == {"success": True, "data": {"token": grant.bearer.reveal()}}
     assert bench.worker == []
 
 
@@ -336,7 +341,7 @@ async def test_a_client_of_the_old_system_works_with_its_bearer_and_its_own_retr
     """Its contract, word for word: bearer, identity headers, and after a 401 one refresh and one retry."""
     bench.expired.add("canary-worker-1")
     bench.upstreams.renewed = None
-    client, environment = bench.client(), {"GASTOWN_CONTAINER_TOKEN": bench.admit().bearer}
+    client, environment = bench.client(), {"GASTOWN_CONTAINER_TOKEN": bench.admit().bearer.reveal()}
 
     async def ask(method: str, path: str, content: str | None = None) -> httpx2.Response:
         headers = {
@@ -356,7 +361,7 @@ async def test_a_client_of_the_old_system_works_with_its_bearer_and_its_own_retr
 
 
 async def test_the_live_environment_is_that_of_the_agent_who_asks(bench: Bench) -> None:
-    bench.access.environment = {"GH_TOKEN": "canary-github"}
+    bench.access.environment = {"GH_TOKEN": Secret("canary-github")}
     reply = await bench.client(bench.admit()).get("/broker/environment")
     assert reply.json() == {"variables": {"GH_TOKEN": "canary-github"}}
     assert reply.headers["cache-control"] == "no-store"
@@ -429,5 +434,5 @@ async def test_what_an_agent_did_not_ask_to_be_packed_is_not(bench: Bench) -> No
 
 async def test_a_bearer_in_another_header_stays_behind(bench: Bench) -> None:
     grant = bench.admit()
-    await bench.client(grant).get(PRIME, headers={"X-Api-Key": grant.bearer})
+    await bench.client(grant).get(PRIME, headers={"X-Api-Key": grant.bearer.reveal()})
     assert "x-api-key" not in bench.worker[0].headers

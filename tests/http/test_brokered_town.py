@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from gastown.contract.secret import Secret
 from tests.fakes.asgi import answer, app_of
 from tests.fakes.town import FakeTown
 
@@ -39,7 +40,7 @@ def as_agent(town: FakeTown, agent_id: str) -> httpx2.AsyncClient:
 
 async def test_a_server_holds_no_credential_of_the_town(town_on_fakes) -> None:
     async with town_on_fakes(gastown_broker=True, gastown_session_token="canary-session") as town:
-        town.opened.town.services.credentials.replace_token("canary-container")
+        town.opened.town.services.credentials.replace_token(Secret("canary-container"))
         await town.start("pole-1", envVars=ENV, headers=config(git_auth={"gitlab_token": "canary-gitlab"}))
         env = town.kilo.server("pole-1").spec.env
         assert "canary" not in json.dumps(dict(env))
@@ -178,7 +179,7 @@ async def test_an_expired_container_token_is_renewed_for_an_agents_call(town_on_
 
         town.network.serve(app_of(worker), "worker")
         town.network.cut("worker")
-        town.opened.town.services.credentials.replace_token("stale")
+        town.opened.town.services.credentials.replace_token(Secret("stale"))
         reply = await as_agent(town, "pole-1").get(PRIME.format("pole-1"))
         assert reply.json() == {"success": True}
         assert primed == ["Bearer stale", "Bearer fresh"]

@@ -50,7 +50,7 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         await hall.store.save_rig(
             "oak", RigRecord(rig_id="r1", git_url="https://x.test/r.git", default_branch="main")
         )
-        yield Town(hall, client, await hall.container_token())
+        yield Town(hall, client, (await hall.container_token()).reveal())
 
 
 def event(kind: str = "message.updated", agent: str = "pole-1", **data: Any) -> dict[str, Any]:

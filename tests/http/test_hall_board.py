@@ -62,7 +62,7 @@ async def board(tmp_path: Path) -> AsyncIterator[Board]:
             await hall.store.save_rig(
                 "oak", RigRecord(rig_id=rig_id, git_url="https://x.test/r", default_branch="m")
             )
-        token = {"Authorization": f"Bearer {await hall.container_token()}"}
+        token = {"Authorization": f"Bearer {(await hall.container_token()).reveal()}"}
         async with httpx2.AsyncClient(base_url=hall.url, headers=token, trust_env=False) as client:
             yield Board(hall, client)
 
@@ -86,7 +86,7 @@ async def test_what_is_done_is_still_there_in_the_next_hall(tmp_path: Path) -> N
             await hall.store.save_rig(
                 "oak", RigRecord(rig_id="r1", git_url="https://x.test/r", default_branch="m")
             )
-            token = {"Authorization": f"Bearer {await hall.container_token()}"}
+            token = {"Authorization": f"Bearer {(await hall.container_token()).reveal()}"}
             async with httpx2.AsyncClient(base_url=hall.url, headers=token, trust_env=False) as client:
                 return await step(Board(hall, client))
 

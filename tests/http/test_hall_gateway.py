@@ -11,6 +11,7 @@ import httpx2
 import pytest
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.hall.gateway import stand_in_text
 from gastown.hall.hall import HallOptions, open_hall
 
@@ -129,7 +130,7 @@ async def test_a_client_that_leaves_in_the_middle_does_not_keep_the_hall_up(tmp_
 
 
 async def test_a_town_with_a_real_token_has_no_stand_in(tmp_path: Path) -> None:
-    options = HallOptions(data_dir=tmp_path / "oak", kilocode_token="kilo-secret")
+    options = HallOptions(data_dir=tmp_path / "oak", kilocode_token=Secret("kilo-secret"))
     async with open_hall(options) as hall, httpx2.AsyncClient(base_url=hall.url, trust_env=False) as client:
         assert not hall.stand_in
         assert (await client.post(COMPLETIONS, json=asked(), headers=TOKEN)).status_code == 404
@@ -137,13 +138,14 @@ async def test_a_town_with_a_real_token_has_no_stand_in(tmp_path: Path) -> None:
 
 async def test_a_real_token_is_remembered_until_the_placeholder_is_given(tmp_path: Path) -> None:
     kept = []
-    for token in (None, "kilo-secret", None, "stand-in", None):
+    real, placeholder = Secret("kilo-secret"), Secret("stand-in")
+    for token in (None, real, None, placeholder, None):
         async with open_hall(HallOptions(data_dir=tmp_path / "oak", kilocode_token=token)) as hall:
             kept.append((hall.stand_in, (await hall.town()).kilocode_token))
     assert kept == [
-        (True, "stand-in"),
-        (False, "kilo-secret"),
-        (False, "kilo-secret"),
-        (True, "stand-in"),
-        (True, "stand-in"),
+        (True, placeholder),
+        (False, real),
+        (False, real),
+        (True, placeholder),
+        (True, placeholder),
     ]

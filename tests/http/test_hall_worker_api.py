@@ -15,6 +15,8 @@ import httpx2
 import pytest
 import trio
 
+from gastown.contract.secret import Secret
+from gastown.contract.town import GitAuth
 from gastown.hall.app import LOGGER
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.tokens import claimed_town, mint, verify
@@ -87,9 +89,11 @@ class Town:
 async def town(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Town]:
     clock = Clock()
     caplog.set_level(logging.DEBUG, LOGGER)
-    options = HallOptions(data_dir=tmp_path / "oak", town_id="oak", kilocode_token="kilo-secret", now=clock)
+    options = HallOptions(
+        data_dir=tmp_path / "oak", town_id="oak", kilocode_token=Secret("kilo-secret"), now=clock
+    )
     async with open_hall(options) as hall, httpx2.AsyncClient(base_url=hall.url, trust_env=False) as client:
-        town = Town(hall, clock, client, await hall.container_token())
+        town = Town(hall, clock, client, (await hall.container_token()).reveal())
         yield town
         # Of every test: no token is in the log.
         assert "kilo-secret" not in caplog.text
@@ -121,16 +125,20 @@ async def test_what_is_no_token_is_401(town: Town, header: str) -> None:
 
 
 async def test_a_token_that_another_hall_signed_is_401(town: Town) -> None:
-    assert is_refusal(await town.ask("GET", "/mayor-id", token=mint("x" * 48, "oak", town.clock.now)), 401)
+    assert is_refusal(
+        await town.ask("GET", "/mayor-id", token=mint(Secret("x" * 48), "oak", town.clock.now).reveal()), 401
+    )
 
 
 async def test_a_token_of_an_unknown_town_is_401(town: Town) -> None:
-    assert is_refusal(await town.ask("GET", "/mayor-id", token=mint("x" * 48, "elm", town.clock.now)), 401)
+    assert is_refusal(
+        await town.ask("GET", "/mayor-id", token=mint(Secret("x" * 48), "elm", town.clock.now).reveal()), 401
+    )
 
 
 async def test_the_token_of_another_town_is_403(town: Town) -> None:
-    await town.hall.store.create_town("elm", name="Elm", jwt_secret="e" * 48, mayor_agent_id=None)
-    token = mint("e" * 48, "elm", town.clock.now)
+    await town.hall.store.create_town("elm", name="Elm", jwt_secret=Secret("e" * 48), mayor_agent_id=None)
+    token = mint(Secret("e" * 48), "elm", town.clock.now).reveal()
     for method, path in ROUTES:
         assert is_refusal(await town.ask(method, path, token=token), 403), path
 
@@ -150,7 +158,7 @@ async def test_a_token_that_expired_over_an_hour_ago_buys_nothing(town: Town) ->
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json"])
 async def test_a_refresh_does_not_depend_on_its_body(town: Town, content: bytes) -> None:
     answer = await town.ask("POST", "/refresh-container-token", content=content)
-    token = answer.json()["data"]["token"]
+    token = Secret(answer.json()["data"]["token"])
     secret = await town.hall.store.jwt_secret("oak")
     assert secret is not None
     assert claimed_town(token) == "oak"
@@ -302,7 +310,7 @@ async def test_what_is_reported_once_becomes_an_event(town: Town, path: str, eve
 
 async def test_the_git_token_is_the_towns(town: Town) -> None:
     assert is_refusal(await town.ask("POST", "/rigs/r1/refresh-git-token"), 404)
-    await town.hall.store.change_town("oak", {"git_auth": {"github_token": "gh"}})
+    await town.hall.store.change_town("oak", {"git_auth": GitAuth(github_token=Secret("gh"))})
     assert (await town.ask("POST", "/rigs/r1/refresh-git-token")).json() == {"data": {"token": "gh"}}
 
 

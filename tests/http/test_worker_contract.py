@@ -19,6 +19,8 @@ import trio
 
 from gastown.contract.events import AgentEvent
 from gastown.contract.git import ReviewResult
+from gastown.contract.secret import Secret
+from gastown.contract.town import GitAuth
 from gastown.contract.worker import Heartbeat, PrewarmComplete, RegistryEntry
 from gastown.hall import crew, records
 from gastown.hall.config import RigRecord
@@ -49,7 +51,7 @@ class Side:
     credentials: LiveCredentials
     http: httpx2.AsyncClient
     url: str
-    expired_token: str
+    expired_token: Secret
     events: Callable[[], Awaitable[Events]]
     reported: Callable[[str], Awaitable[list[dict[str, Any]]]]
     heartbeat: Callable[[], Awaitable[dict[str, Any]]]
@@ -57,7 +59,7 @@ class Side:
 
     async def ask(self, method: str, path: str, **content: Any) -> httpx2.Response:
         """Past our client, with its token."""
-        headers = {"Authorization": f"Bearer {self.credentials.current.container_token}"}
+        headers = {"Authorization": f"Bearer {self.credentials.current.container_token.reveal()}"}
         return await self.http.request(method, f"{self.url}/api/towns/oak{path}", headers=headers, **content)
 
 
@@ -69,7 +71,7 @@ async def the_fake(_: Path) -> AsyncIterator[Side]:
         fake.git_token = "gh"
         fake.expired = {"expired", ""}
         fake.mayor = {"success": True, "agentId": "mayor-1", "model": "m", "kilocodeToken": "k"}
-        credentials = LiveCredentials(Credentials(container_token="good"))
+        credentials = LiveCredentials(Credentials(container_token=Secret("good")))
         http = network.client()
 
         async def events() -> Events:
@@ -88,16 +90,16 @@ async def the_fake(_: Path) -> AsyncIterator[Side]:
             return name
 
         client = WorkerClient(network.client(), fake.url, "oak", credentials)
-        yield Side(client, credentials, http, fake.url, "expired", events, reported, heartbeat, nudge)
+        yield Side(client, credentials, http, fake.url, Secret("expired"), events, reported, heartbeat, nudge)
 
 
 @asynccontextmanager
 async def the_hall(folder: Path) -> AsyncIterator[Side]:
-    options = HallOptions(data_dir=folder / "oak", town_id="oak", kilocode_token="k", now=lambda: NOW)
+    options = HallOptions(data_dir=folder / "oak", town_id="oak", kilocode_token=Secret("k"), now=lambda: NOW)
     async with open_hall(options) as hall, httpx2.AsyncClient(trust_env=False) as http:
         store = hall.store
         await store.save_rig("oak", RigRecord(rig_id=PLACE[0], git_url="https://x.test/r", default_branch="main"))
-        await store.change_town("oak", {"git_auth": {"github_token": "gh"}, "default_model": "m"})
+        await store.change_town("oak", {"git_auth": GitAuth(github_token=Secret("gh")), "default_model": "m"})
         secret = await store.jwt_secret("oak")
         assert secret is not None
         credentials = LiveCredentials(Credentials(container_token=await hall.container_token()))
@@ -162,7 +164,7 @@ async def test_the_mayor_context_names_the_mayor_its_model_and_its_token(side: S
     context = await side.client.mayor_context()
     assert context.success
     assert context.agent_id is not None
-    assert (context.model, context.kilocode_token) == ("m", "k")
+    assert (context.model, context.kilocode_token) == ("m", Secret("k"))
 
 
 async def test_a_snapshot_is_none_then_what_was_stored_then_none_again(side: Side) -> None:
@@ -217,7 +219,7 @@ async def test_reports_arrive_with_their_bodies(side: Side) -> None:
 
 
 async def test_the_git_token_is_given_out(side: Side) -> None:
-    assert await side.client.git_token("rig-1") == "gh"
+    assert await side.client.git_token("rig-1") == Secret("gh")
 
 
 async def test_telemetry_is_taken(side: Side) -> None:

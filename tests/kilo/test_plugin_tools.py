@@ -201,7 +201,7 @@ async def open_scene(folder: Path) -> AsyncIterator[Scene]:
     async with open_hall(HallOptions(data_dir=folder, town_id="oak")) as hall:
         rig = RigRecord(rig_id="r1", git_url="https://x.test/r.git", default_branch="main")
         await hall.store.save_rig("oak", rig)
-        yield Scene(hall, await hall.container_token())
+        yield Scene(hall, (await hall.container_token()).reveal())
 
 
 @pytest.fixture

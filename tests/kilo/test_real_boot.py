@@ -10,6 +10,8 @@ import pytest
 import trio
 
 from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest
+from gastown.contract.secret import Secret
+from gastown.contract.town import GitAuth
 from gastown.hall.config import town_config
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.store import TownChanges
@@ -27,12 +29,12 @@ CONFIGURATIONS: dict[str, TownChanges] = {
         "small_model": "openai/gpt-5-mini",
     },
     "tokens, author and variables": {
-        "kilocode_token": f"{CANARY}-gateway",
-        "git_auth": {"github_token": f"{CANARY}-github", "gitlab_token": f"{CANARY}-gitlab"},
-        "github_cli_pat": f"{CANARY}-pat",
+        "kilocode_token": Secret(f"{CANARY}-gateway"),
+        "git_auth": GitAuth(github_token=Secret(f"{CANARY}-github"), gitlab_token=Secret(f"{CANARY}-gitlab")),
+        "github_cli_pat": Secret(f"{CANARY}-pat"),
         "git_author_name": "Ada",
         "git_author_email": "ada@example.org",
-        "env_vars": {"SHIP": f"{CANARY}-variable", "PATH": "/never"},
+        "env_vars": {"SHIP": Secret(f"{CANARY}-variable"), "PATH": Secret("/never")},
     },
 }
 

@@ -127,7 +127,7 @@ async def start_polecat(town: RealTown, remote: GitServer) -> None:
         "gitUrl": remote.url("r"),
         "branch": BRANCH,
         "defaultBranch": "main",
-        "envVars": {"KILOCODE_TOKEN": (await town.hall.town()).kilocode_token},
+        "envVars": {"KILOCODE_TOKEN": (await town.hall.town()).kilocode_token.reveal()},
     }
     answer = await town.dispatch._client.post("/agents/start", json=body, timeout=70)
     assert answer.status_code == 201, answer.text

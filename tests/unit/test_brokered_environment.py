@@ -11,15 +11,16 @@ from gastown.agents.brokering import AgentAccess
 from gastown.agents.environment import ChildDefaults, Door, derive
 from gastown.broker.grants import Gateway
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.town import start_request
 
-DOOR = Door("http://127.0.0.1:7777", "gtb.a.b")
+DOOR = Door("http://127.0.0.1:7777", Secret("gtb.a.b"))
 DEFAULTS = ChildDefaults(kilo_bin="/bin/kilo", home_root="/tmp", base_env={"PATH": "/bin"}, parent_pid=7)
 REQUEST = StartAgentRequest.model_validate(start_request("pole-1"))
-RESUMED = {"KILOCODE_TOKEN": "of-the-registry"}
+RESUMED = {"KILOCODE_TOKEN": Secret("of-the-registry")}
 
 
 def spec(live: Credentials, defaults: ChildDefaults = DEFAULTS) -> ServerSpec:
@@ -29,16 +30,20 @@ def spec(live: Credentials, defaults: ChildDefaults = DEFAULTS) -> ServerSpec:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"container_token": "new"},
-        {"session_token": "new"},
-        {"town": TownConfig(kilocode_token="new", organization_id="org-2")},
-        {"town": TownConfig(git_auth=GitAuth(github_token="new", gitlab_token="new"), github_cli_pat="new")},
+        {"container_token": Secret("new")},
+        {"session_token": Secret("new")},
+        {"town": TownConfig(kilocode_token=Secret("new"), organization_id="org-2")},
+        {
+            "town": TownConfig(
+                git_auth=GitAuth(github_token="new", gitlab_token="new"), github_cli_pat=Secret("new")
+            )
+        },
         {"town": TownConfig(env_vars={"COLOUR": "red"}, gastown_api_url="http://elsewhere")},
         {"retired_names": frozenset({"COLOUR"})},
     ],
 )
 def test_what_rotates_does_not_change_the_server(changes: dict[str, Any]) -> None:
-    assert spec(Credentials(**changes)) == spec(Credentials(container_token="old"))
+    assert spec(Credentials(**changes)) == spec(Credentials(container_token=Secret("old")))
 
 
 def test_an_author_does() -> None:
@@ -62,7 +67,7 @@ def test_a_proxy_is_not_asked_for_the_broker(base: dict[str, str], expected: str
 
 
 @pytest.mark.parametrize("inherited", [None, RESUMED], ids=["fresh", "resumed"])
-def test_the_newest_word_on_the_organisation_wins_whoever_said_it(inherited: dict[str, str] | None) -> None:
+def test_the_newest_word_on_the_organisation_wins_whoever_said_it(inherited: dict[str, Secret] | None) -> None:
     request = REQUEST.model_copy(update={"organization_id": "of-the-request"})
     live = LiveCredentials(Credentials(town=TownConfig(organization_id="of-the-town")))
     access = AgentAccess(lambda: request, inherited, live, DEFAULTS)
@@ -79,10 +84,13 @@ def test_a_resumed_agents_token_is_the_towns_and_else_what_the_registry_had() ->
     live = LiveCredentials(Credentials())
     access = AgentAccess(lambda: bare, RESUMED, live, DEFAULTS)
     before = access.gateway()
-    live.replace_town(TownConfig(kilocode_token="of-the-town"))
-    assert (before, access.gateway()) == (Gateway("of-the-registry", None), Gateway("of-the-town", None))
+    live.replace_town(TownConfig(kilocode_token=Secret("of-the-town")))
+    assert (before, access.gateway()) == (
+        Gateway(Secret("of-the-registry"), None),
+        Gateway(Secret("of-the-town"), None),
+    )
 
 
 def test_neither_a_door_nor_a_gateway_shows_its_secret() -> None:
     assert "gtb" not in repr(DOOR)
-    assert "secret" not in repr(Gateway("secret", None))
+    assert "secret" not in repr(Gateway(Secret("secret"), None))

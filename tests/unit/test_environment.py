@@ -10,6 +10,7 @@ import pytest
 
 from gastown.agents.environment import ChildDefaults, derive, is_reserved, registry_environment
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials, LiveCredentials
@@ -21,7 +22,7 @@ DEFAULTS = ChildDefaults(
     parent_pid=7,
     api_url="https://worker.test",
 )
-CREDENTIALS = Credentials(container_token="container-jwt", session_token="session-jwt")
+CREDENTIALS = Credentials(container_token=Secret("container-jwt"), session_token=Secret("session-jwt"))
 WORKDIR = "/workspace/rigs/r1/worktrees/b"
 BODY = {
     "agentId": "a1",
@@ -54,7 +55,8 @@ def child(
     defaults: ChildDefaults = DEFAULTS,
     **changes: Any,
 ) -> dict[str, str]:
-    return dict(derive(request(**changes), WORKDIR, live, defaults, inherited=inherited).env)
+    env = None if inherited is None else {name: Secret(value) for name, value in inherited.items()}
+    return dict(derive(request(**changes), WORKDIR, live, defaults, inherited=env).env)
 
 
 def config(env: dict[str, str]) -> dict[str, Any]:
@@ -219,7 +221,7 @@ def test_the_towns_git_credentials_are_the_childs() -> None:
     env = child(
         town(
             git_auth=GitAuth(github_token="gh", gitlab_token="gl", gitlab_instance_url="https://gl.test"),
-            github_cli_pat="pat",
+            github_cli_pat=Secret("pat"),
         )
     )
     names = ("GIT_TOKEN", "GITHUB_TOKEN", "GITLAB_TOKEN", "GITLAB_INSTANCE_URL", "GITHUB_CLI_PAT", "GH_TOKEN")
@@ -322,11 +324,11 @@ def test_a_retired_variable_that_comes_back_is_there_again() -> None:
 
 
 def test_a_fresh_request_brings_the_newest_gateway_token() -> None:
-    assert child(town(kilocode_token="of-the-town"))["KILOCODE_TOKEN"] == "kilo-token"
+    assert child(town(kilocode_token=Secret("of-the-town")))["KILOCODE_TOKEN"] == "kilo-token"
 
 
 def test_for_a_resumed_agent_the_live_gateway_token_wins_over_the_stored_one() -> None:
-    env = child(town(kilocode_token="live"), inherited={"KILOCODE_TOKEN": "older"})
+    env = child(town(kilocode_token=Secret("live")), inherited={"KILOCODE_TOKEN": "older"})
     assert env["KILOCODE_TOKEN"] == "live"
 
 
@@ -341,8 +343,11 @@ def test_a_registry_entrys_environment_cannot_name_another_agent_or_role() -> No
 
 
 def test_what_a_registry_entry_must_carry_is_its_credentials() -> None:
-    spec = derive(request(), WORKDIR, town(github_cli_pat="pat"), DEFAULTS)
-    assert registry_environment(spec) == {"KILOCODE_TOKEN": "kilo-token", "GITHUB_CLI_PAT": "pat"}
+    spec = derive(request(), WORKDIR, town(github_cli_pat=Secret("pat")), DEFAULTS)
+    assert registry_environment(spec) == {
+        "KILOCODE_TOKEN": Secret("kilo-token"),
+        "GITHUB_CLI_PAT": Secret("pat"),
+    }
 
 
 def test_without_any_gateway_token_there_is_no_auth_content() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
@@ -39,16 +40,22 @@ async def tokens(
     async with open_network() as network:
         network.serve(app_of(platform), "cloud")
         worker = FakeWorker(network)
-        live = LiveCredentials(Credentials(container_token="jwt"))
+        live = LiveCredentials(Credentials(container_token=Secret("jwt")))
         client = network.client()
         known = WorkerClient(client, worker.url, "oak", live)
-        yield GitTokens(known, client, live, cloud_url=cloud_url, kilocode_token=gateway), worker, live
+        yield (
+            GitTokens(
+                known, client, live, cloud_url=cloud_url, kilocode_token=Secret(gateway) if gateway else None
+            ),
+            worker,
+            live,
+        )
 
 
 async def test_the_worker_renews_the_token_of_a_rig() -> None:
     async with tokens(Platform()) as (source, worker, _):
         worker.git_token = "new"
-        assert await source.renewed("rig-1") == "new"
+        assert await source.renewed("rig-1") == Secret("new")
         assert worker.asked("POST /refresh-git-token")[0].path == "/api/towns/oak/rigs/rig-1/refresh-git-token"
 
 
@@ -81,7 +88,7 @@ async def test_the_platform_is_asked_with_the_gateway_token_of_the_town() -> Non
     platform = Platform()
     async with tokens(platform) as (source, _, live):
         assert await source.integration("int-1") == GitAuth(github_token="of-the-platform")
-        live.replace_town(TownConfig(kilocode_token="of-the-town"))
+        live.replace_town(TownConfig(kilocode_token=Secret("of-the-town")))
         await source.integration("int-1")
     assert {(asked.method, asked.path) for asked in platform.asked} == {("POST", "/api/gastown/git-credentials")}
     assert [asked.headers["authorization"] for asked in platform.asked] == [

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret, reveal_json, reveal_map
 from gastown.contract.town import GitAuth
 from gastown.hall.config import (
     DEFAULT_MODEL,
@@ -19,7 +20,7 @@ from gastown.hall.config import (
     town_config,
 )
 
-TOWN = TownRecord(id="oak", name="Oak", mayor_agent_id="mayor-1", kilocode_token="kilo-secret")
+TOWN = TownRecord(id="oak", name="Oak", mayor_agent_id="mayor-1", kilocode_token=Secret("kilo-secret"))
 RIG = RigRecord(rig_id="r1", git_url="https://x.test/r.git", default_branch="main", model="rig/model")
 FULL = dataclasses.replace(
     TOWN,
@@ -28,18 +29,18 @@ FULL = dataclasses.replace(
     small_model="town/small",
     role_models={"mayor": "role/mayor", "polecat": "role/polecat"},
     git_auth=GitAuth(github_token="gh-secret", gitlab_token="gl-secret", gitlab_instance_url="https://gl.test"),
-    github_cli_pat="pat-secret",
+    github_cli_pat=Secret("pat-secret"),
     git_author_name="Ann",
     git_author_email="ann@x.test",
     disable_ai_coauthor=True,
-    env_vars={"COLOUR": "green"},
+    env_vars={"COLOUR": Secret("green")},
     rigs=(RIG,),
 )
 
 
 def sent(town: TownRecord) -> dict[str, object]:
     """The answer of `GET /mayor-id` as it leaves the hall."""
-    return json.loads(mayor_context(town).model_dump_json(by_alias=True, exclude_unset=True))
+    return reveal_json(mayor_context(town), by_alias=True, exclude_unset=True)
 
 
 def test_a_town_without_a_mayor_answers_with_a_null_id_alone() -> None:
@@ -48,7 +49,8 @@ def test_a_town_without_a_mayor_answers_with_a_null_id_alone() -> None:
 
 @pytest.mark.parametrize("token", [None, ""])
 def test_a_town_without_a_token_answers_with_the_id_alone(token: str | None) -> None:
-    assert sent(dataclasses.replace(FULL, kilocode_token=token)) == {"success": True, "agentId": "mayor-1"}
+    given = None if token is None else Secret(token)
+    assert sent(dataclasses.replace(FULL, kilocode_token=given)) == {"success": True, "agentId": "mayor-1"}
 
 
 def test_a_plain_town_answers_with_the_defaults_and_an_explicit_null_organisation() -> None:
@@ -119,7 +121,7 @@ def test_the_organisation_is_always_said_as_a_string_or_null(kept: str | None, s
 def test_a_rigs_model_never_reaches_the_mayor() -> None:
     assert sent(dataclasses.replace(TOWN, rigs=(RIG,))) == sent(TOWN)
     start = mayor_start_request(mayor_context(FULL), FULL, "hello")
-    assert "rig/model" not in start.model_dump_json()
+    assert "rig/model" not in json.dumps(reveal_json(start))
 
 
 @pytest.mark.parametrize("town", [TOWN, FULL], ids=["plain", "configured"])
@@ -135,7 +137,7 @@ def test_the_dispatch_brings_what_the_prewarm_was_told(town: TownRecord) -> None
 
 def test_the_dispatch_of_a_configured_town_carries_its_credentials_as_variables() -> None:
     start = mayor_start_request(mayor_context(FULL), FULL, "hello")
-    assert start.env_vars == {
+    assert reveal_map(start.env_vars) == {
         "COLOUR": "green",
         "KILOCODE_TOKEN": "kilo-secret",
         "GIT_TOKEN": "gh-secret",
@@ -148,12 +150,14 @@ def test_the_dispatch_of_a_configured_town_carries_its_credentials_as_variables(
 
 
 def test_the_dispatch_of_a_plain_town_carries_no_variable_that_is_not_there() -> None:
-    assert mayor_start_request(mayor_context(TOWN), TOWN, "hello").env_vars == {"KILOCODE_TOKEN": "kilo-secret"}
+    start = mayor_start_request(mayor_context(TOWN), TOWN, "hello")
+    assert reveal_map(start.env_vars) == {"KILOCODE_TOKEN": "kilo-secret"}
 
 
 def test_a_custom_variable_never_replaces_a_credential() -> None:
-    town = dataclasses.replace(TOWN, env_vars={"KILOCODE_TOKEN": "forged"})
-    assert mayor_start_request(mayor_context(town), town, "hello").env_vars["KILOCODE_TOKEN"] == "kilo-secret"
+    town = dataclasses.replace(TOWN, env_vars={"KILOCODE_TOKEN": Secret("forged")})
+    start = mayor_start_request(mayor_context(town), town, "hello")
+    assert start.env_vars["KILOCODE_TOKEN"] == Secret("kilo-secret")
 
 
 def test_the_dispatch_is_a_start_of_a_mayor_that_survives_the_wire() -> None:
@@ -161,7 +165,7 @@ def test_the_dispatch_is_a_start_of_a_mayor_that_survives_the_wire() -> None:
     assert (start.role, start.prompt, start.rig_id, start.town_id) == ("mayor", "hello", "mayor-oak", "oak")
     assert (start.git_url, start.branch, start.default_branch) == ("", "", "")
     assert start.system_prompt
-    assert StartAgentRequest.model_validate_json(start.model_dump_json(by_alias=True)) == start
+    assert StartAgentRequest.model_validate(reveal_json(start, by_alias=True)) == start
 
 
 @pytest.mark.parametrize("lack", [{"mayor_agent_id": None}, {"kilocode_token": None}])
@@ -172,7 +176,7 @@ def test_a_mayor_that_cannot_be_started_is_a_value_error(lack: dict[str, None]) 
 
 
 def test_the_town_config_has_the_keys_of_the_header() -> None:
-    assert json.loads(town_config(FULL, "http://hall.test").model_dump_json()) == {
+    assert reveal_json(town_config(FULL, "http://hall.test")) == {
         "kilocode_token": "kilo-secret",
         "git_auth": {
             "github_token": "gh-secret",

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from gastown.contract.identifiers import is_identifier
+from gastown.contract.secret import Secret
 from gastown.hall.config import TownRecord
 from gastown.hall.container import (
     ContainerDied,
@@ -150,12 +151,12 @@ def test_the_machine_and_gastowns_settings_are_inherited_and_nothing_else() -> N
 
 def environment(base: dict[str, str], town: TownRecord, *, stand_in: bool) -> dict[str, str]:
     return container_environment(
-        base, town, "jwt", api_url="http://hall", stand_in=stand_in, data_dir=Path("/d"), port=1234
+        base, town, Secret("jwt"), api_url="http://hall", stand_in=stand_in, data_dir=Path("/d"), port=1234
     )
 
 
 def test_the_environment_says_what_the_town_is() -> None:
-    town = TownRecord(id="oak", name="Oak", kilocode_token="stand-in", organization_id="org")
+    town = TownRecord(id="oak", name="Oak", kilocode_token=Secret("stand-in"), organization_id="org")
     assert environment({"PATH": "/bin"}, town, stand_in=True) == {
         "PATH": "/bin",
         "GASTOWN_API_URL": "http://hall",

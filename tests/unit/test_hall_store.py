@@ -12,6 +12,8 @@ import pytest
 import trio
 import trio.testing
 
+from gastown.contract.secret import Secret
+from gastown.contract.town import GitAuth
 from gastown.hall.config import RigRecord
 from gastown.hall.store import MOST_EVENTS, Store, StoreError, open_store
 
@@ -39,7 +41,7 @@ def notes(tmp_path: Path) -> Path:
 @pytest.fixture
 async def store(path: Path) -> AsyncIterator[Store]:
     async with open_store(path, now) as store:
-        await store.create_town("oak", name="Oak", jwt_secret="s3cret", mayor_agent_id="mayor-1")
+        await store.create_town("oak", name="Oak", jwt_secret=Secret("s3cret"), mayor_agent_id="mayor-1")
         yield store
 
 
@@ -55,13 +57,13 @@ async def test_only_the_owner_can_read_the_files(store: Store, path: Path) -> No
 
 async def test_a_town_is_there_again_after_closing(path: Path) -> None:
     async with open_store(path, now) as store:
-        assert await store.create_town("oak", name="Oak", jwt_secret="one", mayor_agent_id="mayor-1")
+        assert await store.create_town("oak", name="Oak", jwt_secret=Secret("one"), mayor_agent_id="mayor-1")
     async with open_store(path, now) as store:
-        assert not await store.create_town("oak", name="New", jwt_secret="two", mayor_agent_id="mayor-2")
+        assert not await store.create_town("oak", name="New", jwt_secret=Secret("two"), mayor_agent_id="mayor-2")
         town = await store.town("oak")
         assert town is not None
         assert (town.name, town.mayor_agent_id) == ("Oak", "mayor-1")
-        assert await store.jwt_secret("oak") == "one"
+        assert await store.jwt_secret("oak") == Secret("one")
 
 
 async def test_an_unknown_town_is_none(store: Store) -> None:
@@ -73,18 +75,19 @@ async def test_changed_settings_come_back_as_they_were_given(store: Store) -> No
     await store.change_town(
         "oak",
         {
-            "kilocode_token": "token",
+            "kilocode_token": Secret("token"),
             "organization_id": None,
             "role_models": {"mayor": "m"},
-            "git_auth": {"github_token": "gh"},
+            "git_auth": GitAuth(github_token=Secret("gh")),
             "disable_ai_coauthor": True,
-            "env_vars": {"A": "ü"},
+            "env_vars": {"A": Secret("ü")},
         },
     )
     town = await store.town("oak")
     assert town is not None
-    assert (town.kilocode_token, town.organization_id, town.disable_ai_coauthor) == ("token", None, True)
-    assert (town.role_models, town.env_vars, town.git_auth.github_token) == ({"mayor": "m"}, {"A": "ü"}, "gh")
+    assert (town.kilocode_token, town.organization_id, town.disable_ai_coauthor) == (Secret("token"), None, True)
+    assert (town.role_models, town.env_vars) == ({"mayor": "m"}, {"A": Secret("ü")})
+    assert town.git_auth == GitAuth(github_token=Secret("gh"))
 
 
 async def test_a_setting_that_no_town_has_is_refused(store: Store) -> None:
@@ -146,7 +149,7 @@ async def test_events_are_read_from_where_one_left_off(store: Store) -> None:
 
 
 async def test_only_the_newest_events_of_a_town_are_kept(store: Store, path: Path) -> None:
-    await store.create_town("elm", name="Elm", jwt_secret="x", mayor_agent_id=None)
+    await store.create_town("elm", name="Elm", jwt_secret=Secret("x"), mayor_agent_id=None)
     await store.add_event("elm", "kept", {})
     with sqlite3.connect(path) as connection:
         connection.executemany(

@@ -9,21 +9,23 @@ from datetime import UTC, datetime, timedelta
 import jwt
 import pytest
 
+from gastown.contract.secret import Secret
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
 
-SECRET = "s" * 48
-OTHER = "o" * 48
+SECRET = Secret("s" * 48)
+OTHER = Secret("o" * 48)
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 CLAIMS = {"sub": "oak", "scope": "container", "iat": int(NOW.timestamp()), "exp": int((NOW + HOUR).timestamp())}
 
 
-def signed(secret: str = SECRET, **changes: object) -> str:
-    return jwt.encode({k: v for k, v in (CLAIMS | changes).items() if v is not None}, secret, algorithm="HS256")
+def signed(secret: Secret = SECRET, **changes: object) -> Secret:
+    claims = {k: v for k, v in (CLAIMS | changes).items() if v is not None}
+    return Secret(jwt.encode(claims, secret.reveal(), algorithm="HS256"))
 
 
 def test_a_token_names_its_town_its_scope_and_eight_hours() -> None:
-    claims = jwt.decode(mint(SECRET, "oak", NOW), options={"verify_signature": False})
+    claims = jwt.decode(mint(SECRET, "oak", NOW).reveal(), options={"verify_signature": False})
     claims.pop("jti")
     assert claims == {
         "sub": "oak",
@@ -65,11 +67,11 @@ def test_a_refresh_takes_a_token_that_expired_less_than_an_hour_ago() -> None:
         signed(exp="tomorrow"),
         signed(sub=None),
         signed(iat=int((NOW + HOUR).timestamp())),
-        jwt.encode(CLAIMS, "", algorithm="none"),
-        "",
-        "x.y.z",
-        "eyJhbGciOiJIUzI1NiJ9.bm90IGpzb24.AAAA",
-        "\udcff.ü.\x00",
+        Secret(jwt.encode(CLAIMS, "", algorithm="none")),
+        Secret(""),
+        Secret("x.y.z"),
+        Secret("eyJhbGciOiJIUzI1NiJ9.bm90IGpzb24.AAAA"),
+        Secret("\udcff.ü.\x00"),
     ],
     ids=[
         "signed by another",
@@ -87,7 +89,7 @@ def test_a_refresh_takes_a_token_that_expired_less_than_an_hour_ago() -> None:
         "no ASCII",
     ],
 )
-def test_what_is_not_a_token_of_ours_is_refused(token: str) -> None:
+def test_what_is_not_a_token_of_ours_is_refused(token: Secret) -> None:
     with pytest.raises(InvalidToken):
         verify(token, SECRET, NOW)
 
@@ -100,12 +102,12 @@ def test_the_claimed_town_is_read_without_a_secret() -> None:
 def test_a_claim_that_is_no_town_is_refused(payload: str) -> None:
     body = base64.urlsafe_b64encode(payload.encode()).rstrip(b"=").decode()
     with pytest.raises(InvalidToken):
-        claimed_town(f"eyJhbGciOiJIUzI1NiJ9.{body}.AAAA")
+        claimed_town(Secret(f"eyJhbGciOiJIUzI1NiJ9.{body}.AAAA"))
 
 
 def test_a_refusal_never_quotes_the_token() -> None:
     token = signed(OTHER)
     with pytest.raises(InvalidToken) as caught:
         verify(token, SECRET, NOW)
-    assert token not in str(caught.value)
+    assert token.reveal() not in str(caught.value)
     assert json.dumps(CLAIMS["sub"]) not in str(caught.value)

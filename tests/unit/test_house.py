@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "contract": set(),
     "settings": {"contract"},
-    "logs": set(),
+    "logs": {"contract"},
     "concurrency": SETTLED,
     **dict.fromkeys(sorted(SIDE_BY_SIDE), SETTLED),
     "agents": SETTLED | SIDE_BY_SIDE,

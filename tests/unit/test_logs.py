@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from gastown import logs
+from gastown.contract.secret import Secret
 from gastown.logs import redacted
 from tests.fakes.worker import token_until
 
@@ -18,7 +19,7 @@ from tests.fakes.worker import token_until
 @pytest.fixture
 def stream() -> Iterator[StringIO]:
     stream = StringIO()
-    logs.configure(lambda: ["live-secret", "short"], stream)
+    logs.configure(lambda: [Secret("live-secret"), Secret("short")], stream)
     yield stream
     structlog.reset_defaults()
 
@@ -45,11 +46,11 @@ def logged(stream: StringIO, **values: Any) -> dict[str, Any]:
     ],
 )
 def test_what_is_or_looks_like_a_credential_is_masked(text: str, expected: str) -> None:
-    assert redacted(text, ["live-secret"]) == expected
+    assert redacted(text, [Secret("live-secret")]) == expected
 
 
 def test_a_secret_too_short_to_be_one_does_not_mask_common_words() -> None:
-    assert redacted("a short word", ["short"]) == "a short word"
+    assert redacted("a short word", [Secret("short")]) == "a short word"
 
 
 @pytest.mark.parametrize(
@@ -101,9 +102,9 @@ def test_debug_lines_are_left_out(stream: StringIO) -> None:
 
 
 def test_a_secret_that_becomes_live_later_is_masked_from_then_on() -> None:
-    stream, live = StringIO(), ["first-secret"]
+    stream, live = StringIO(), [Secret("first-secret")]
     logs.configure(lambda: live, stream)
-    live.append("second-secret")
+    live.append(Secret("second-secret"))
     structlog.get_logger().info("thing.happened", value="first-secret second-secret")
     structlog.reset_defaults()
     assert "secret" not in stream.getvalue().replace("[redacted]", "")

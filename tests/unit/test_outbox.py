@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from gastown.contract.events import AgentEvent
+from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
 from gastown.worker.outbox import Outbox, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
@@ -63,7 +64,7 @@ async def open_desk(
 ) -> AsyncIterator[Desk]:
     async with open_network() as network:
         fake = worker(network)
-        credentials = LiveCredentials(Credentials(container_token="first"))
+        credentials = LiveCredentials(Credentials(container_token=Secret("first")))
         client = WorkerClient(network.client(), fake.url, TOWN, credentials)
         async with open_outbox(client, most=most, most_bytes=most_bytes) as outbox:
             yield Desk(outbox, fake, credentials, count(1))
@@ -89,7 +90,7 @@ async def test_the_token_is_that_of_the_moment_of_sending() -> None:
         desk.worker.down()
         desk.put("message.updated")
         await trio.sleep(5)
-        desk.credentials.replace_token("second")
+        desk.credentials.replace_token(Secret("second"))
         desk.worker.up()
         await desk.outbox.flushed()
         assert [call.bearer for call in desk.worker.answered] == ["second"]

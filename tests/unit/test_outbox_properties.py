@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gastown.contract.events import AgentEvent
+from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
 from gastown.worker.outbox import Outbox, OutboxFigures, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
@@ -60,7 +61,7 @@ async def run(plan: list[Any], most: int) -> tuple[Put, FakeWorker, OutboxFigure
     told: defaultdict[str, defaultdict[str, str]] = defaultdict(lambda: defaultdict(str))
     async with open_network() as network:
         worker = FakeWorker(network)
-        credentials = LiveCredentials(Credentials(container_token="t"))
+        credentials = LiveCredentials(Credentials(container_token=Secret("t")))
         client = WorkerClient(network.client(), worker.url, TOWN, credentials)
         async with open_outbox(client, most=most, most_bytes=1 << 24) as outbox:
             for step in plan:

@@ -10,6 +10,7 @@ import pytest
 from gastown.agents.environment import ChildDefaults, derive
 from gastown.boot.prewarm import expected_request
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
 from gastown.hall.config import TownRecord, mayor_context, mayor_start_request, town_config
@@ -23,11 +24,11 @@ DEFAULTS = ChildDefaults(
     base_env={"PATH": "/bin"},
     parent_pid=7,
     api_url=HALL,
-    kilocode_token="of-the-container",
+    kilocode_token=Secret("of-the-container"),
     organization_id="of-the-container",
     mayor_tools=frozenset({"gt_sling"}),
 )
-PLAIN = TownRecord(id="oak", name="Oak", mayor_agent_id="mayor-1", kilocode_token="kilo-token")
+PLAIN = TownRecord(id="oak", name="Oak", mayor_agent_id="mayor-1", kilocode_token=Secret("kilo-token"))
 GIT = GitAuth(github_token="gh", gitlab_token="gl", gitlab_instance_url="https://gl.test")
 TOWNS: dict[str, dict[str, Any]] = {
     "nothing set": {},
@@ -35,12 +36,14 @@ TOWNS: dict[str, dict[str, Any]] = {
     "models": {"default_model": "town/large", "small_model": "town/small"},
     "model of the role": {"default_model": "town/large", "role_models": {"mayor": "role/mayor"}},
     "git tokens": {"git_auth": GIT},
-    "personal access token": {"github_cli_pat": "pat"},
+    "personal access token": {"github_cli_pat": Secret("pat")},
     "author": {"git_author_name": "Ann", "git_author_email": "ann@x.test"},
     "author without address": {"git_author_name": "Ann"},
     "author without co-author": {"git_author_name": "Ann", "disable_ai_coauthor": True},
-    "custom variables": {"env_vars": {"COLOUR": "green", "EMPTY": ""}},
-    "custom variables that are reserved": {"env_vars": {"PATH": "/evil", "GH_TOKEN": "evil", "LD_PRELOAD": "x"}},
+    "custom variables": {"env_vars": {"COLOUR": Secret("green"), "EMPTY": Secret("")}},
+    "custom variables that are reserved": {
+        "env_vars": {name: Secret("evil") for name in ("PATH", "GH_TOKEN", "LD_PRELOAD")}
+    },
 }
 TOWNS["everything"] = {key: value for changes in TOWNS.values() for key, value in changes.items()}
 
@@ -60,14 +63,14 @@ def started(live: LiveCredentials, config: TownConfig, request: StartAgentReques
 
 
 def over_the_wire(model: Any) -> Any:
-    return type(model).model_validate_json(model.model_dump_json(by_alias=True, exclude_unset=True))
+    return type(model).model_validate(reveal_json(model, by_alias=True, exclude_unset=True))
 
 
 @pytest.mark.parametrize("name", TOWNS)
 def test_the_start_of_a_town_finds_the_server_that_was_prewarmed_for_it(name: str) -> None:
     """Both sides as they come over the wire, and one pair of live credentials as in a container."""
     town = dataclasses.replace(PLAIN, **TOWNS[name])
-    live = LiveCredentials(Credentials(container_token="jwt", session_token="session"))
+    live = LiveCredentials(Credentials(container_token=Secret("jwt"), session_token=Secret("session")))
     context = over_the_wire(mayor_context(town))
     prewarm = warmed(live, context)
     start = started(
@@ -81,7 +84,7 @@ def test_the_start_of_a_town_finds_the_server_that_was_prewarmed_for_it(name: st
 @pytest.mark.parametrize("name", TOWNS)
 def test_so_does_a_start_that_brings_no_config(name: str) -> None:
     town = dataclasses.replace(PLAIN, **TOWNS[name])
-    live = LiveCredentials(Credentials(container_token="jwt", session_token="session"))
+    live = LiveCredentials(Credentials(container_token=Secret("jwt"), session_token=Secret("session")))
     prewarm = warmed(live, over_the_wire(mayor_context(town)))
     request = over_the_wire(mayor_start_request(mayor_context(town), town, "Hello"))
     spec = derive(request, WORKDIR, live.current, DEFAULTS)
@@ -135,7 +138,7 @@ def older_start(**changes: Any) -> StartAgentRequest:
 def test_a_start_made_by_hand_from_the_contract_finds_the_prewarmed_server(
     context: dict[str, Any], request_changes: dict[str, Any]
 ) -> None:
-    live = LiveCredentials(Credentials(container_token="jwt"))
+    live = LiveCredentials(Credentials(container_token=Secret("jwt")))
     prewarm = warmed(live, older_worker(**context))
     spec = derive(older_start(**request_changes), WORKDIR, live.current, DEFAULTS)
     assert (spec.fingerprint, dict(spec.env)) == prewarm

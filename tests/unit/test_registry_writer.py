@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.contract.worker import RegistryEntry
 from gastown.worker.client import WorkerClient
 from gastown.worker.registry import RegistryWriter, open_registry_writer
@@ -54,7 +55,9 @@ async def open_desk(
     names: list[str] = []
     async with open_network() as network:
         fake = worker(network)
-        client = WorkerClient(network.client(), fake.url, TOWN, LiveCredentials(Credentials(container_token="t")))
+        client = WorkerClient(
+            network.client(), fake.url, TOWN, LiveCredentials(Credentials(container_token=Secret("t")))
+        )
 
         def entries() -> list[RegistryEntry]:
             return [RegistryEntry.model_validate(entry) for entry in stored(*names)]

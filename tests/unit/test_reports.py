@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
 from gastown.worker.reports import Reports, open_reports
 from gastown.worker.tokens import Credentials, LiveCredentials
@@ -35,7 +36,9 @@ class Desk:
 async def open_desk(worker: Callable[[MemoryNetwork], FakeWorker] = FakeWorker) -> AsyncIterator[Desk]:
     async with open_network() as network:
         fake = worker(network)
-        client = WorkerClient(network.client(), fake.url, TOWN, LiveCredentials(Credentials(container_token="t")))
+        client = WorkerClient(
+            network.client(), fake.url, TOWN, LiveCredentials(Credentials(container_token=Secret("t")))
+        )
         async with open_reports(client) as reports:
             yield Desk(reports, fake, network)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
 from gastown.worker.database import database_path
 from gastown.worker.snapshots import KeptApart, NotSaved, Snapshots
@@ -79,7 +80,7 @@ def read(path: Path) -> list[str]:
 async def room(folder: Path, limit: int = 64 * 1024 * 1024) -> AsyncIterator[Room]:
     async with open_network() as network:
         worker = FakeWorker(network)
-        credentials = LiveCredentials(Credentials(container_token="first"))
+        credentials = LiveCredentials(Credentials(container_token=Secret("first")))
         client = WorkerClient(network.client(), worker.url, "oak", credentials)
         yield Room(str(folder / "home"), worker, Snapshots(client, limit), credentials)
 
@@ -96,7 +97,7 @@ async def test_a_snapshot_is_sent_as_bytes_with_the_token_of_that_moment(tmp_pat
     async with room(tmp_path) as here:
         here.talk("heron")
         await here.save()
-        here.credentials.replace_token("second")
+        here.credentials.replace_token(Secret("second"))
         await here.save()
         calls = here.worker.asked(POST)
         assert [call.bearer for call in calls] == ["first", "second"]

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
 from gastown.contract.worker import MayorContext
 from gastown.worker.tokens import Credentials, LiveCredentials, expiry
@@ -14,7 +15,7 @@ from tests.fakes.worker import token_until
 
 
 def test_a_token_ends_when_it_says() -> None:
-    assert expiry(token_until(1_900_000_000)) == 1_900_000_000
+    assert expiry(Secret(token_until(1_900_000_000))) == 1_900_000_000
 
 
 def with_claims(claims: object) -> str:
@@ -39,48 +40,50 @@ def with_claims(claims: object) -> str:
     ],
 )
 def test_a_token_whose_end_cannot_be_read_has_none(token: str) -> None:
-    assert expiry(token) is None
+    assert expiry(Secret(token)) is None
 
 
 def test_a_payload_of_any_length_can_be_read() -> None:
-    assert [expiry(with_claims({"exp": 1, "pad": "x" * n})) for n in range(4)] == [1, 1, 1, 1]
+    assert [expiry(Secret(with_claims({"exp": 1, "pad": "x" * n}))) for n in range(4)] == [1, 1, 1, 1]
 
 
 def test_every_replacement_is_a_new_generation_of_the_whole() -> None:
-    live = LiveCredentials(Credentials(container_token="one", session_token="s"))
+    live = LiveCredentials(Credentials(container_token=Secret("one"), session_token=Secret("s")))
     first = live.current
-    live.replace_token("two")
-    live.replace_town(TownConfig(kilocode_token="k"))
-    assert (first.container_token, first.generation) == ("one", 0)
+    live.replace_token(Secret("two"))
+    live.replace_town(TownConfig(kilocode_token=Secret("k")))
+    assert (first.container_token, first.generation) == (Secret("one"), 0)
     now = live.current
     assert (now.container_token, now.session_token, now.town.kilocode_token, now.generation) == (
-        "two",
-        "s",
-        "k",
+        Secret("two"),
+        Secret("s"),
+        Secret("k"),
         2,
     )
 
 
 def test_a_new_town_config_replaces_all_of_the_old_one() -> None:
     live = LiveCredentials(Credentials())
-    live.replace_town(TownConfig(kilocode_token="k", organization_id="o", git_author_name="Ann"))
+    live.replace_town(TownConfig(kilocode_token=Secret("k"), organization_id="o", git_author_name="Ann"))
     live.replace_town(TownConfig(git_author_name="Bob"))
     assert live.current.town == TownConfig(git_author_name="Bob")
 
 
 def test_the_mayor_context_becomes_the_town_config() -> None:
-    live = LiveCredentials(Credentials(container_token="t"))
+    live = LiveCredentials(Credentials(container_token=Secret("t")))
     live.adopt_context(
-        MayorContext(kilocode_token="k", github_token="gh", github_cli_pat="pat", env_vars={"A": "1"})
+        MayorContext(
+            kilocode_token=Secret("k"), github_token="gh", github_cli_pat=Secret("pat"), env_vars={"A": "1"}
+        )
     )
     town = live.current.town
     assert (town.kilocode_token, town.git_auth.github_token, town.github_cli_pat, town.env_vars) == (
-        "k",
-        "gh",
-        "pat",
-        {"A": "1"},
+        Secret("k"),
+        Secret("gh"),
+        Secret("pat"),
+        {"A": Secret("1")},
     )
-    assert live.current.container_token == "t"
+    assert live.current.container_token == Secret("t")
 
 
 @pytest.mark.parametrize(
@@ -99,8 +102,10 @@ def test_the_context_says_something_about_the_organisation_only_if_the_worker_di
 
 
 def test_every_credential_is_among_the_secrets() -> None:
-    live = LiveCredentials(Credentials(container_token="s1", session_token="s2"))
+    live = LiveCredentials(Credentials(container_token=Secret("s1"), session_token=Secret("s2")))
     live.adopt_context(
-        MayorContext(kilocode_token="s3", github_cli_pat="s4", github_token="s5", gitlab_token="s6")
+        MayorContext(
+            kilocode_token=Secret("s3"), github_cli_pat=Secret("s4"), github_token="s5", gitlab_token="s6"
+        )
     )
-    assert set(live.current.secrets()) == {"s1", "s2", "s3", "s4", "s5", "s6"}
+    assert {secret.reveal() for secret in live.current.secrets()} == {"s1", "s2", "s3", "s4", "s5", "s6"}

@@ -19,6 +19,7 @@ from gastown.agents.model import Agent
 from gastown.agents.services import AgentServices
 from gastown.broker.grants import AgentIdentity, Gateway
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.tokens import LiveCredentials
 
@@ -44,10 +45,10 @@ class TownUpstreams:
         return url.rstrip("/") if url else None
 
     @property
-    def worker_token(self) -> str | None:
+    def worker_token(self) -> Secret | None:
         return self.credentials.current.container_token
 
-    async def renew_worker_token(self, refused: str | None) -> bool:
+    async def renew_worker_token(self, refused: Secret | None) -> bool:
         if self.worker is None:
             return False
         try:
@@ -68,7 +69,7 @@ class AgentAccess:
     def __init__(
         self,
         request: Callable[[], StartAgentRequest],
-        inherited: Mapping[str, str] | None,
+        inherited: Mapping[str, Secret] | None,
         credentials: LiveCredentials,
         defaults: ChildDefaults,
     ) -> None:
@@ -87,11 +88,11 @@ class AgentAccess:
             return Gateway(token, live.town.organization_id)
         return Gateway(token, organization_of(request, live, self._defaults))
 
-    def variables(self) -> Mapping[str, str]:
+    def variables(self) -> Mapping[str, Secret]:
         inherited, _ = self._inherited_now()
         return shell_variables(self._request(), self._credentials.current, self._defaults, inherited)
 
-    def _inherited_now(self) -> tuple[Mapping[str, str] | None, bool]:
+    def _inherited_now(self) -> tuple[Mapping[str, Secret] | None, bool]:
         """What goes behind the town's word (None: the request goes before it), and whether the town is newer."""
         request, town = self._request(), self._credentials.current.town
         if request is not self._seen:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret, reveal_map
 from gastown.git.access import HelperAccess
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
@@ -68,7 +69,7 @@ class ChildDefaults:
     base_env: Mapping[str, str] = field(repr=False)
     parent_pid: int
     api_url: str | None = None
-    kilocode_token: str | None = field(default=None, repr=False)
+    kilocode_token: Secret | None = None
     organization_id: str | None = None
     mayor_tools: frozenset[str] = frozenset()
     plugin: str | None = None
@@ -82,7 +83,7 @@ class Door:
     """An agent's way to the broker: its address, and the bearer that opens it for this agent."""
 
     url: str
-    bearer: str = field(repr=False)
+    bearer: Secret
 
 
 def is_reserved(name: str) -> bool:
@@ -105,7 +106,7 @@ def derive(
     live: Credentials,
     defaults: ChildDefaults,
     *,
-    inherited: Mapping[str, str] | None = None,
+    inherited: Mapping[str, Secret] | None = None,
     door: Door | None = None,
 ) -> ServerSpec:
     """The server that `request` needs. Same inputs give the same bytes.
@@ -118,7 +119,7 @@ def derive(
     what the request lacks.
     """
     shown = _brokered(door, defaults) if door is not None else _classic(request, live, defaults, inherited)
-    tokens, organization = shown.tokens, shown.organization
+    tokens, organization = reveal_map(shown.tokens), shown.organization
     home = home_of(defaults, request.agent_id)
     config = _kilo_config(request, tokens.get("KILOCODE_TOKEN", ""), organization, defaults.plugin)
     own = {
@@ -139,17 +140,17 @@ def derive(
         "OPENCODE_CONFIG_CONTENT": config,
     }
     optional = {
-        "GASTOWN_CONTAINER_TOKEN": shown.container_token,
-        "GASTOWN_SESSION_TOKEN": shown.session_token,
+        "GASTOWN_CONTAINER_TOKEN": _plain(shown.container_token),
+        "GASTOWN_SESSION_TOKEN": _plain(shown.session_token),
         "GASTOWN_DASHBOARD_FILE": dashboard_file(defaults.home_root) if request.is_mayor else None,
         "KILO_ORG_ID": organization,
         "GASTOWN_ORGANIZATION_ID": organization,
-        "GH_TOKEN": _gh_token(tokens),
+        "GH_TOKEN": _plain(_gh_token(shown.tokens)),
     }
     own.update({name: value for name, value in optional.items() if value})
     if token := tokens.get("KILOCODE_TOKEN"):
         own["KILO_AUTH_CONTENT"] = _canonical({"kilo": {"type": "api", "key": token}})
-    custom = {name: value for name, value in shown.custom.items() if name not in own}
+    custom = {name: value for name, value in reveal_map(shown.custom).items() if name not in own}
     return ServerSpec(
         argv=(defaults.kilo_bin, "serve", "--port=0", "--hostname=127.0.0.1"),
         cwd=workdir,
@@ -163,8 +164,8 @@ def gateway_token(
     request: StartAgentRequest,
     live: Credentials,
     defaults: ChildDefaults,
-    inherited: Mapping[str, str] | None,
-) -> str | None:
+    inherited: Mapping[str, Secret] | None,
+) -> Secret | None:
     return _tokens(request, live, defaults, inherited).get("KILOCODE_TOKEN")
 
 
@@ -172,8 +173,8 @@ def shell_variables(
     request: StartAgentRequest,
     live: Credentials,
     defaults: ChildDefaults,
-    inherited: Mapping[str, str] | None,
-) -> dict[str, str]:
+    inherited: Mapping[str, Secret] | None,
+) -> dict[str, Secret]:
     """What an agent's shell gets at each command where its server has no such variables of its own."""
     custom = _custom(request, live, inherited).items()
     variables = {name: value for name, value in custom if name not in defaults.base_env}
@@ -182,9 +183,9 @@ def shell_variables(
     return variables
 
 
-def registry_environment(spec: ServerSpec) -> dict[str, str]:
+def registry_environment(spec: ServerSpec) -> dict[str, Secret]:
     """What a registry entry must carry so that a next container, with a request alone, has its credentials."""
-    return {name: spec.env[name] for name in _TOKEN_NAMES if name in spec.env}
+    return {name: Secret(spec.env[name]) for name in _TOKEN_NAMES if name in spec.env}
 
 
 def organization_of(request: StartAgentRequest, live: Credentials, defaults: ChildDefaults) -> str | None:
@@ -200,19 +201,19 @@ def organization_of(request: StartAgentRequest, live: Credentials, defaults: Chi
 class _Shown:
     """What a child is shown of the town's credentials."""
 
-    tokens: Mapping[str, str]
+    tokens: Mapping[str, Secret]
     organization: str | None
     addresses: Mapping[str, str]
-    container_token: str | None
-    session_token: str | None
-    custom: Mapping[str, str]
+    container_token: Secret | None
+    session_token: Secret | None
+    custom: Mapping[str, Secret]
 
 
 def _classic(
     request: StartAgentRequest,
     live: Credentials,
     defaults: ChildDefaults,
-    inherited: Mapping[str, str] | None,
+    inherited: Mapping[str, Secret] | None,
 ) -> _Shown:
     # A header that says the same address with a slash behind it must not make a prewarmed server unequal.
     api_url = (live.town.gastown_api_url or defaults.api_url or "").rstrip("/")
@@ -247,7 +248,11 @@ def _brokered(door: Door, defaults: ChildDefaults) -> _Shown:
     )
 
 
-def _gh_token(tokens: Mapping[str, str]) -> str | None:
+def _plain(secret: Secret | None) -> str | None:
+    return secret.reveal() if secret is not None else None
+
+
+def _gh_token(tokens: Mapping[str, Secret]) -> Secret | None:
     return next((tokens[n] for n in ("GITHUB_CLI_PAT", "GIT_TOKEN", "GITHUB_TOKEN") if n in tokens), None)
 
 
@@ -255,18 +260,18 @@ def _tokens(
     request: StartAgentRequest,
     live: Credentials,
     defaults: ChildDefaults,
-    inherited: Mapping[str, str] | None,
-) -> dict[str, str]:
+    inherited: Mapping[str, Secret] | None,
+) -> dict[str, Secret]:
     git = live.town.git_auth
     town = {
         "KILOCODE_TOKEN": live.town.kilocode_token,
         "GIT_TOKEN": git.github_token,
         "GITHUB_TOKEN": git.github_token,
         "GITLAB_TOKEN": git.gitlab_token,
-        "GITLAB_INSTANCE_URL": git.gitlab_instance_url,
+        "GITLAB_INSTANCE_URL": Secret(git.gitlab_instance_url or ""),
         "GITHUB_CLI_PAT": live.town.github_cli_pat,
     }
-    order: list[Mapping[str, str | None]]
+    order: list[Mapping[str, Secret | None]]
     order = [request.env_vars, town] if inherited is None else [town, request.env_vars, inherited]
     order.append({"KILOCODE_TOKEN": defaults.kilocode_token})
     found = {}
@@ -277,11 +282,13 @@ def _tokens(
     return found
 
 
-def _custom(request: StartAgentRequest, live: Credentials, inherited: Mapping[str, str] | None) -> dict[str, str]:
+def _custom(
+    request: StartAgentRequest, live: Credentials, inherited: Mapping[str, Secret] | None
+) -> dict[str, Secret]:
     asked = {**(inherited or {}), **request.env_vars}
     kept = {name: value for name, value in asked.items() if name not in live.retired_names}
     merged = {**kept, **live.town.env_vars}
-    return {n: v for n, v in merged.items() if _NAME.match(n) and "\0" not in v and not is_reserved(n)}
+    return {n: v for n, v in merged.items() if _NAME.match(n) and "\0" not in v.reveal() and not is_reserved(n)}
 
 
 def _authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]:

@@ -18,6 +18,7 @@ from gastown.agents.saving import Saving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError
+from gastown.contract.secret import Secret
 from gastown.git.rig import RigReport
 from gastown.kilo.pool import Lease
 from gastown.kilo.stream import KiloEvent
@@ -61,7 +62,7 @@ class Agent:
         workdir: str,
         now: Callable[[], datetime],
         events: EventLog,
-        inherited: Mapping[str, str] | None,
+        inherited: Mapping[str, Secret] | None,
         on_change: Callable[[], None],
         outbox: Outbox | None = None,
     ) -> None:

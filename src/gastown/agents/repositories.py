@@ -16,6 +16,7 @@ from gastown.contract.agents import Rig as RigOfMayor
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
 from gastown.contract.git import Remote
+from gastown.contract.secret import Secret
 from gastown.git.errors import AuthFailed, GitError, NetworkFailed, PushRaced, RepositoryNotFound
 from gastown.git.rig import Rig, RigGit, limited
 from gastown.git.workspace import write_agents_md
@@ -40,7 +41,7 @@ def know(
     git_url: str,
     default_branch: str,
     *,
-    variables: Mapping[str, str] | None = None,
+    variables: Mapping[str, Secret] | None = None,
     integration_id: str | None = None,
 ) -> Rig:
     """Take what a request says about a rig. Raises `ValueError` for an address that cannot be used."""
@@ -57,7 +58,7 @@ def git_of(request: StartAgentRequest, services: AgentServices) -> RigGit:
 
 
 def _rig_of(
-    request: StartAgentRequest, services: AgentServices, inherited: Mapping[str, str] | None = None
+    request: StartAgentRequest, services: AgentServices, inherited: Mapping[str, Secret] | None = None
 ) -> Rig:
     return know(
         services,

@@ -16,6 +16,7 @@ from gastown.agents.services import AgentServices
 from gastown.concurrency.slots import Urgency
 from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound
+from gastown.contract.secret import Secret
 from gastown.contract.worker import RegistryEntry
 from gastown.git.workspace import WorkspacePaths
 
@@ -118,7 +119,7 @@ class Roster:
             if agent.is_active or agent.evicted
         ]
 
-    def _registry_env(self, agent: Agent) -> dict[str, str]:
+    def _registry_env(self, agent: Agent) -> dict[str, Secret]:
         services = self.services
         spec = derive(
             agent.request,
@@ -133,7 +134,7 @@ class Roster:
         self,
         request: StartAgentRequest,
         workdir: str,
-        inherited: Mapping[str, str] | None,
+        inherited: Mapping[str, Secret] | None,
         options: LifeOptions,
     ) -> Agent:
         before = self._agents.get(request.agent_id)

@@ -19,6 +19,7 @@ from gastown.broker.headers import MOST_HEADER_BYTES, Headers, bearer_of, for_ag
 from gastown.broker.policy import Refused, Route, To, route
 from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.supervise import leaves
+from gastown.contract.secret import reveal_map
 
 __all__ = ["BrokerApp"]
 
@@ -73,11 +74,11 @@ class BrokerApp:
     ) -> None:
         match goal.to:
             case To.ENVIRONMENT:
-                await _answer(send, 200, {"variables": dict(grant.access.variables())})
+                await _answer(send, 200, {"variables": reveal_map(grant.access.variables())})
             case To.REFRESH:
                 # The agent's token is its bearer, which does not expire. The town's real one is renewed by
                 # whoever is refused with it; an agent cannot ask for that.
-                await _answer(send, 200, {"success": True, "data": {"token": grant.bearer}})
+                await _answer(send, 200, {"success": True, "data": {"token": grant.bearer.reveal()}})
             case To.WORKER | To.GATEWAY:
                 await _Exchange(self._client, self._upstreams, grant, goal, scope, receive, send).run()
 
@@ -157,7 +158,7 @@ class _Exchange:
         request = self._client.build_request(
             self._scope["method"],
             url + self._goal.path + (f"?{query.decode('ascii')}" if query else ""),
-            headers=for_upstream(list(self._scope["headers"]), self._grant.bearer, self._own_headers()),
+            headers=for_upstream(list(self._scope["headers"]), self._grant.bearer.reveal(), self._own_headers()),
             content=self._body.content(),
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
         )
@@ -172,7 +173,7 @@ class _Exchange:
             gateway = self._grant.access.gateway()
             token = gateway.token
             own = {"x-kilocode-organizationid": gateway.organization} if gateway.organization else {}
-        return own | ({"authorization": f"Bearer {token}"} if token else {})
+        return own | ({"authorization": f"Bearer {token.reveal()}"} if token else {})
 
     async def _hand_back(self, response: httpx2.Response) -> None:
         self._answered = True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import trio
+
+from gastown.contract.secret import Secret
 
 __all__ = ["Access", "AgentIdentity", "Gateway", "Grant", "Grants"]
 
@@ -31,7 +32,7 @@ class AgentIdentity(NamedTuple):
 class Gateway:
     """What the LLM gateway wants to see for an agent, at this moment."""
 
-    token: str | None = field(repr=False)
+    token: Secret | None
     organization: str | None
 
 
@@ -40,28 +41,23 @@ class Access(Protocol):
 
     def gateway(self) -> Gateway: ...
 
-    def variables(self) -> Mapping[str, str]:
+    def variables(self) -> Mapping[str, Secret]:
         """The environment of the agent's shell, as far as it may change while its server lives."""
         ...
 
 
 class Grant:
-    """A bearer and whom it stands for. `access` is that of the agent's newest attempt."""
+    """A bearer and whom it stands for. `access` is that of the agent's newest attempt.
+
+    The bearer is `gtb.<name>.<secret>`: the name finds the grant, the secret proves it.
+    """
 
     def __init__(self, identity: AgentIdentity, access: Access) -> None:
         self.identity = identity
         self.access = access
         self.name = secrets.token_hex(8)
-        self._secret = secrets.token_urlsafe(32)
+        self.bearer = Secret(f"gtb.{self.name}.{secrets.token_urlsafe(32)}")
         self._calls: set[trio.CancelScope] = set()
-
-    @property
-    def bearer(self) -> str:
-        """`gtb.<name>.<secret>`: the name finds the grant, the secret proves it."""
-        return f"gtb.{self.name}.{self._secret}"
-
-    def proves(self, bearer: str) -> bool:
-        return hmac.compare_digest(bearer.encode(), self.bearer.encode())
 
     @contextmanager
     def call(self) -> Iterator[trio.CancelScope]:
@@ -106,7 +102,7 @@ class Grants:
             del self._by_name[grant.name]
             grant.end()
 
-    def bearers(self) -> list[str]:
+    def bearers(self) -> list[Secret]:
         """Every bearer that is good now, for the log's redaction."""
         return [grant.bearer for grant in self._by_name.values()]
 
@@ -114,4 +110,4 @@ class Grants:
         """Whom a bearer stands for. The comparison takes as long for a wrong secret as for the right one."""
         name = bearer.partition(".")[2].partition(".")[0]
         grant = self._by_name.get(name)
-        return grant if grant is not None and grant.proves(bearer) else None
+        return grant if grant is not None and grant.bearer == Secret(bearer) else None

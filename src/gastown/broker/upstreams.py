@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gastown.contract.secret import Secret
+
 __all__ = ["Upstreams"]
 
 
@@ -17,8 +19,8 @@ class Upstreams(Protocol):
     def gateway_url(self) -> str: ...
 
     @property
-    def worker_token(self) -> str | None: ...
+    def worker_token(self) -> Secret | None: ...
 
-    async def renew_worker_token(self, refused: str | None) -> bool:
+    async def renew_worker_token(self, refused: Secret | None) -> bool:
         """Have a newer token than `refused`; False when there is none to be had. Deadlines are its own."""
         ...

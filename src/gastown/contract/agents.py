@@ -9,7 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from gastown.contract.git import Progress, Remote, is_branch_name, is_revision
 from gastown.contract.identifiers import AgentId, RigId, TownId
-from gastown.contract.wire import StringMap, Timestamp, Wire
+from gastown.contract.secret import Secret, SecretMap
+from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
     "AgentState",
@@ -52,7 +53,7 @@ class Rig(Wire):
     """A repository that the mayor may browse."""
 
     rig_id: RigId
-    git_url: str
+    git_url: str = Field(repr=False)
     default_branch: str
     platform_integration_id: str | None = None
 
@@ -68,17 +69,19 @@ class StartAgentRequest(Wire):
     identity: str = Field(max_length=1000)
     prompt: str = Field(max_length=_TEXT_LIMIT)
     model: str = Field(max_length=500)
-    git_url: str = Field(max_length=2000)
+    git_url: str = Field(max_length=2000, repr=False)
     branch: str = Field(max_length=500)
     default_branch: str = Field(max_length=500)
     small_model: str | None = Field(default=None, max_length=500)
     system_prompt: str | None = Field(default=None, max_length=_TEXT_LIMIT)
-    env_vars: StringMap = Field(default_factory=dict)
+    env_vars: SecretMap = Field(default_factory=dict)
     platform_integration_id: str | None = None
     start_point: str | None = None
     lightweight: bool = False
     organization_id: str | None = None
-    completion_callback_url: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
+    completion_callback_url: str | None = Field(
+        default=None, max_length=2000, pattern=r"^https?://[^\s]+$", repr=False
+    )
     rigs: tuple[Rig, ...] = ()
 
     @field_validator("lightweight", mode="before")
@@ -105,9 +108,9 @@ class StartAgentRequest(Wire):
 
     @field_validator("env_vars")
     @classmethod
-    def _usable_variables(cls, value: dict[str, str]) -> dict[str, str]:
+    def _usable_variables(cls, value: dict[str, Secret]) -> dict[str, Secret]:
         for name, content in value.items():
-            if not name or "=" in name or "\0" in name or "\0" in content:
+            if not name or "=" in name or "\0" in name or "\0" in content.reveal():
                 raise ValueError("a variable's name must not be empty or hold '=', and NUL is not allowed")
         return value
 

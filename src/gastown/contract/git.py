@@ -10,7 +10,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from pydantic import AfterValidator, Field
 
 from gastown.contract.identifiers import AgentId, Identifier, RigId, TownId
-from gastown.contract.wire import StringMap, Wire
+from gastown.contract.secret import Secret, SecretMap
+from gastown.contract.wire import Wire
 
 __all__ = [
     "Accepted",
@@ -65,7 +66,7 @@ class Remote:
     host: str
     path: str
     username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    password: Secret | None = None
 
     @property
     def origin(self) -> str:
@@ -108,7 +109,7 @@ class Remote:
             host.lower(),
             parts.path.lstrip("/"),
             username,
-            password,
+            Secret(password) if password else None,
         )
 
 
@@ -142,7 +143,7 @@ class SetupRequest(Wire):
     rig_id: RigId
     git_url: RemoteUrl
     default_branch: BranchName
-    env_vars: StringMap = Field(default_factory=dict, repr=False)
+    env_vars: SecretMap = Field(default_factory=dict)
     platform_integration_id: str | None = Field(default=None, max_length=500)
 
 
@@ -157,8 +158,8 @@ class MergeRequest(Wire):
     entry_id: Identifier
     bead_id: Identifier
     agent_id: AgentId
-    callback_url: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
-    env_vars: StringMap = Field(default_factory=dict, repr=False)
+    callback_url: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$", repr=False)
+    env_vars: SecretMap = Field(default_factory=dict)
 
 
 class Accepted(Wire):

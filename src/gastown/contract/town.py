@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from gastown.contract.git import RigState
-from gastown.contract.wire import StringMap, Timestamp, Wire
+from gastown.contract.secret import BearerToken, Secret, SecretMap
+from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
     "DashboardContextRequest",
@@ -80,7 +81,7 @@ class Health(Wire):
 class RefreshTokenRequest(Wire):
     """`POST /refresh-token`."""
 
-    token: str = Field(min_length=1, max_length=20_000, pattern=r"^[\x21-\x7e]+$")
+    token: BearerToken
     town_id: str | None = None
 
 
@@ -139,9 +140,9 @@ class GitAuth(Wire):
 
     model_config = Wire.model_config | {"alias_generator": None}
 
-    github_token: str | None = None
-    gitlab_token: str | None = None
-    gitlab_instance_url: str | None = None
+    github_token: Secret | None = None
+    gitlab_token: Secret | None = None
+    gitlab_instance_url: str | None = Field(default=None, repr=False)
 
 
 class TownConfig(Wire):
@@ -149,13 +150,13 @@ class TownConfig(Wire):
 
     model_config = Wire.model_config | {"alias_generator": None}
 
-    kilocode_token: str | None = None
+    kilocode_token: Secret | None = None
     git_auth: GitAuth = GitAuth()
-    github_cli_pat: str | None = None
+    github_cli_pat: Secret | None = None
     git_author_name: str | None = None
     git_author_email: str | None = None
     disable_ai_coauthor: bool = False
     organization_id: str | None = None
-    env_vars: StringMap = Field(default_factory=dict)
+    env_vars: SecretMap = Field(default_factory=dict)
     town_id: str | None = None
     gastown_api_url: str | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
 
-__all__ = ["StringMap", "Timestamp", "Wire", "iso"]
+__all__ = ["Timestamp", "Wire", "iso"]
 
 
 class Wire(BaseModel):
@@ -29,13 +29,3 @@ def iso(moment: datetime) -> str:
 
 
 Timestamp = Annotated[datetime, PlainSerializer(iso, return_type=str, when_used="json")]
-
-
-def _only_strings(value: object) -> object:
-    """Old orchestrators send null for variables that are not set; those are dropped."""
-    if isinstance(value, dict):
-        return {key: item for key, item in value.items() if item is not None}
-    return value
-
-
-StringMap = Annotated[dict[str, str], BeforeValidator(_only_strings)]

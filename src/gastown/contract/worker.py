@@ -8,7 +8,8 @@ from pydantic import Field
 
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.identifiers import AgentId
-from gastown.contract.wire import StringMap, Timestamp, Wire
+from gastown.contract.secret import Secret, SecretMap
+from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
     "ACCEPTS_BATCHES",
@@ -42,7 +43,7 @@ class RegistryEntry(Wire):
     agent_id: AgentId
     request: StartAgentRequest
     workdir: str = Field(min_length=1, max_length=4096)
-    env: StringMap = Field(default_factory=dict)
+    env: SecretMap = Field(default_factory=dict)
 
 
 class MayorContext(Wire):
@@ -57,16 +58,16 @@ class MayorContext(Wire):
     agent_id: AgentId | None = None
     model: str | None = None
     small_model: str | None = None
-    kilocode_token: str | None = None
+    kilocode_token: Secret | None = None
     organization_id: str | None = None
-    github_token: str | None = None
-    github_cli_pat: str | None = None
-    gitlab_token: str | None = None
-    gitlab_instance_url: str | None = None
+    github_token: Secret | None = None
+    github_cli_pat: Secret | None = None
+    gitlab_token: Secret | None = None
+    gitlab_instance_url: str | None = Field(default=None, repr=False)
     git_author_name: str | None = None
     git_author_email: str | None = None
     disable_ai_coauthor: bool = False
-    env_vars: StringMap = Field(default_factory=dict)
+    env_vars: SecretMap = Field(default_factory=dict)
     name: str | None = None
     rig_id: str | None = None
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.git.errors import GitError, GitFailed, failure
 from gastown.git.progress import OnProgress, read_progress
 from gastown.logs import redacted
@@ -62,7 +63,7 @@ class GitRunner(Protocol):
         cwd: str,
         env: Mapping[str, str],
         config: Iterable[tuple[str, str]] = (),
-        secrets: Iterable[str] = (),
+        secrets: Iterable[Secret] = (),
         on_progress: OnProgress | None = None,
     ) -> str: ...
 
@@ -83,7 +84,7 @@ async def run_git(
     cwd: str,
     env: Mapping[str, str],
     config: Iterable[tuple[str, str]] = (),
-    secrets: Iterable[str] = (),
+    secrets: Iterable[Secret] = (),
     on_progress: OnProgress | None = None,
 ) -> str:
     """Run git in `cwd` and return its stdout, up to 16 MiB. `env` needs PATH; no configuration of a user or of

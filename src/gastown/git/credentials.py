@@ -19,6 +19,7 @@ import trio
 
 from gastown.concurrency.locks import NamedLocks
 from gastown.contract.git import Remote
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 
 __all__ = ["OWN", "GitCredentials", "Login", "TokenSource"]
@@ -35,7 +36,7 @@ OWN = "-"
 class TokenSource(Protocol):
     """Where tokens come from. Each call has its own deadline, logs why it failed, and returns None then."""
 
-    async def renewed(self, rig_id: str) -> str | None: ...
+    async def renewed(self, rig_id: str) -> Secret | None: ...
     async def integration(self, integration_id: str) -> GitAuth | None: ...
 
 
@@ -44,7 +45,7 @@ class Login:
     """What git sends. The user name says which kind of token it is, and is not secret."""
 
     username: str
-    password: str = field(repr=False)
+    password: Secret
 
 
 @dataclass
@@ -56,11 +57,11 @@ class _Rig:
     remote: Remote
     address: Login | None = None
     integration_id: str | None = None
-    given: dict[str, str] = field(default_factory=dict, repr=False)
-    platform: GitAuth | None = field(default=None, repr=False)
-    renewed: str | None = field(default=None, repr=False)
+    given: dict[str, Secret] = field(default_factory=dict)
+    platform: GitAuth | None = None
+    renewed: Secret | None = None
     asked_at: float = float("-inf")
-    refused: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS), repr=False)
+    refused: deque[Secret] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS))
 
 
 class GitCredentials:
@@ -78,7 +79,7 @@ class GitCredentials:
         rig_id: str,
         remote: Remote,
         *,
-        given: Mapping[str, str] | None = None,
+        given: Mapping[str, Secret] | None = None,
         integration_id: str | None = None,
     ) -> None:
         """Take what a request says about a rig. What it does not say stays as it was."""
@@ -162,14 +163,14 @@ class GitCredentials:
             best = self._best(rig)
             return best is not None and best.password not in rig.refused
 
-    def secrets(self) -> Iterator[str]:
+    def secrets(self) -> Iterator[Secret]:
         """Every value that must never be seen, for redaction."""
         for rig in self._rigs.values():
             for login in self._candidates(rig):
                 yield login.password
             yield from rig.refused
 
-    def _refused(self, rig_id: str, rig: _Rig, token: str) -> None:
+    def _refused(self, rig_id: str, rig: _Rig, token: Secret) -> None:
         if token not in rig.refused:
             rig.refused.append(token)
             log.info("git.token_refused", rig_id=rig_id)
@@ -215,9 +216,10 @@ class GitCredentials:
             yield Login("oauth2", auth.gitlab_token)
 
     def _is_gitlab(self, host: str, rig: _Rig) -> bool:
+        instance = rig.given.get("GITLAB_INSTANCE_URL")
         instances = (
             self._town().gitlab_instance_url,
-            rig.given.get("GITLAB_INSTANCE_URL"),
+            instance.reveal() if instance else None,
             rig.platform.gitlab_instance_url if rig.platform else None,
         )
         return host == "gitlab.com" or host in [_host_of(url) for url in instances if url]
@@ -228,8 +230,8 @@ _GITLAB_NAMES = ("GITLAB_TOKEN", "GIT_TOKEN")
 _GIVEN = {*_GITHUB_NAMES, *_GITLAB_NAMES, "GITLAB_INSTANCE_URL"}
 
 
-def _digest(password: str) -> str:
-    return hashlib.sha256(password.encode()).hexdigest()
+def _digest(password: Secret) -> str:
+    return hashlib.sha256(password.reveal().encode()).hexdigest()
 
 
 def _is_github(host: str) -> bool:

@@ -73,7 +73,7 @@ async def _reply(credentials: GitCredentials, access: HelperAccess, asked: dict[
     login = await credentials.login(rig_id, agent_id, origin, asked.get("path", ""))
     asker = "gastown" if agent_id.startswith(OWN) else agent_id
     log.info("git.credentials_asked", rig_id=rig_id, asker=asker, origin=origin, given=login is not None)
-    return {"username": login.username, "password": login.password} if login is not None else {}
+    return {"username": login.username, "password": login.password.reveal()} if login is not None else {}
 
 
 async def _line(stream: trio.SocketStream) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gastown.contract.agents import Rig, Role, StartAgentRequest
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
 
@@ -25,7 +26,7 @@ __all__ = [
 DEFAULT_MODEL = "anthropic/claude-sonnet-4.6"
 DEFAULT_SMALL_MODEL = "anthropic/claude-haiku-4.5"
 
-STAND_IN_TOKEN = "stand-in"  # noqa: S105  a placeholder: the gateway stand-in knows it, nobody else does
+STAND_IN_TOKEN = Secret("stand-in")  # a placeholder: the gateway stand-in knows it, nobody else does
 """The gateway token of a town without a real one, so that its mayor can be prewarmed all the same."""
 
 MAYOR_PROMPT = """\
@@ -50,23 +51,23 @@ class RigRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TownRecord:
-    """A town as the store knows it. What is secret stays out of its `repr`."""
+    """A town as the store knows it."""
 
     id: str
     name: str
     mayor_agent_id: str | None = None
     mayor_session_id: str | None = None
-    kilocode_token: str | None = field(default=None, repr=False)
+    kilocode_token: Secret | None = None
     organization_id: str | None = None
     default_model: str | None = None
     small_model: str | None = None
     role_models: Mapping[str, str] = field(default_factory=dict[str, str])
-    git_auth: GitAuth = field(default_factory=GitAuth, repr=False)
-    github_cli_pat: str | None = field(default=None, repr=False)
+    git_auth: GitAuth = field(default_factory=GitAuth)
+    github_cli_pat: Secret | None = None
     git_author_name: str | None = None
     git_author_email: str | None = None
     disable_ai_coauthor: bool = False
-    env_vars: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    env_vars: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
     rigs: tuple[RigRecord, ...] = ()
 
 
@@ -140,7 +141,7 @@ def mayor_start_request(context: MayorContext, town: TownRecord, prompt: str) ->
     )
 
 
-def _variables(context: MayorContext) -> dict[str, str]:
+def _variables(context: MayorContext) -> dict[str, Secret]:
     """The custom variables, and over them the credentials that are there."""
     credentials = {
         "KILOCODE_TOKEN": context.kilocode_token,
@@ -148,7 +149,7 @@ def _variables(context: MayorContext) -> dict[str, str]:
         "GITHUB_TOKEN": context.github_token,
         "GITHUB_CLI_PAT": context.github_cli_pat,
         "GITLAB_TOKEN": context.gitlab_token,
-        "GITLAB_INSTANCE_URL": context.gitlab_instance_url,
+        "GITLAB_INSTANCE_URL": Secret(context.gitlab_instance_url or ""),
     }
     return dict(context.env_vars) | {name: value for name, value in credentials.items() if value}
 

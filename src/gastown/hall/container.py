@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL
 
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.hall.config import TownRecord
 from gastown.hall.dispatch import DispatchError
 from gastown.hall.server import PortTaken
@@ -74,7 +75,7 @@ class ContainerOptions:
     environment are the town's agents; none is left behind.
     """
 
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     log: Path
     homes: Path
     drain_seconds: float
@@ -145,7 +146,7 @@ def base_environment(given: Mapping[str, str]) -> dict[str, str]:
 def container_environment(
     base: Mapping[str, str],
     town: TownRecord,
-    token: str,
+    token: Secret,
     *,
     api_url: str,
     stand_in: bool,
@@ -159,14 +160,14 @@ def container_environment(
     own = {
         "GASTOWN_API_URL": api_url,
         "GASTOWN_TOWN_ID": town.id,
-        "GASTOWN_CONTAINER_TOKEN": token,
+        "GASTOWN_CONTAINER_TOKEN": token.reveal(),
         "GASTOWN_CONTROL_HOST": "127.0.0.1",
         "GASTOWN_CONTROL_PORT": str(port),
         "GASTOWN_WORKSPACE_ROOT": str(data_dir / "rigs"),
         "GASTOWN_AGENT_HOME_ROOT": str(data_dir / "homes"),
         # It watches this process and ends when it is gone, also after a SIGKILL.
         "GASTOWN_PARENT_PID": str(os.getpid()),
-        "KILOCODE_TOKEN": town.kilocode_token,
+        "KILOCODE_TOKEN": town.kilocode_token.reveal() if town.kilocode_token else None,
         "GASTOWN_ORGANIZATION_ID": town.organization_id,
         "KILO_API_URL": api_url if stand_in else base.get("KILO_API_URL"),
     }

@@ -10,6 +10,7 @@ from typing import cast
 from quart import current_app
 from quart_trio import QuartTrio
 
+from gastown.contract.secret import Secret
 from gastown.hall.store import Store
 
 __all__ = ["HallApp", "HallContext", "StandIn", "context"]
@@ -20,7 +21,7 @@ class StandIn:
     """How the gateway stand-in answers: over how many seconds an answer is stretched, and to which token."""
 
     turn_seconds: float = 0.0
-    token: str
+    token: Secret
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from gastown.contract.agents import AgentStatus, MessageRequest, PublicAgent, StartAgentRequest
 from gastown.contract.events import AgentEvent, EventPage
+from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import Health, RefreshAnswer, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
 
@@ -60,7 +61,7 @@ class Dispatch:
         body = MessageRequest(prompt=prompt)
         await self._call("POST", f"/agents/{agent_id}/message", _MESSAGE_SECONDS, body, config)
 
-    async def refresh_token(self, token: str, town_id: str) -> RefreshAnswer:
+    async def refresh_token(self, token: Secret, town_id: str) -> RefreshAnswer:
         """Give the container its next token; aborted after 10 s, like a real caller's."""
         body = RefreshTokenRequest(token=token, town_id=town_id)
         return _parse(RefreshAnswer, await self._call("POST", "/refresh-token", REFRESH_SECONDS, body))
@@ -96,11 +97,11 @@ class Dispatch:
         config: TownConfig | None = None,
     ) -> httpx2.Response:
         call = f"{method} {path}"
-        headers = {} if config is None else {"X-Town-Config": json.dumps(config.model_dump(mode="json"))}
+        headers = {} if config is None else {"X-Town-Config": json.dumps(reveal_json(config))}
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
-            content = json.dumps(body.model_dump(mode="json", by_alias=True))
+            content = json.dumps(reveal_json(body, by_alias=True))
         try:
             with trio.fail_after(seconds):
                 response = await self._client.request(method, path, headers=headers, content=content)

@@ -14,6 +14,7 @@ import trio
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
+from gastown.contract.secret import Secret
 from gastown.hall.answers import Refusal, answer, read_json
 from gastown.hall.config import DEFAULT_MODEL, DEFAULT_SMALL_MODEL
 from gastown.hall.context import StandIn, context
@@ -51,7 +52,8 @@ async def chat_completions() -> Response:
     stand_in = context().stand_in
     if stand_in is None:
         raise Refusal(404, "Not found")
-    if request.headers.get("Authorization") != f"Bearer {stand_in.token}":
+    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+    if scheme != "Bearer" or Secret(shown) != stand_in.token:
         # In the shape that a client of a gateway reads: an object with a message.
         return answer({"error": {"message": "Not the gateway token of this town", "code": 401}}, 401)
     body = await read_json()

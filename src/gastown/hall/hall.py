@@ -6,11 +6,12 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gastown.contract.agents import PublicAgent
+from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER, create_app
 from gastown.hall.config import STAND_IN_TOKEN, TownRecord, mayor_context, mayor_start_request, town_config
 from gastown.hall.context import HallContext, StandIn
@@ -41,7 +42,7 @@ class HallOptions:
     town_id: str = "town"
     host: str = "127.0.0.1"
     port: int = 0
-    kilocode_token: str | None = field(default=None, repr=False)
+    kilocode_token: Secret | None = None
     organization_id: str | None = None
     default_model: str | None = None
     turn_seconds: float = 0.0
@@ -66,7 +67,7 @@ class Hall:
             raise LookupError(f"town {self.town_id} is gone from the store")
         return town
 
-    async def container_token(self) -> str:
+    async def container_token(self) -> Secret:
         """A new token for the town's container."""
         secret = await self.store.jwt_secret(self.town_id)
         if secret is None:
@@ -116,12 +117,12 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
                 )
 
 
-async def _settle_town(store: Store, options: HallOptions) -> str | None:
+async def _settle_town(store: Store, options: HallOptions) -> Secret | None:
     """Make the town the first time, change what is given, and return its gateway token."""
     await store.create_town(
         options.town_id,
         name=options.town_id,
-        jwt_secret=secrets.token_urlsafe(48),
+        jwt_secret=Secret(secrets.token_urlsafe(48)),
         mayor_agent_id=f"mayor-{secrets.token_hex(4)}",
     )
     changes: TownChanges = {}

@@ -16,6 +16,7 @@ from typing import Any, TypedDict, TypeVar
 
 import trio
 
+from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.config import RigRecord, TownRecord
@@ -42,8 +43,6 @@ _TOWN = """
       FROM towns WHERE id = ?
 """
 
-_JSON_COLUMNS = frozenset({"role_models", "git_auth", "env_vars"})
-
 
 class StoreError(Exception):
     """The file cannot be used: not writable, no database, or of a newer hall. One clear sentence."""
@@ -54,17 +53,17 @@ class TownChanges(TypedDict, total=False):
 
     name: str
     mayor_session_id: str | None
-    kilocode_token: str | None
+    kilocode_token: Secret | None
     organization_id: str | None
     default_model: str | None
     small_model: str | None
     role_models: dict[str, str]
-    git_auth: dict[str, str]
-    github_cli_pat: str | None
+    git_auth: GitAuth
+    github_cli_pat: Secret | None
     git_author_name: str | None
     git_author_email: str | None
     disable_ai_coauthor: bool
-    env_vars: dict[str, str]
+    env_vars: dict[str, Secret]
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,16 @@ class Store:
         self._now = now
         self._one_at_a_time = trio.CapacityLimiter(1)
 
-    async def create_town(self, town_id: str, *, name: str, jwt_secret: str, mayor_agent_id: str | None) -> bool:
+    async def create_town(
+        self, town_id: str, *, name: str, jwt_secret: Secret, mayor_agent_id: str | None
+    ) -> bool:
         """Create the town unless it exists; True when it was created."""
         sql = (
             "INSERT INTO towns (id, name, created_at, jwt_secret, mayor_agent_id) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT DO NOTHING"
         )
-        return await self._write(sql, (town_id, name, iso(self._now()), jwt_secret, mayor_agent_id)) == 1
+        values = (town_id, name, iso(self._now()), jwt_secret.reveal(), mayor_agent_id)
+        return await self._write(sql, values) == 1
 
     async def town(self, town_id: str) -> TownRecord | None:
         """The town and its rigs, read by one query; None when there is no such town."""
@@ -109,15 +111,15 @@ class Store:
             raise ValueError(f"not settings of a town: {sorted(unknown)}")
         if not changes:
             return
-        values = [json.dumps(value) if key in _JSON_COLUMNS else value for key, value in changes.items()]
+        values = [_stored(value) for value in changes.values()]
         columns = ", ".join(f"{key} = ?" for key in changes)
         sql = f"UPDATE towns SET {columns} WHERE id = ?"  # noqa: S608  the names were checked above
         await self._write(sql, (*values, town_id))
 
-    async def jwt_secret(self, town_id: str) -> str | None:
+    async def jwt_secret(self, town_id: str) -> Secret | None:
         """What signs the town's container tokens; nothing else needs it."""
         rows = await self._read("SELECT jwt_secret FROM towns WHERE id = ?", (town_id,))
-        return str(rows[0]["jwt_secret"]) if rows else None
+        return Secret(rows[0]["jwt_secret"]) if rows else None
 
     async def save_rig(self, town_id: str, rig: RigRecord) -> None:
         """Add the rig to the town, or replace the one of that id."""
@@ -273,11 +275,24 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.commit()
 
 
+def _stored(value: object) -> object:
+    """A setting of a town as its column holds it."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, GitAuth):
+        return json.dumps(reveal_json(value, exclude_none=True))
+    if isinstance(value, dict):
+        return json.dumps({name: _stored(item) for name, item in value.items()})
+    return value
+
+
 def _town_record(row: sqlite3.Row) -> TownRecord:
     values: dict[str, Any] = dict(row)
     values["disable_ai_coauthor"] = bool(values["disable_ai_coauthor"])
     values["role_models"] = json.loads(values["role_models"])
-    values["env_vars"] = json.loads(values["env_vars"])
+    for name in ("kilocode_token", "github_cli_pat"):
+        values[name] = None if values[name] is None else Secret(values[name])
+    values["env_vars"] = {name: Secret(value) for name, value in json.loads(values["env_vars"]).items()}
     values["git_auth"] = GitAuth.model_validate_json(values["git_auth"])
     values["rigs"] = tuple(
         RigRecord(

@@ -9,6 +9,8 @@ from typing import Any
 import jwt
 import jwt.types
 
+from gastown.contract.secret import Secret
+
 __all__ = ["LIFETIME", "REFRESH_WINDOW", "InvalidToken", "claimed_town", "mint", "verify"]
 
 LIFETIME = timedelta(hours=8)
@@ -24,7 +26,7 @@ class InvalidToken(Exception):
     """The token is not one of ours, or no longer. The text never quotes it."""
 
 
-def mint(secret: str, town_id: str, now: datetime) -> str:
+def mint(secret: Secret, town_id: str, now: datetime) -> Secret:
     """A token for the container of `town_id`, good for eight hours from `now` (which must be aware)."""
     claims = {
         # Two tokens of one second must differ: a refresh with the same token would change nothing.
@@ -34,10 +36,10 @@ def mint(secret: str, town_id: str, now: datetime) -> str:
         "iat": int(now.timestamp()),
         "exp": int((now + LIFETIME).timestamp()),
     }
-    return jwt.encode(claims, secret, algorithm=_ALGORITHM)
+    return Secret(jwt.encode(claims, secret.reveal(), algorithm=_ALGORITHM))
 
 
-def claimed_town(token: str) -> str:
+def claimed_town(token: Secret) -> str:
     """The town that `token` says it is for. Not verified: it only tells whose secret to verify with."""
     claims = _decode(token, None)
     town = claims.get("sub")
@@ -46,7 +48,7 @@ def claimed_town(token: str) -> str:
     return town
 
 
-def verify(token: str, secret: str, now: datetime, expired_by: timedelta = timedelta()) -> str:
+def verify(token: Secret, secret: Secret, now: datetime, expired_by: timedelta = timedelta()) -> str:
     """The town whose container holds `token`; InvalidToken when it is not (or no longer) valid.
 
     `expired_by` is how long ago it may have expired.
@@ -65,7 +67,7 @@ def verify(token: str, secret: str, now: datetime, expired_by: timedelta = timed
     return town
 
 
-def _decode(token: str, secret: str | None) -> dict[str, Any]:
+def _decode(token: Secret, secret: Secret | None) -> dict[str, Any]:
     # The times are checked by the caller and not by PyJWT, which would ask the machine's clock and not ours.
     options: jwt.types.Options = {
         "verify_signature": secret is not None,
@@ -74,6 +76,7 @@ def _decode(token: str, secret: str | None) -> dict[str, Any]:
         "verify_nbf": False,
     }
     try:
-        return jwt.decode(token, secret or "", algorithms=[_ALGORITHM], options=options)
+        key = secret.reveal() if secret is not None else ""
+        return jwt.decode(token.reveal(), key, algorithms=[_ALGORITHM], options=options)
     except (jwt.InvalidTokenError, ValueError, RecursionError):
         raise InvalidToken("the token is not one of this hall") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from gastown.contract.identifiers import is_identifier
+from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
 from gastown.hall.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
 from gastown.hall.container import REFUSED, ContainerDied
@@ -115,7 +116,7 @@ def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> Hall
         data_dir=(args.dir or state / "gastown" / args.town).absolute(),
         town_id=args.town,
         port=port,
-        kilocode_token=env.get("KILOCODE_TOKEN") or None,
+        kilocode_token=Secret(env["KILOCODE_TOKEN"]) if env.get("KILOCODE_TOKEN") else None,
         organization_id=env.get("GASTOWN_ORGANIZATION_ID"),
         default_model=args.model,
         turn_seconds=args.turn_seconds,
@@ -171,8 +172,8 @@ async def _variables(hall: Hall) -> str:
     variables = {
         "GASTOWN_API_URL": hall.url,
         "GASTOWN_TOWN_ID": hall.town_id,
-        "GASTOWN_CONTAINER_TOKEN": await hall.container_token(),
-        "KILOCODE_TOKEN": town.kilocode_token,
+        "GASTOWN_CONTAINER_TOKEN": (await hall.container_token()).reveal(),
+        "KILOCODE_TOKEN": town.kilocode_token.reveal() if town.kilocode_token else None,
         "GASTOWN_ORGANIZATION_ID": town.organization_id,
         "KILO_API_URL": hall.url if hall.stand_in else None,
     }

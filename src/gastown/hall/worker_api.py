@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from quart import Blueprint, Response, request
 
 from gastown.contract.identifiers import is_identifier
+from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.worker import RegistryEntry
 from gastown.hall.answers import Refusal, answer, issues, read_bytes, read_json
 from gastown.hall.config import TownRecord, mayor_context
@@ -37,14 +38,15 @@ worker_api = Blueprint("worker_api", __name__, url_prefix="/api/towns/<town_id>"
 @worker_api.before_request
 async def require_token() -> None:
     """401 without a token of this hall, 403 with that of another town. A refresh may come an hour late."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not shown:
         raise Refusal(401, "A container token is needed")
     late = REFRESH_WINDOW if request.endpoint == f"{worker_api.name}.{_REFRESH}" else timedelta()
     try:
         # An unknown town gets a secret that nobody has.
+        token = Secret(shown)
         secret = await context().store.jwt_secret(claimed_town(token))
-        town_id = verify(token, secret or secrets.token_hex(), context().now(), late)
+        town_id = verify(token, secret or Secret(secrets.token_hex()), context().now(), late)
     except InvalidToken as error:
         raise Refusal(401, f"Not a valid container token: {error}") from None
     if town_id != (request.view_args or {}).get("town_id"):
@@ -81,7 +83,7 @@ async def post_registry(town_id: str) -> Response:
 async def get_mayor_id(town_id: str) -> Response:
     """What the mayor's next start will bring."""
     found = mayor_context(await _town(town_id))
-    return answer(found.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    return answer(reveal_json(found, by_alias=True, exclude_unset=True))
 
 
 @worker_api.get(f"{_AGENT}/db-snapshot")
@@ -131,7 +133,7 @@ async def refresh_token(town_id: str) -> Response:
     secret = await store.jwt_secret(town_id)
     if secret is None:
         raise Refusal(404, "Not found")
-    return answer({"data": {"token": mint(secret, town_id, now)}})
+    return answer({"data": {"token": mint(secret, town_id, now).reveal()}})
 
 
 @worker_api.post("/rigs/<rig_id>/refresh-git-token")
@@ -140,7 +142,7 @@ async def refresh_git_token(town_id: str, **_path: str) -> Response:
     token = (await _town(town_id)).git_auth.github_token
     if not token:
         raise Refusal(404, "The town has no git token")
-    return answer({"data": {"token": token}})
+    return answer({"data": {"token": token.reveal()}})
 
 
 @worker_api.post("/<any('container-ready','container-eviction'):report>")

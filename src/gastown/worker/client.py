@@ -12,6 +12,7 @@ import pydantic
 import structlog
 import trio
 
+from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.worker import (
     ACCEPTS_BATCHES,
     ACCEPTS_HEADER,
@@ -91,7 +92,7 @@ class WorkerClient:
         return Registry(tuple(entries), len(rows) - len(entries))
 
     async def write_registry(self, entries: list[RegistryEntry]) -> None:
-        body = [entry.model_dump(mode="json", by_alias=True, exclude_none=True) for entry in entries]
+        body = [reveal_json(entry, by_alias=True, exclude_none=True) for entry in entries]
         await self._json("POST", "/container-registry", body)
 
     async def mayor_context(self) -> MayorContext:
@@ -179,7 +180,7 @@ class WorkerClient:
         except pydantic.ValidationError as error:
             raise WorkerError(f"GET {path}", f"unusable answer: {_problems(error)}", transient=False) from None
 
-    async def git_token(self, rig_id: str) -> str:
+    async def git_token(self, rig_id: str) -> Secret:
         """A new git token for a rig."""
         path = f"/rigs/{rig_id}/refresh-git-token"
         body = await self._json("POST", path, {})
@@ -187,7 +188,7 @@ class WorkerClient:
         token = data.get("token") if isinstance(data, dict) else None
         if not isinstance(token, str) or not token:
             raise WorkerError(f"POST {path}", "the answer has no token", transient=False)
-        return token
+        return Secret(token)
 
     async def refresh_token(self) -> None:
         """Fetch a new container token and make it live. The present one may be just expired."""
@@ -199,7 +200,7 @@ class WorkerClient:
             token = None
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise WorkerError("POST /refresh-container-token", "the answer has no token", transient=False)
-        self._credentials.replace_token(token)
+        self._credentials.replace_token(Secret(token))
         log.info("token.refreshed", generation=self._credentials.current.generation)
 
     async def _json(self, method: str, path: str, body: Any = None) -> Any:
@@ -221,7 +222,7 @@ class WorkerClient:
             answer = await self._once(method, path, body, agent)
         return answer
 
-    async def renew_token(self, refused: str | None, call: str = "a call of an agent") -> None:
+    async def renew_token(self, refused: Secret | None, call: str = "a call of an agent") -> None:
         """Have a newer token than the one that `call` was refused with.
 
         Who waits for somebody else's refresh finds its token. Where it fails, it is the call that was refused.
@@ -239,7 +240,8 @@ class WorkerClient:
             raise WorkerError(call, problem, transient=error.transient, status=401) from error
 
     async def _once(self, method: str, path: str, body: Any, agent: tuple[str, str] | None) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {self._credentials.current.container_token or ''}"}
+        token = self._credentials.current.container_token
+        headers = {"Authorization": f"Bearer {token.reveal() if token else ''}"}
         if agent is not None:
             headers |= {"X-Gastown-Rig-Id": agent[0], "X-Gastown-Agent-Id": agent[1]}
         if body is not None:

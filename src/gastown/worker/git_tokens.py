@@ -7,6 +7,7 @@ import pydantic
 import structlog
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.tokens import LiveCredentials
@@ -32,7 +33,7 @@ class GitTokens:
         live: LiveCredentials,
         *,
         cloud_url: str | None,
-        kilocode_token: str | None,
+        kilocode_token: Secret | None,
     ) -> None:
         self._worker = worker
         self._client = client
@@ -40,7 +41,7 @@ class GitTokens:
         self._cloud_url = cloud_url
         self._kilocode_token = kilocode_token
 
-    async def renewed(self, rig_id: str) -> str | None:
+    async def renewed(self, rig_id: str) -> Secret | None:
         """A new token for a rig, from the worker."""
         if self._worker is None:
             return None
@@ -63,11 +64,11 @@ class GitTokens:
             log.warning("git.integration_failed", reason=_reason(error))
             return None
 
-    async def _ask(self, cloud_url: str, token: str, integration_id: str) -> GitAuth:
+    async def _ask(self, cloud_url: str, token: Secret, integration_id: str) -> GitAuth:
         answer = await self._client.post(
             f"{cloud_url.rstrip('/')}/api/gastown/git-credentials",
             json={"platform_integration_id": integration_id},
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token.reveal()}"},
             timeout=None,
         )
         answer.raise_for_status()

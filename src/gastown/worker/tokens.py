@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
 
@@ -26,13 +27,13 @@ class Credentials:
     and are gone from it: a stored request may still name them, and no child gets them any more.
     """
 
-    container_token: str | None = field(default=None, repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    town: TownConfig = field(default_factory=TownConfig, repr=False)
+    container_token: Secret | None = None
+    session_token: Secret | None = None
+    town: TownConfig = field(default_factory=TownConfig)
     retired_names: frozenset[str] = frozenset()
     generation: int = 0
 
-    def secrets(self) -> Iterator[str]:
+    def secrets(self) -> Iterator[Secret]:
         """Every value that must never be seen, for the log's redaction."""
         town = self.town
         for value in (
@@ -53,7 +54,7 @@ class LiveCredentials:
     def __init__(self, initial: Credentials) -> None:
         self.current = initial
 
-    def replace_token(self, token: str) -> None:
+    def replace_token(self, token: Secret) -> None:
         """From now on every call to the worker carries `token`."""
         self._replace(container_token=token)
 
@@ -90,10 +91,10 @@ class LiveCredentials:
         self.current = replace(self.current, generation=self.current.generation + 1, **changes)
 
 
-def expiry(token: str) -> float | None:
+def expiry(token: Secret) -> float | None:
     """The `exp` of a JWT in epoch seconds; None when there is none to read. The signature is not our concern."""
     try:
-        payload = token.split(".")[1]
+        payload = token.reveal().split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return float(claims["exp"])
     except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
