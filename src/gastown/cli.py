@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve() -> int:
+    import structlog
     import trio
 
     from gastown import logs
@@ -60,6 +61,9 @@ def _serve() -> int:
         trio.run(serve, settings)
     except (CannotListen, KiloMissing) as error:
         return _complain(str(error))
+    except Exception as error:  # noqa: BLE001 - Python's own traceback would bypass the log, and its redaction
+        structlog.get_logger().critical("container.crashed", exc_info=error)
+        return 1
     return 0
 
 

@@ -73,7 +73,7 @@ from gastown.worker.snapshots import Snapshots
 from gastown.worker.telemetry import open_telemetry
 from gastown.worker.tokens import Credentials, LiveCredentials
 
-__all__ = ["Open", "Parts", "drain_parts", "open_town", "serve"]
+__all__ = ["Open", "Parts", "drain_parts", "live_secrets", "open_town", "serve"]
 
 log = structlog.get_logger()
 
@@ -315,7 +315,7 @@ async def serve(settings: Settings) -> None:
             process_start=trio.current_time() - _process_age(),
         )
         async with open_town(parts) as opened:
-            logs.configure(lambda: _secrets(settings, opened.town.services))
+            logs.configure(lambda: live_secrets(settings, opened.town))
             leaving = opened.town.drain.leaving
             async with trio.open_nursery() as watches:
                 await watches.start(leaving.heed_signals, name="signals")
@@ -343,12 +343,17 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
         stop.set()
 
 
-def _secrets(settings: Settings, services: AgentServices) -> list[Secret]:
+def live_secrets(settings: Settings, town: Town) -> list[Secret]:
     """Every value that must not be seen in the log, at this moment."""
-    fixed = [settings.kilocode_token] if settings.kilocode_token is not None else []
+    services = town.services
     bearers = services.broker.grants.bearers() if services.broker is not None else []
-    git = services.repositories.tools.credentials
-    return [*fixed, *services.credentials.current.secrets(), *git.secrets(), *bearers]
+    return [
+        *settings.secrets(),
+        *services.credentials.current.secrets(),
+        *services.repositories.tools.credentials.secrets(),
+        *town.roster.secrets(),
+        *bearers,
+    ]
 
 
 async def _hydrate(hydration: Hydration | None, scope: trio.CancelScope) -> None:

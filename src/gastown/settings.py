@@ -159,6 +159,10 @@ class Settings(BaseSettings):
             raise ValueError("must begin with http:// or https://")
         return value
 
+    def secrets(self) -> list[secret.Secret]:
+        """Every secret among them, for the log's redaction."""
+        return [value for _, value in self if isinstance(value, secret.Secret)]
+
     @property
     def path(self) -> str:
         return self.base_env["PATH"]

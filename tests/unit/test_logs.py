@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Callable, Iterator
 from io import StringIO
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 import structlog
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gastown import logs
 from gastown.contract.secret import Secret
-from gastown.logs import redacted
+from gastown.logs import RedactingFormatter, Redactor, redacted
 from tests.fakes.worker import token_until
 
 
@@ -41,7 +47,19 @@ def logged(stream: StringIO, **values: Any) -> dict[str, Any]:
         ("ghp_0123456789ab and glpat-0123456789ab", "[redacted] and [redacted]"),
         ("github_pat_0123456789ab", "[redacted]"),
         ("a live-secret here", "a [redacted] here"),
+        ("https://just-a-token@git.test/r.git", "https://[redacted]@git.test/r.git"),
+        ("https://me:p@ss@git.test/r.git", "https://[redacted]@git.test/r.git"),
+        (
+            "x-access-token:abc@git.test and oauth2:def@gl.test",
+            "x-access-token:[redacted]@git.test and oauth2:[redacted]@gl.test",
+        ),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic [redacted]"),
+        ("glpat-0123456789ab.01.0a1b2c3", "[redacted]"),
+        ("key sk-ant-0123456789abcdef0", "key [redacted]"),
+        ("gtb.0123456789abcdef.abc-DEF_1", "[redacted]"),
+        ("GIT_TOKEN=abc DB_PASSWORD=def", "GIT_TOKEN=[redacted] DB_PASSWORD=[redacted]"),
         ("nothing to hide: http://host:80/a@b", "nothing to hide: http://host:80/a@b"),
+        ("task-force-of-many-people, desk-lamp-with-a-bulb", "task-force-of-many-people, desk-lamp-with-a-bulb"),
         ("", ""),
     ],
 )
@@ -83,6 +101,124 @@ def test_an_exceptions_traceback_hides_no_secret(stream: StringIO) -> None:
     assert "ValueError" in text
     assert "live-secret" not in text
     assert "eyJ" not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eyJhbGciOi.eyJzdWIi.c2ln", "Bearer abc", "bearer abc", "Basic dXNlcjpwYXNz", "basic dXNlcjpwYXNz",
+        "ghp_0123456789ab", "gho_0123456789ab", "ghu_0123456789ab", "ghs_0123456789ab", "ghr_0123456789ab",
+        "github_pat_0123456789ab", "glpat-0123456789ab", "gldt-0123456789ab", "sk-0123456789abcdef", "gtb.0a.b",
+        "https://u:p@h/", "x-access-token:abc", "oauth2:abc", "A_TOKEN=b", "A_PASSWORD=b", "A_SECRET=b",
+    ],
+)  # fmt: skip
+def test_no_shape_is_without_a_sign_that_makes_a_line_suspicious(text: str) -> None:
+    assert redacted(text) != text
+    assert Redactor().remedy(text) is not None
+
+
+SECRETS = st.text(min_size=6, max_size=60).filter(lambda text: text not in "[redacted]" and text.strip())
+WAYS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "in a URL": lambda secret: quote(secret, safe="", errors="surrogatepass"),
+    "in a path": lambda secret: quote(secret, errors="surrogatepass"),
+    "in a form": lambda secret: quote_plus(secret, errors="surrogatepass"),
+    "in a URL, with small letters": lambda secret: re.sub(
+        "%..", lambda found: found[0].lower(), quote(secret, safe="", errors="surrogatepass")
+    ),
+    "in JSON": lambda secret: json.dumps({"key": secret}),
+    "in JSON of UTF-8": lambda secret: json.dumps({"key": secret}, ensure_ascii=False),
+    "in a repr": lambda secret: repr([secret]),
+}
+
+
+@given(
+    SECRETS,
+    st.text(max_size=20),
+    st.sampled_from(sorted(WAYS)),
+    st.sampled_from(["plain", "deep", "key", "error"]),
+)
+@example("one/two three", "x", "in a path", "plain")
+@example("one/two three", "x", "in a form", "plain")
+@example('live\\"ly', "x", "in JSON", "deep")
+def test_a_secret_in_any_spelling_anywhere_is_not_in_the_line(
+    secret: str, around: str, way: str, where: str
+) -> None:
+    stream = StringIO()
+    logs.configure(lambda: [Secret(secret)], stream)
+    said = f"{around}{WAYS[way](secret)}{around}"
+    log = structlog.get_logger()
+    match where:
+        case "plain":
+            log.info("e", v=said)
+        case "deep":
+            log.info("e", v=[{"a": ({"b": said},)}])
+        case "key":
+            log.info("e", v={said: 1})
+        case _:
+            log.info("e", v=ValueError(said))
+    structlog.reset_defaults()
+    texts = "\n".join(_texts(json.loads(stream.getvalue())["v"]))
+    form = {"in JSON": 9, "in JSON of UTF-8": 9}.get(way)
+    written = WAYS[way](secret)
+    core = written[form:-2] if form else written[2:-2] if way == "in a repr" else written
+    assert core not in texts.replace("[redacted]", "\0")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+@given(st.text(max_size=12), SECRETS, st.text(max_size=5))
+def test_the_base64_of_a_basic_login_is_masked_whole(user: str, secret: str, rest: str) -> None:
+    """Also without the word Basic before it, at each of the three places where a group of three may begin."""
+    login = f"{user}:{secret}{rest}".encode("utf-8", "surrogatepass")
+    for encoded in (base64.b64encode(login).decode(), base64.urlsafe_b64encode(login).decode()):
+        assert redacted(f"sent <{encoded}> to it", [Secret(secret)]) == "sent <[redacted]> to it"
+
+
+def test_a_value_that_has_no_text_does_not_cost_the_line(stream: StringIO) -> None:
+    line = logged(stream, value=Secret("live-secret"), more=[Secret("other-secret")])
+    assert line["value"] == "<Secret: TypeError>"
+    assert line["more"] == ["<Secret: TypeError>"]
+
+
+def test_an_exception_group_hides_no_secret(stream: StringIO) -> None:
+    try:
+        raise ExceptionGroup("several", [ValueError("live-secret"), KeyError({"Bearer abcdef": "live-secret"})])
+    except ExceptionGroup:
+        structlog.get_logger().exception("thing.failed")
+    assert "KeyError" in stream.getvalue()
+    assert "live-secret" not in stream.getvalue()
+    assert "abcdef" not in stream.getvalue()
+
+
+def test_a_secret_that_is_a_part_of_another_leaves_nothing_of_it() -> None:
+    assert redacted("abcdef-ghijkl", [Secret("abcdef"), Secret("abcdef-ghijkl")]) == "[redacted]"
+
+
+def test_the_standard_librarys_log_is_redacted_with_its_tracebacks() -> None:
+    stream = StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s", [Secret("live-secret")]))
+    record_to = logging.getLogger(f"{__name__}.apart")
+    record_to.propagate = False
+    record_to.addHandler(handler)
+    try:
+        raise ValueError("with live-secret")
+    except ValueError:
+        record_to.exception("%s and Bearer %s", "live-secret", "abcdef")
+    assert "ValueError" in stream.getvalue()
+    assert "live-secret" not in stream.getvalue()
+    assert "abcdef" not in stream.getvalue()
 
 
 def test_plain_values_stay_what_they_are(stream: StringIO) -> None:

@@ -18,7 +18,7 @@ from gastown.agents.saving import Saving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError
-from gastown.contract.secret import Secret
+from gastown.contract.secret import Secret, credentials_among
 from gastown.git.rig import RigReport
 from gastown.kilo.pool import Lease
 from gastown.kilo.stream import KiloEvent
@@ -53,6 +53,7 @@ class Agent:
     for the moment in which one server takes over from the other: no prompt may be sent then. `returning` is
     set once a server of it has died and it is coming back, or has come back. `repository` is
     there while git works for its start. `ends_told` is how many ends of its turns the worker has been told of.
+    `secrets` are the credentials that its start brought.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Agent:
         self.request = request
         self.workdir = workdir
         self.inherited = inherited
+        self.secrets = tuple(credentials_among({**(inherited or {}), **request.env_vars}))
         self.door: Door | None = None
         self.state = AgentState.STARTING
         self.failure: ControlError | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
@@ -105,6 +105,11 @@ class Roster:
         if agent.is_active:
             agent.evicted = True
             self._cancel(agent, "evicted")
+
+    def secrets(self) -> Iterator[Secret]:
+        """What came with the starts of all agents that are still known, for the log's redaction."""
+        for agent in self._agents.values():
+            yield from agent.secrets
 
     def registry(self) -> list[RegistryEntry]:
         """What a next container must bring back."""

@@ -7,20 +7,23 @@ compares with `==` of `str`, and pickles and shows its value through `vars()`. H
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import BaseModel, BeforeValidator, GetJsonSchemaHandler, GetPydanticSchema, SerializationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["BearerToken", "Secret", "SecretMap", "reveal_json", "reveal_map"]
+__all__ = ["BearerToken", "Secret", "SecretMap", "credentials_among", "reveal_json", "reveal_map"]
 
+_CREDENTIAL_NAME = re.compile(r"TOKEN|SECRET|PASS|KEY|PAT\Z|AUTH|CREDENTIAL|COOKIE|PRIVATE|DSN", re.IGNORECASE)
+_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[^\s/]{16,}", re.DOTALL)
 _TO_A_HOLDER = object()
 """The serialisation context in which secrets are written. Nobody outside of this module has it."""
 
 
-class Secret:
+class Secret:  # noqa: PLW1641 - a hash, where it is seen, tells of equality
     """A text that `reveal()` gives out, and nothing else does.
 
     `repr` is a fixed mask. `str()`, formatting, pickling and JSON raise TypeError: what they made would be a leak,
@@ -34,7 +37,7 @@ class Secret:
         self.__text = text
 
     def reveal(self) -> str:
-        """The text, for the place where it is used. tests/unit/test_house.py lists all of them."""
+        """The text, for the place where it is used. tests/unit/test_secret.py lists all of them."""
         return self.__text
 
     def __bool__(self) -> bool:
@@ -85,6 +88,13 @@ def reveal_json(model: BaseModel, **options: Any) -> Any:
 def reveal_map(secrets: Mapping[str, Secret]) -> dict[str, str]:
     """Variables as a process gets them."""
     return {name: secret.reveal() for name, secret in secrets.items()}
+
+
+def credentials_among(variables: Mapping[str, Secret]) -> Iterator[Secret]:
+    """Those that the log must not show: by their name, or since they look random. `production` is none of them."""
+    for name, secret in variables.items():
+        if _CREDENTIAL_NAME.search(name) or _RANDOM.fullmatch(secret.reveal()):
+            yield secret
 
 
 def _bytes(text: str) -> bytes:

@@ -26,6 +26,7 @@ from gastown.hall.mayor import MayorLost
 from gastown.hall.screen import Screen, open_screen
 from gastown.hall.server import PortTaken
 from gastown.hall.store import StoreError
+from gastown.logs import RedactingFormatter
 
 __all__ = ["add_arguments", "add_hall_arguments", "run", "run_hall"]
 
@@ -69,7 +70,7 @@ def run(args: Namespace, env: Mapping[str, str]) -> int:
     async def command() -> int:
         return await bring_up(options, screen)
 
-    return _run("gastown up", command, options.hall.data_dir)
+    return _run("gastown up", command, options.hall)
 
 
 def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
@@ -90,7 +91,7 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
                     break
         return 0
 
-    return _run("gastown hall", command, options.data_dir)
+    return _run("gastown hall", command, options)
 
 
 def _add_common(parser: ArgumentParser) -> None:
@@ -123,10 +124,11 @@ def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> Hall
     )
 
 
-def _run(name: str, command: Callable[[], Awaitable[int]], data_dir: Path) -> int:
+def _run(name: str, command: Callable[[], Awaitable[int]], options: HallOptions) -> int:
     """Run `command` under Trio; what can go wrong becomes one line on stderr and an exit code."""
-    handler = logging.FileHandler(data_dir / "hall.log", delay=True)  # the directory is made later
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler = logging.FileHandler(options.data_dir / "hall.log", delay=True)  # the directory is made later
+    given = [options.kilocode_token] if options.kilocode_token is not None else []
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", given))
     logger = logging.getLogger(LOGGER)
     logger.addHandler(handler)
     logger.propagate = False

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gastown.contract.secret import Secret
+from gastown.contract.secret import Secret, credentials_among
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
 
@@ -46,6 +46,7 @@ class Credentials:
         ):
             if value:
                 yield value
+        yield from credentials_among(town.env_vars)
 
 
 class LiveCredentials:
