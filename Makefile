@@ -67,6 +67,10 @@ bench: setup ## times a boot: make bench ARGS='--help'
 bench-events: setup ## events a second to websockets and to the worker: make bench-events ARGS='--help'
 	@.venv/bin/python bench/events.py $(ARGS)
 
+.PHONY: bench-broker
+bench-broker: setup ## what the broker adds to a streamed answer: make bench-broker ARGS='--help'
+	@.venv/bin/python bench/broker.py $(ARGS)
+
 .PHONY: bench-git
 bench-git: setup ## times a polecat's start on a repository: make bench-git ARGS='--help'
 	@.venv/bin/python -m bench.git $(ARGS)

@@ -20,6 +20,7 @@ from pathlib import Path
 import trio
 
 from gastown.contract.agents import AgentState, StartAgentRequest
+from gastown.contract.secret import reveal_json
 from gastown.contract.town import Health, Hydration, RefreshAnswer
 from gastown.contract.worker import RegistryEntry
 from gastown.hall.config import town_config
@@ -200,7 +201,7 @@ async def store_registry(hall: Hall, data: Path, agents: int) -> None:
             workdir=str(workdir),
             env={"KILOCODE_TOKEN": config.kilocode_token or ""},
         )
-        entries.append(entry.model_dump(mode="json", by_alias=True))
+        entries.append(reveal_json(entry, by_alias=True))
     await hall.store.replace_registry(hall.town_id, entries)
 
 

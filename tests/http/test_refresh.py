@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from gastown.concurrency.processes import Exit
+from gastown.contract.secret import Secret
 from tests.fakes.kilo import Script
 from tests.fakes.launchers import FakeLauncher, Fate, Spawn
 from tests.fakes.town import FakeTown
@@ -63,7 +64,7 @@ async def test_the_token_becomes_live_only_after_the_gate(town_on_fakes) -> None
         await trio.sleep(19)
         assert live.current is before
         await request.result()
-        assert (live.current.container_token, trio.current_time()) == ("new-token", 20)
+        assert (live.current.container_token, trio.current_time()) == (Secret("new-token"), 20)
 
 
 async def test_the_next_call_to_the_worker_carries_the_new_token(town_on_fakes) -> None:

@@ -178,7 +178,7 @@ async def test_a_heartbeat_with_an_expired_token_is_repeated_with_a_fresh_one(to
     async with town_on_fakes(kilo=busy) as town:
         await town.start("pole-1")
         await trio.sleep(10)
-        town.worker.expired = {town.opened.town.services.credentials.current.container_token}
+        town.worker.expired = {town.opened.town.services.credentials.current.container_token.reveal()}
         await trio.sleep_until(31)
         assert [call.bearer for call in town.worker.asked(BEAT)][1:] == ["fresh-1"]
         assert len(town.worker.reports(BEAT)) == 1

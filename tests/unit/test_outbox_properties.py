@@ -74,7 +74,7 @@ async def run(plan: list[Any], most: int) -> tuple[Put, FakeWorker, OutboxFigure
                     case ("sleep", seconds):
                         await trio.sleep(seconds)
                     case ("expire",):
-                        worker.expired.add(credentials.current.container_token or "")
+                        worker.expired.add(credentials.current.container_token.reveal())
                     case _:
                         disturb(worker, *step)
             worker.up()
