@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -153,15 +153,21 @@ class Client:
             tail = text[max(last, len(text) - 64) :]
 
 
-def together(clients: Iterable[Client], work: Mapping[str, object], times: int) -> tuple[Seen, float]:
-    """All of them at once, each `times` times; what they saw, and the seconds that it took."""
+def together(
+    clients: Sequence[Client], work: Mapping[str, object], times: int, spread: float = 0
+) -> tuple[Seen, float]:
+    """All of them side by side, each `times` times; what they saw, and the seconds that it took.
+
+    They begin over `spread` seconds: agents do not ask in the same millisecond.
+    """
     body, seen = json.dumps(work).encode(), []
     threads = []
-    for client in clients:
+    for number, client in enumerate(clients):
         mine = Seen()
         seen.append(mine)
 
-        def run(client: Client = client, mine: Seen = mine) -> None:
+        def run(client: Client = client, mine: Seen = mine, wait: float = spread * number / len(clients)) -> None:
+            time.sleep(wait)
             for _ in range(times):
                 client.ask(body, mine)
 
@@ -214,10 +220,11 @@ def measure(options: argparse.Namespace, streams: int, ways: Mapping[str, tuple[
     large = {"frames": options.mb * (1 << 20) // size // streams, "pause": 0, "size": size, "history": history}
     seen: dict[str, list[Seen]] = {way: [] for way in ways}
     rates: dict[str, list[float]] = {way: [] for way in ways}
-    rounds = 4
+    rounds, spread = 4, options.frames * options.pause_ms / 1000
+    times = max(2, options.requests // rounds // streams)
     for number in range(rounds + 1):
         for way in ways:
-            one, _ = together(clients[way], paced, max(1, options.requests // rounds // streams))
+            one, _ = together(clients[way], paced, times, spread)
             if number:  # the first round is to get warm
                 seen[way].append(one)
     for _ in range(3):
@@ -264,9 +271,11 @@ def main() -> None:
     parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)
     parser.add_argument("--gateway", help=argparse.SUPPRESS)
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 20], help="answers at a time; a row each")
-    parser.add_argument("--requests", type=int, default=200, help="answers of a row and a way")
+    parser.add_argument("--requests", type=int, default=100, help="answers of a row and a way")
     parser.add_argument("--frames", type=int, default=20, help="frames of an answer")
-    parser.add_argument("--pause-ms", type=float, default=5.0, help="between two frames")
+    parser.add_argument(
+        "--pause-ms", type=float, default=10.0, help="between two frames")
+    )
     parser.add_argument("--body-kb", type=int, default=64, help="size of a request, which is a conversation")
     parser.add_argument("--mb", type=int, default=64, help="size of the large answers of a row")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -288,9 +297,8 @@ def bench(options: argparse.Namespace) -> None:
         told = json.loads(line(broker))
         ways = {"direct": (gateway, "any"), "broker": (int(told["url"].rpartition(":")[2]), told["bearer"])}
         print(f"direct → through the broker; aim: {AIM_MS:g} ms more at the median of the first byte\n")
-        print(
-            "| streams | first byte, median | p99 | a frame, median | p99 | large answers |\n|---|---|---|---|---|---|"
-        )
+        print("| streams | first byte, median | p99 | a frame, median | p99 | large answers |")
+        print(f"|{'---|' * 6}")
         for streams in options.streams:
             found = measure(options, streams, ways)
             print(row(streams, found), flush=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
-from quart import Blueprint, Response
+from quart import Blueprint
 
 from gastown.contract.identifiers import AgentId
-from gastown.contract.worker import ACCEPTS_BATCHES, ACCEPTS_HEADER, NudgeDelivered
+from gastown.contract.worker import ACCEPTS_BATCHES, ACCEPTS_HEADER, NudgeDelivered, Nudges
 from gastown.hall import crew, records
-from gastown.hall.answers import Refusal, answer, issues, read_json
+from gastown.hall.answers import Answer, Refusal, done, issues, read_json, reply
 from gastown.hall.ledger import in_ledger
 from gastown.hall.records import AgentEventRecord
+from gastown.hall.shown import DrainNonce
 from gastown.hall.worker_api import require_identifiers, require_token
 
 __all__ = ["agent_api"]
@@ -44,14 +45,14 @@ _DELIVERED = TypeAdapter(NudgeDelivered)
 
 
 @agent_api.post("/agent-events")
-async def post_event(town_id: str, rig_id: str) -> Response:
+async def post_event(town_id: str, rig_id: str) -> Answer[None]:
     """Keep an event of an agent."""
     event = _valid(_EVENT, await read_json())
     return await _keep(town_id, rig_id, [event])
 
 
 @agent_api.post("/agent-events/batch")
-async def post_events(town_id: str, rig_id: str) -> Response:
+async def post_events(town_id: str, rig_id: str) -> Answer[None]:
     """Keep an array of events, all of them or none."""
     events = _valid(_EVENTS, await read_json())
     if len(events) > _MOST_OF_A_BATCH:
@@ -59,35 +60,35 @@ async def post_events(town_id: str, rig_id: str) -> Response:
     return await _keep(town_id, rig_id, events)
 
 
-async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Response:
+async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]:
     kept = [event.to_record() for event in events]
     await in_ledger(town_id, lambda ledger: records.add_agent_events(ledger, rig_id, kept))
-    reply = answer({"success": True})
-    reply.headers[ACCEPTS_HEADER] = ACCEPTS_BATCHES
-    return reply
+    kept_all = done()
+    kept_all.headers[ACCEPTS_HEADER] = ACCEPTS_BATCHES
+    return kept_all
 
 
 @agent_api.post("/agents/<agent_id>/heartbeat")
-async def post_heartbeat(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def post_heartbeat(town_id: str, rig_id: str, agent_id: str) -> Answer[DrainNonce]:
     """Keep an agent's last heartbeat."""
     body = _valid(_BODY, await read_json(_SMALL))
     await in_ledger(town_id, lambda ledger: records.keep_heartbeat(ledger, rig_id, agent_id, body))
-    return answer({"success": True, "data": {}})
+    return done(DrainNonce())
 
 
 @agent_api.get("/agents/<agent_id>/pending-nudges")
-async def get_nudges(town_id: str, agent_id: str, **_path: str) -> Response:
+async def get_nudges(town_id: str, agent_id: str, **_path: str) -> Answer[Nudges]:
     """What the agent has not been told yet, the most urgent first."""
     waiting = await in_ledger(town_id, lambda ledger: crew.pending_nudges(ledger, agent_id))
-    return answer({"success": True, "data": waiting})
+    return reply(Nudges(data=waiting))
 
 
 @agent_api.post("/agents/<agent_id>/nudge-delivered")
-async def post_nudge_delivered(town_id: str, agent_id: str, **_path: str) -> Response:
+async def post_nudge_delivered(town_id: str, agent_id: str, **_path: str) -> Answer[None]:
     """The agent has been told; saying so twice changes nothing."""
     body = _valid(_DELIVERED, await read_json(_SMALL))
     await in_ledger(town_id, lambda ledger: crew.nudge_delivered(ledger, agent_id, body.nudge_id))
-    return answer({"success": True})
+    return done()
 
 
 def _valid(model: TypeAdapter[_T], given: Any) -> _T:

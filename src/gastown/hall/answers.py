@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
 import trio
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
+from gastown.contract.secret import reveal_json
+from gastown.hall.shown import Shown
+
 __all__ = [
     "JSON_LIMIT",
+    "Answer",
     "Refusal",
     "answer",
+    "done",
+    "entrust",
     "install_error_answers",
     "issues",
     "read_bytes",
     "read_json",
+    "reply",
 ]
+
+_Shown = TypeVar("_Shown")
+_Model = TypeVar("_Model", bound=BaseModel)
+_Data = TypeVar("_Data", bound=Shown | Sequence[Shown])
 
 JSON_LIMIT = 32 * 1024 * 1024
 _BODY_SECONDS = 60
@@ -36,9 +48,40 @@ class Refusal(Exception):
         self.extra = extra
 
 
+class Answer(Response, Generic[_Shown]):
+    """A response that holds a `_Shown`, a model or several; a handler's return type says which."""
+
+
 def answer(body: dict[str, Any], status: int = 200) -> Response:
-    """A JSON answer. ASCII, so that a lone surrogate in what a peer once sent cannot break it."""
-    return Response(json.dumps(body), status, content_type="application/json")
+    """A JSON answer of the framework's: an error, or what a foreign protocol wants. All else is a model's."""
+    return Response(_json(body), status, content_type="application/json")
+
+
+def reply(model: _Model) -> Answer[_Model]:
+    """`model` as JSON. One that holds a secret is refused; see `entrust`."""
+    return Answer(_json(model.model_dump(by_alias=True)), content_type="application/json")
+
+
+def entrust(model: _Model) -> Answer[_Model]:
+    """`model` as JSON with its secrets, for the container, whose they are. What is unset is left out."""
+    return Answer(_json(reveal_json(model, by_alias=True, exclude_unset=True)), content_type="application/json")
+
+
+@overload
+def done() -> Answer[None]: ...
+@overload
+def done(data: _Data) -> Answer[_Data]: ...
+def done(data: Any = None) -> Answer[Any]:
+    """`{success: true}`, with `data` where there is some."""
+    if data is None:
+        return Answer(_json({"success": True}), content_type="application/json")
+    plain = data.model_dump() if isinstance(data, BaseModel) else [one.model_dump() for one in data]
+    return Answer(_json({"success": True, "data": plain}), content_type="application/json")
+
+
+def _json(value: object) -> str:
+    """ASCII, so that a lone surrogate in what a peer once sent cannot break it."""
+    return json.dumps(value)
 
 
 async def read_bytes(limit: int) -> bytes:

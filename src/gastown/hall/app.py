@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from quart import Response
-
 from gastown.hall.agent_api import agent_api
-from gastown.hall.answers import answer, install_error_answers
+from gastown.hall.answers import Answer, install_error_answers, reply
 from gastown.hall.context import HallApp, HallContext
 from gastown.hall.gateway import gateway
 from gastown.hall.mayor_tools import mayor_tools
 from gastown.hall.rig_tools import rig_tools
+from gastown.hall.shown import Status
 from gastown.hall.worker_api import SNAPSHOT_LIMIT, worker_api
 
 __all__ = ["LOGGER", "create_app"]
@@ -33,5 +32,5 @@ def create_app(hall: HallContext) -> HallApp:
     return app
 
 
-async def _health() -> Response:
-    return answer({"status": "ok"})
+async def _health() -> Answer[Status]:
+    return reply(Status(status="ok"))

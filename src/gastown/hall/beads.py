@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gastown.hall.answers import Refusal
-from gastown.hall.ledger import Ledger, as_json, new_id
+from gastown.hall.ledger import Ledger, new_id
+from gastown.hall.shown import Bead, Molecule, MoleculeAdvanced
 from gastown.hall.store import Row
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
 ]
 
 FINISHED = ("closed", "failed")
-_HIDDEN = ("number", "town_id", "id", "step", "assignee")
 
 
 def bead(ledger: Ledger, bead_id: str, rig_id: str | None = None, kind: str | None = None) -> Row:
@@ -37,20 +37,32 @@ def bead(ledger: Ledger, bead_id: str, rig_id: str | None = None, kind: str | No
     return row
 
 
-def show_bead(ledger: Ledger, row: Row) -> dict[str, Any]:
+def show_bead(ledger: Ledger, row: Row) -> Bead:
     """A bead as it is answered, with what blocks it."""
     blockers = ledger.rows(
         "SELECT blocker_id FROM blockers WHERE town_id = ?1 AND bead_id = ?2 ORDER BY blocker_id", row["id"]
     )
-    return {
-        "bead_id": row["id"],
-        **as_json(row, ("labels", "metadata"), _HIDDEN),
-        "assignee_agent_id": row["assignee"],
-        "depends_on": [blocker["blocker_id"] for blocker in blockers],
-    }
+    return Bead(
+        bead_id=row["id"],
+        rig_id=row["rig_id"],
+        type=row["type"],
+        status=row["status"],
+        title=row["title"],
+        body=row["body"],
+        priority=row["priority"],
+        labels=json.loads(row["labels"]),
+        metadata=json.loads(row["metadata"]),
+        created_by=row["created_by"],
+        convoy_id=row["convoy_id"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        closed_at=row["closed_at"],
+        assignee_agent_id=row["assignee"],
+        depends_on=tuple(blocker["blocker_id"] for blocker in blockers),
+    )
 
 
-def beads(ledger: Ledger, rig_id: str, status: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
+def beads(ledger: Ledger, rig_id: str, status: str | None = None, kind: str | None = None) -> list[Bead]:
     """The beads of a rig, oldest first."""
     rows = ledger.rows(
         "SELECT * FROM beads WHERE town_id = ?1 AND rig_id = ?2 AND (?3 IS NULL OR status = ?3)"
@@ -133,34 +145,34 @@ def open_blockers(ledger: Ledger, bead_id: str) -> bool:
     return row is not None
 
 
-def current_step(row: Row) -> dict[str, Any]:
+def current_step(row: Row) -> Molecule:
     """Where the work on a bead with steps is; Refusal 404 when it has none, or none is left."""
     steps = _steps(row)
     if row["step"] >= len(steps):
         raise Refusal(404, "The bead has no steps" if not steps else "All steps of the bead are finished")
-    return {
-        "moleculeId": row["id"],
-        "currentStep": row["step"],
-        "totalSteps": len(steps),
-        "step": steps[row["step"]],
-        "status": row["status"],
-    }
+    return Molecule(
+        moleculeId=row["id"],
+        currentStep=row["step"],
+        totalSteps=len(steps),
+        step=steps[row["step"]],
+        status=row["status"],
+    )
 
 
-def advance_molecule(ledger: Ledger, row: Row, summary: str) -> dict[str, Any]:
+def advance_molecule(ledger: Ledger, row: Row, summary: str) -> MoleculeAdvanced:
     """Finish the present step; what was done is kept with the bead."""
     before = current_step(row)
     metadata = json.loads(row["metadata"])
     metadata["step_summaries"] = [*metadata.get("step_summaries", []), summary]
-    done = before["currentStep"] + 1
+    done = before.currentStep + 1
     change_bead(ledger, row["id"], {"step": done, "metadata": metadata})
-    return {
-        "moleculeId": row["id"],
-        "previousStep": before["currentStep"],
-        "currentStep": done,
-        "totalSteps": before["totalSteps"],
-        "completed": done == before["totalSteps"],
-    }
+    return MoleculeAdvanced(
+        moleculeId=row["id"],
+        previousStep=before.currentStep,
+        currentStep=done,
+        totalSteps=before.totalSteps,
+        completed=done == before.totalSteps,
+    )
 
 
 def _steps(row: Row) -> list[dict[str, str]]:

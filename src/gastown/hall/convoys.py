@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from gastown.hall.answers import Refusal
 from gastown.hall.beads import bead, change_bead, close_bead, make_bead, set_blockers, show_bead
 from gastown.hall.crew import assign, show_agent, someone_for
 from gastown.hall.ledger import Ledger, new_id
+from gastown.hall.shown import Assignment, Convoy, ConvoyParts, Total
 from gastown.hall.store import Row
 from gastown.hall.tool_bodies import SlingBatch
 
@@ -35,33 +35,33 @@ def convoy(ledger: Ledger, convoy_id: str) -> Row:
     return row
 
 
-def show_convoy(ledger: Ledger, convoy_id: str, *, with_beads: bool = False) -> dict[str, Any]:
+def show_convoy(ledger: Ledger, convoy_id: str, *, with_beads: bool = False) -> Convoy:
     """A convoy as it is answered: how many of its beads are closed, and which they are."""
     row, members = convoy(ledger, convoy_id), _members(ledger, convoy_id)
-    shown = {
-        "id": row["id"],
-        "rig_id": row["rig_id"],
-        "title": row["title"],
-        "status": "landed" if row["landed_at"] else "active",
-        "staged": bool(row["staged"]),
-        "merge_mode": row["merge_mode"],
-        "feature_branch": row["feature_branch"],
-        "metadata": json.loads(row["metadata"]),
-        "total_beads": len(members),
-        "closed_beads": sum(member["status"] == "closed" for member in members),
-        "created_at": row["created_at"],
-        "landed_at": row["landed_at"],
-    }
-    return shown | ({"beads": [show_bead(ledger, member) for member in members]} if with_beads else {})
+    return Convoy(
+        id=row["id"],
+        rig_id=row["rig_id"],
+        title=row["title"],
+        status="landed" if row["landed_at"] else "active",
+        staged=bool(row["staged"]),
+        merge_mode=row["merge_mode"],
+        feature_branch=row["feature_branch"],
+        metadata=json.loads(row["metadata"]),
+        total_beads=len(members),
+        closed_beads=sum(member["status"] == "closed" for member in members),
+        created_at=row["created_at"],
+        landed_at=row["landed_at"],
+        beads=tuple(show_bead(ledger, member) for member in members) if with_beads else None,
+    )
 
 
-def convoys(ledger: Ledger) -> list[dict[str, Any]]:
+def convoys(ledger: Ledger) -> list[Convoy]:
     """The convoys that have not landed, oldest first."""
     rows = ledger.rows("SELECT id FROM convoys WHERE town_id = ?1 AND landed_at IS NULL ORDER BY number")
     return [show_convoy(ledger, row["id"]) for row in rows]
 
 
-def make_convoy(ledger: Ledger, body: SlingBatch, creator: str | None) -> dict[str, Any]:
+def make_convoy(ledger: Ledger, body: SlingBatch, creator: str | None) -> ConvoyParts:
     """Make a convoy and a bead for each of its tasks; agents get them unless it is staged."""
     ledger.require_rig(body.rig_id)
     convoy_id = new_id("convoy")
@@ -81,19 +81,19 @@ def make_convoy(ledger: Ledger, body: SlingBatch, creator: str | None) -> dict[s
     for bead_id, task in zip(made, body.tasks, strict=True):
         set_blockers(ledger, bead_id, [made[index] for index in task.depends_on])
     given = _hand_out(ledger, convoy_id) if not body.staged else _show_unassigned(ledger, made)
-    return {"convoy": show_convoy(ledger, convoy_id), "beads": given}
+    return ConvoyParts(convoy=show_convoy(ledger, convoy_id), beads=tuple(given))
 
 
-def start_convoy(ledger: Ledger, convoy_id: str) -> dict[str, Any]:
+def start_convoy(ledger: Ledger, convoy_id: str) -> ConvoyParts:
     """Give the beads of a staged convoy to agents; Refusal 409 when it has been started."""
     if not convoy(ledger, convoy_id)["staged"]:
         raise Refusal(409, f"Convoy {convoy_id} is not staged")
     ledger.run("UPDATE convoys SET staged = 0 WHERE town_id = ?1 AND id = ?2", convoy_id)
     given = _hand_out(ledger, convoy_id)
-    return {"convoy": show_convoy(ledger, convoy_id), "beads": given}
+    return ConvoyParts(convoy=show_convoy(ledger, convoy_id), beads=tuple(given))
 
 
-def close_convoy(ledger: Ledger, convoy_id: str) -> dict[str, Any]:
+def close_convoy(ledger: Ledger, convoy_id: str) -> Convoy:
     """End a convoy as it is: what is not finished is closed."""
     convoy(ledger, convoy_id)
     for member in _members(ledger, convoy_id):
@@ -106,7 +106,7 @@ def close_convoy(ledger: Ledger, convoy_id: str) -> dict[str, Any]:
     return show_convoy(ledger, convoy_id)
 
 
-def add_bead(ledger: Ledger, convoy_id: str, bead_id: str, blockers: list[str] | None) -> dict[str, Any]:
+def add_bead(ledger: Ledger, convoy_id: str, bead_id: str, blockers: list[str] | None) -> Total:
     """Make a bead part of a convoy that has not landed; Refusal 409 when it is part of another one."""
     row, member = convoy(ledger, convoy_id), bead(ledger, bead_id)
     if row["landed_at"]:
@@ -116,20 +116,18 @@ def add_bead(ledger: Ledger, convoy_id: str, bead_id: str, blockers: list[str] |
     change_bead(ledger, bead_id, {"convoy_id": convoy_id})
     if blockers is not None:
         set_blockers(ledger, bead_id, blockers)
-    return {"total_beads": len(_members(ledger, convoy_id))}
+    return Total(total_beads=len(_members(ledger, convoy_id)))
 
 
-def remove_bead(ledger: Ledger, convoy_id: str, bead_id: str) -> dict[str, Any]:
+def remove_bead(ledger: Ledger, convoy_id: str, bead_id: str) -> Total:
     convoy(ledger, convoy_id)
     if bead(ledger, bead_id)["convoy_id"] != convoy_id:
         raise Refusal(404, f"Bead {bead_id} is not part of convoy {convoy_id}")
     change_bead(ledger, bead_id, {"convoy_id": None})
-    return {"total_beads": len(_members(ledger, convoy_id))}
+    return Total(total_beads=len(_members(ledger, convoy_id)))
 
 
-def change_convoy(
-    ledger: Ledger, convoy_id: str, merge_mode: str | None, feature_branch: str | None
-) -> dict[str, Any]:
+def change_convoy(ledger: Ledger, convoy_id: str, merge_mode: str | None, feature_branch: str | None) -> Convoy:
     """Change what is given and leave the rest."""
     convoy(ledger, convoy_id)
     ledger.run(
@@ -145,15 +143,16 @@ def _members(ledger: Ledger, convoy_id: str) -> list[Row]:
     return list(ledger.rows(sql, convoy_id))
 
 
-def _hand_out(ledger: Ledger, convoy_id: str) -> list[dict[str, Any]]:
+def _hand_out(ledger: Ledger, convoy_id: str) -> list[Assignment]:
     """Give every bead that nobody has to an agent; who begins when is the blockers' to say."""
     given = []
     for member in _members(ledger, convoy_id):
         if member["assignee"] is None and member["status"] == "open":
             taker = assign(ledger, member["id"], someone_for(ledger, member["rig_id"]))
-            given.append({"bead": show_bead(ledger, bead(ledger, member["id"])), "agent": show_agent(taker)})
+            shown = show_bead(ledger, bead(ledger, member["id"]))
+            given.append(Assignment(bead=shown, agent=show_agent(taker)))
     return given
 
 
-def _show_unassigned(ledger: Ledger, made: list[str]) -> list[dict[str, Any]]:
-    return [{"bead": show_bead(ledger, bead(ledger, bead_id)), "agent": None} for bead_id in made]
+def _show_unassigned(ledger: Ledger, made: list[str]) -> list[Assignment]:
+    return [Assignment(bead=show_bead(ledger, bead(ledger, bead_id)), agent=None) for bead_id in made]

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 from gastown.contract.agents import Role
+from gastown.contract.worker import Nudge
 from gastown.hall.answers import Refusal
 from gastown.hall.beads import bead, beads, change_bead, make_bead, show_bead
-from gastown.hall.ledger import Ledger, as_json, new_id
+from gastown.hall.ledger import Ledger, new_id
+from gastown.hall.shown import CrewMember, Letter, Primer
 from gastown.hall.store import Row
 
 __all__ = [
@@ -30,7 +32,6 @@ __all__ = [
     "someone_for",
 ]
 
-_HIDDEN = ("number", "town_id", "bead_id")
 _NAMES = ("Ash", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Juniper", "Larch", "Maple", "Rowan", "Spruce", "Yew")
 
 
@@ -51,18 +52,25 @@ def caller(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
     return agent(ledger, rig_id, agent_id)
 
 
-def agents(ledger: Ledger, rig_id: str) -> list[dict[str, Any]]:
+def agents(ledger: Ledger, rig_id: str) -> list[CrewMember]:
     rows = ledger.rows("SELECT * FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2 ORDER BY number", rig_id)
     return [show_agent(row) for row in rows]
 
 
-def show_agent(row: Row) -> dict[str, Any]:
-    """An agent as it is answered. Whether its server runs is the container's to say."""
-    return {
-        **as_json(row, ("checkpoint",), _HIDDEN),
-        "status": "idle" if row["bead_id"] is None else "working",
-        "current_hook_bead_id": row["bead_id"],
-    }
+def show_agent(row: Row) -> CrewMember:
+    """An agent as it is answered."""
+    return CrewMember(
+        rig_id=row["rig_id"],
+        id=row["id"],
+        role=row["role"],
+        name=row["name"],
+        status_message=row["status_message"],
+        checkpoint=None if row["checkpoint"] is None else json.loads(row["checkpoint"]),
+        created_at=row["created_at"],
+        last_activity_at=row["last_activity_at"],
+        status="idle" if row["bead_id"] is None else "working",
+        current_hook_bead_id=row["bead_id"],
+    )
 
 
 def someone_for(ledger: Ledger, rig_id: str, role: str = Role.POLECAT) -> Row:
@@ -115,16 +123,16 @@ def set_agent(ledger: Ledger, agent_id: str, column: str, value: object) -> None
     ledger.run(sql, agent_id, value)
 
 
-def prime(ledger: Ledger, agent_row: Row) -> dict[str, Any]:
+def prime(ledger: Ledger, agent_row: Row) -> Primer:
     """What an agent should know when it begins. Reading its mail here does not mark it as read."""
     hooked = agent_row["bead_id"]
     mail = _unread(ledger, agent_row["id"])
-    return {
-        "agent": show_agent(agent_row),
-        "hooked_bead": None if hooked is None else show_bead(ledger, bead(ledger, hooked)),
-        "undelivered_mail": [_show_mail(row) for row in mail],
-        "open_beads": beads(ledger, agent_row["rig_id"], "open", "issue"),
-    }
+    return Primer(
+        agent=show_agent(agent_row),
+        hooked_bead=None if hooked is None else show_bead(ledger, bead(ledger, hooked)),
+        undelivered_mail=tuple(_show_mail(row) for row in mail),
+        open_beads=tuple(beads(ledger, agent_row["rig_id"], "open", "issue")),
+    )
 
 
 def send_mail(ledger: Ledger, rig_id: str, sender: str | None, to: str, subject: str, body: str) -> None:
@@ -134,12 +142,12 @@ def send_mail(ledger: Ledger, rig_id: str, sender: str | None, to: str, subject:
     make_bead(ledger, rig_id, "message", subject, body=body, assignee=to, created_by=sender)
 
 
-def read_mail(ledger: Ledger, agent_id: str) -> list[dict[str, Any]]:
+def read_mail(ledger: Ledger, agent_id: str) -> list[Letter]:
     """The agent's unread mail, which is read from now on."""
     mail = [_show_mail(row) for row in _unread(ledger, agent_id)]
     for letter in mail:
-        change_bead(ledger, letter["id"], {"status": "closed"})
-    return [letter | {"delivered": True, "delivered_at": ledger.now} for letter in mail]
+        change_bead(ledger, letter.id, {"status": "closed"})
+    return [letter.model_copy(update={"delivered": True, "delivered_at": ledger.now}) for letter in mail]
 
 
 def nudge(ledger: Ledger, rig_id: str, source: str | None, target: str, message: str, mode: str) -> str:
@@ -155,7 +163,7 @@ def nudge(ledger: Ledger, rig_id: str, source: str | None, target: str, message:
     return nudge_id
 
 
-def pending_nudges(ledger: Ledger, agent_id: str) -> list[dict[str, Any]]:
+def pending_nudges(ledger: Ledger, agent_id: str) -> tuple[Nudge, ...]:
     """What the agent has not heard yet, the most urgent first."""
     rows = ledger.rows(
         "SELECT * FROM nudges WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL"
@@ -163,16 +171,16 @@ def pending_nudges(ledger: Ledger, agent_id: str) -> list[dict[str, Any]]:
         agent_id,
     )
     urgency = {"immediate": "high", "wait-idle": "medium", "queue": "low"}
-    return [
-        {
-            "nudge_id": row["id"],
-            "message": row["message"],
-            "mode": row["mode"],
-            "priority": urgency[row["mode"]],
-            "source": row["source"],
-        }
+    return tuple(
+        Nudge(
+            nudge_id=row["id"],
+            message=row["message"],
+            mode=row["mode"],
+            priority=urgency[row["mode"]],
+            source=row["source"],
+        )
         for row in rows
-    ]
+    )
 
 
 def nudge_delivered(ledger: Ledger, agent_id: str, nudge_id: str) -> None:
@@ -209,14 +217,14 @@ def _unread(ledger: Ledger, agent_id: str) -> list[Row]:
     )
 
 
-def _show_mail(row: Row) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "from_agent_id": row["created_by"],
-        "to_agent_id": row["assignee"],
-        "subject": row["title"],
-        "body": row["body"],
-        "delivered": False,
-        "created_at": row["created_at"],
-        "delivered_at": None,
-    }
+def _show_mail(row: Row) -> Letter:
+    return Letter(
+        id=row["id"],
+        from_agent_id=row["created_by"],
+        to_agent_id=row["assignee"],
+        subject=row["title"],
+        body=row["body"],
+        delivered=False,
+        created_at=row["created_at"],
+        delivered_at=None,
+    )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gastown.contract.wire import iso
 from gastown.hall.answers import Refusal
 from gastown.hall.context import context
 from gastown.hall.store import Connection, Row
 
-__all__ = ["Ledger", "as_json", "in_ledger", "new_id"]
+__all__ = ["Ledger", "in_ledger", "new_id"]
 
 _T = TypeVar("_T")
 
@@ -63,12 +62,3 @@ def _with_ledger(work: Callable[[Ledger], _T], town_id: str, now: str, db: Conne
 
 def new_id(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(6)}"
-
-
-def as_json(row: Row, json_columns: Sequence[str], hidden: Sequence[str]) -> dict[str, Any]:
-    """A row as it is answered: without `hidden`, with `json_columns` as the values that they hold."""
-    whole: dict[str, Any] = {name: row[name] for name in row.keys() if name not in hidden}  # noqa: SIM118
-    for name in json_columns:
-        if isinstance(whole.get(name), str):
-            whole[name] = json.loads(whole[name])
-    return whole

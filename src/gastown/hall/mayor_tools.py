@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, request
 
+from gastown.contract.git import Remote
 from gastown.hall import beads, convoys, crew
-from gastown.hall.answers import Refusal
+from gastown.hall.answers import Answer, Refusal, done
 from gastown.hall.context import context
 from gastown.hall.ledger import Ledger, in_ledger
+from gastown.hall.shown import Assignment, Bead, Convoy, ConvoyParts, CrewMember, Deleted, RigShown, Total
 from gastown.hall.tool_bodies import (
     BeadChanges,
     BeadIds,
@@ -23,7 +25,7 @@ from gastown.hall.tool_bodies import (
     SlingBatch,
     UiAction,
 )
-from gastown.hall.tool_requests import as_agent, body_as, done, sender
+from gastown.hall.tool_requests import as_agent, body_as, sender
 from gastown.hall.worker_api import require_identifiers, require_token
 
 __all__ = ["mayor_tools"]
@@ -36,45 +38,48 @@ _BEAD = "/rigs/<rig_id>/beads/<bead_id>"
 
 
 @mayor_tools.post("/sling")
-async def sling(town_id: str) -> Response:
+async def sling(town_id: str) -> Answer[Assignment]:
     """Make a bead and give it to an agent that has nothing to do, or to a new one."""
     body, creator = await body_as(Sling), sender()
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> Assignment:
         ledger.require_rig(body.rig_id)
         bead_id = beads.make_bead(
             ledger, body.rig_id, "issue", body.title,
             body=body.body, metadata=body.metadata, labels=body.labels, created_by=creator,
         )  # fmt: skip
         taker = crew.assign(ledger, bead_id, crew.someone_for(ledger, body.rig_id))
-        return {"bead": beads.show_bead(ledger, beads.bead(ledger, bead_id)), "agent": crew.show_agent(taker)}
+        shown = beads.show_bead(ledger, beads.bead(ledger, bead_id))
+        return Assignment(bead=shown, agent=crew.show_agent(taker))
 
     return done(await in_ledger(town_id, work))
 
 
 @mayor_tools.post("/sling-batch")
-async def sling_batch(town_id: str) -> Response:
+async def sling_batch(town_id: str) -> Answer[ConvoyParts]:
     body, creator = await body_as(SlingBatch), sender()
     return done(await in_ledger(town_id, lambda ledger: convoys.make_convoy(ledger, body, creator)))
 
 
 @mayor_tools.get("/rigs")
-async def list_rigs(town_id: str) -> Response:
+async def list_rigs(town_id: str) -> Answer[list[RigShown]]:
     town = await context().store.town(town_id)
     rigs = town.rigs if town is not None else ()
     return done(
         [
-            {"id": rig.rig_id, "name": rig.rig_id, "git_url": rig.git_url, "default_branch": rig.default_branch}
+            RigShown(
+                id=rig.rig_id, name=rig.rig_id, git_url=_address(rig.git_url), default_branch=rig.default_branch
+            )
             for rig in rigs
         ]
     )
 
 
 @mayor_tools.get("/rigs/<rig_id>/beads")
-async def list_beads(town_id: str, rig_id: str) -> Response:
+async def list_beads(town_id: str, rig_id: str) -> Answer[list[Bead]]:
     status, kind = _choice("status", get_args(BeadStatus)), _choice("type", get_args(BeadType))
 
-    def work(ledger: Ledger) -> list[dict[str, Any]]:
+    def work(ledger: Ledger) -> list[Bead]:
         ledger.require_rig(rig_id)
         return beads.beads(ledger, rig_id, status, kind)
 
@@ -82,8 +87,8 @@ async def list_beads(town_id: str, rig_id: str) -> Response:
 
 
 @mayor_tools.get("/rigs/<rig_id>/agents")
-async def list_agents(town_id: str, rig_id: str) -> Response:
-    def work(ledger: Ledger) -> list[dict[str, Any]]:
+async def list_agents(town_id: str, rig_id: str) -> Answer[list[CrewMember]]:
+    def work(ledger: Ledger) -> list[CrewMember]:
         ledger.require_rig(rig_id)
         return crew.agents(ledger, rig_id)
 
@@ -91,34 +96,34 @@ async def list_agents(town_id: str, rig_id: str) -> Response:
 
 
 @mayor_tools.get("/convoys")
-async def list_convoys(town_id: str) -> Response:
+async def list_convoys(town_id: str) -> Answer[list[Convoy]]:
     return done(await in_ledger(town_id, convoys.convoys))
 
 
 @mayor_tools.get("/convoys/<convoy_id>")
-async def convoy_status(town_id: str, convoy_id: str) -> Response:
+async def convoy_status(town_id: str, convoy_id: str) -> Answer[Convoy]:
     return done(await in_ledger(town_id, lambda ledger: convoys.show_convoy(ledger, convoy_id, with_beads=True)))
 
 
 @mayor_tools.patch("/convoys/<convoy_id>")
-async def convoy_update(town_id: str, convoy_id: str) -> Response:
+async def convoy_update(town_id: str, convoy_id: str) -> Answer[Convoy]:
     body = await body_as(ConvoyChanges)
     change = body.merge_mode, body.feature_branch
     return done(await in_ledger(town_id, lambda ledger: convoys.change_convoy(ledger, convoy_id, *change)))
 
 
 @mayor_tools.post("/convoys/<convoy_id>/start")
-async def convoy_start(town_id: str, convoy_id: str) -> Response:
+async def convoy_start(town_id: str, convoy_id: str) -> Answer[ConvoyParts]:
     return done(await in_ledger(town_id, lambda ledger: convoys.start_convoy(ledger, convoy_id)))
 
 
 @mayor_tools.post("/convoys/<convoy_id>/close")
-async def convoy_close(town_id: str, convoy_id: str) -> Response:
+async def convoy_close(town_id: str, convoy_id: str) -> Answer[Convoy]:
     return done(await in_ledger(town_id, lambda ledger: convoys.close_convoy(ledger, convoy_id)))
 
 
 @mayor_tools.post("/convoys/<convoy_id>/add-bead")
-async def convoy_add_bead(town_id: str, convoy_id: str) -> Response:
+async def convoy_add_bead(town_id: str, convoy_id: str) -> Answer[Total]:
     body = await body_as(ConvoyBead)
     return done(
         await in_ledger(town_id, lambda ledger: convoys.add_bead(ledger, convoy_id, body.bead_id, body.depends_on))
@@ -126,13 +131,13 @@ async def convoy_add_bead(town_id: str, convoy_id: str) -> Response:
 
 
 @mayor_tools.post("/convoys/<convoy_id>/remove-bead")
-async def convoy_remove_bead(town_id: str, convoy_id: str) -> Response:
+async def convoy_remove_bead(town_id: str, convoy_id: str) -> Answer[Total]:
     body = await body_as(ConvoyBead)
     return done(await in_ledger(town_id, lambda ledger: convoys.remove_bead(ledger, convoy_id, body.bead_id)))
 
 
 @mayor_tools.post("/mail")
-async def mail_send(town_id: str) -> Response:
+async def mail_send(town_id: str) -> Answer[None]:
     body = await body_as(Mail)
     origin = as_agent(body.from_agent_id)
 
@@ -140,16 +145,17 @@ async def mail_send(town_id: str) -> Response:
         ledger.require_rig(body.rig_id)
         crew.send_mail(ledger, body.rig_id, origin, body.to_agent_id, body.subject, body.body)
 
-    return done(await in_ledger(town_id, work))
+    await in_ledger(town_id, work)
+    return done()
 
 
 @mayor_tools.patch(_BEAD)
-async def bead_update(town_id: str, rig_id: str, bead_id: str) -> Response:
+async def bead_update(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     """Change what the body names."""
     body = await body_as(BeadChanges)
     changes = body.model_dump(exclude_unset=True, exclude={"depends_on"})
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> Bead:
         beads.bead(ledger, bead_id, rig_id)
         beads.change_bead(ledger, bead_id, changes)
         if body.depends_on is not None:
@@ -160,26 +166,27 @@ async def bead_update(town_id: str, rig_id: str, bead_id: str) -> Response:
 
 
 @mayor_tools.delete(_BEAD)
-async def bead_delete(town_id: str, rig_id: str, bead_id: str) -> Response:
+async def bead_delete(town_id: str, rig_id: str, bead_id: str) -> Answer[None]:
     def work(ledger: Ledger) -> None:
         beads.bead(ledger, bead_id, rig_id)
         beads.delete_beads(ledger, rig_id, [bead_id])
 
-    return done(await in_ledger(town_id, work))
+    await in_ledger(town_id, work)
+    return done()
 
 
 @mayor_tools.post("/rigs/<rig_id>/beads/bulk-delete")
-async def beads_delete(town_id: str, rig_id: str) -> Response:
+async def beads_delete(town_id: str, rig_id: str) -> Answer[Deleted]:
     body = await body_as(BeadIds)
     deleted = await in_ledger(town_id, lambda ledger: beads.delete_beads(ledger, rig_id, body.bead_ids))
-    return done({"deleted": deleted})
+    return done(Deleted(deleted=deleted))
 
 
 @mayor_tools.post(f"{_BEAD}/reassign")
-async def bead_reassign(town_id: str, rig_id: str, bead_id: str) -> Response:
+async def bead_reassign(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     body = await body_as(Reassignment)
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> Bead:
         beads.bead(ledger, bead_id, rig_id)
         crew.assign(ledger, bead_id, crew.agent(ledger, rig_id, body.agent_id))
         return beads.show_bead(ledger, beads.bead(ledger, bead_id))
@@ -188,10 +195,10 @@ async def bead_reassign(town_id: str, rig_id: str, bead_id: str) -> Response:
 
 
 @mayor_tools.post("/rigs/<rig_id>/agents/<agent_id>/reset")
-async def agent_reset(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def agent_reset(town_id: str, rig_id: str, agent_id: str) -> Answer[CrewMember]:
     """Free the agent on the board. Its server, if it has one, is the container's."""
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> CrewMember:
         crew.let_go(ledger, crew.agent(ledger, rig_id, agent_id))
         return crew.show_agent(crew.agent(ledger, rig_id, agent_id))
 
@@ -199,8 +206,8 @@ async def agent_reset(town_id: str, rig_id: str, agent_id: str) -> Response:
 
 
 @mayor_tools.post("/escalations/<escalation_id>/acknowledge")
-async def escalation_acknowledge(town_id: str, escalation_id: str) -> Response:
-    def work(ledger: Ledger) -> dict[str, Any]:
+async def escalation_acknowledge(town_id: str, escalation_id: str) -> Answer[Bead]:
+    def work(ledger: Ledger) -> Bead:
         found = beads.bead(ledger, escalation_id, kind="escalation")
         if found["status"] == "open":
             beads.change_bead(ledger, escalation_id, {"status": "in_progress"})
@@ -210,11 +217,19 @@ async def escalation_acknowledge(town_id: str, escalation_id: str) -> Response:
 
 
 @mayor_tools.post("/ui-action")
-async def ui_action(town_id: str) -> Response:
+async def ui_action(town_id: str) -> Answer[None]:
     """Kept among the town's events, where a dashboard finds it."""
     body = await body_as(UiAction)
     await context().store.add_event(town_id, "ui.action", body.action.model_dump())
     return done()
+
+
+def _address(git_url: str) -> str:
+    """A repository's address without the login in it; empty for one that cannot be read."""
+    try:
+        return Remote.parse(git_url).url
+    except ValueError:
+        return ""
 
 
 def _choice(name: str, allowed: tuple[str, ...]) -> str | None:

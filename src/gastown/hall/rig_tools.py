@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from quart import Blueprint, Response
+from quart import Blueprint
 
 from gastown.contract.agents import Role
 from gastown.hall import beads, crew
-from gastown.hall.answers import Refusal
+from gastown.hall.answers import Answer, Refusal, done
 from gastown.hall.ledger import Ledger, in_ledger
+from gastown.hall.shown import Bead, Letter, Molecule, MoleculeAdvanced, NudgeLeft, Primer, ReviewBead, ReworkBead
 from gastown.hall.store import Row
 from gastown.hall.tool_bodies import (
     Checkpoint,
@@ -24,7 +24,7 @@ from gastown.hall.tool_bodies import (
     StepSummary,
     TriageResolution,
 )
-from gastown.hall.tool_requests import as_agent, body_as, done, sender
+from gastown.hall.tool_requests import as_agent, body_as, sender
 from gastown.hall.worker_api import require_identifiers, require_token
 
 __all__ = ["rig_tools"]
@@ -37,23 +37,23 @@ _AGENT = "/agents/<agent_id>"
 
 
 @rig_tools.get(f"{_AGENT}/prime")
-async def prime(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def prime(town_id: str, rig_id: str, agent_id: str) -> Answer[Primer]:
     as_agent(agent_id)
     return done(await in_ledger(town_id, lambda ledger: crew.prime(ledger, crew.caller(ledger, rig_id, agent_id))))
 
 
 @rig_tools.get("/beads/<bead_id>")
-async def bead_status(town_id: str, rig_id: str, bead_id: str) -> Response:
+async def bead_status(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     return done(
         await in_ledger(town_id, lambda ledger: beads.show_bead(ledger, beads.bead(ledger, bead_id, rig_id)))
     )
 
 
 @rig_tools.post("/beads/<bead_id>/close")
-async def bead_close(town_id: str, rig_id: str, bead_id: str) -> Response:
+async def bead_close(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     as_agent((await body_as(Closing)).agent_id)
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> Bead:
         beads.bead(ledger, bead_id, rig_id)
         beads.close_bead(ledger, bead_id)
         return beads.show_bead(ledger, beads.bead(ledger, bead_id))
@@ -62,32 +62,32 @@ async def bead_close(town_id: str, rig_id: str, bead_id: str) -> Response:
 
 
 @rig_tools.post(f"{_AGENT}/done")
-async def work_done(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def work_done(town_id: str, rig_id: str, agent_id: str) -> Answer[ReviewBead]:
     """Work goes to review as a merge request; a review that asks for nothing more is finished with its work."""
     as_agent(agent_id)
     body = await body_as(Done)
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> ReviewBead:
         worker, held = _holding(ledger, rig_id, agent_id)
         crew.set_agent(ledger, agent_id, "bead_id", None)
         if held["type"] != "merge_request":
-            return {"review_bead_id": _hand_in(ledger, worker, held, body)}
+            return ReviewBead(review_bead_id=_hand_in(ledger, worker, held, body))
         if not beads.open_blockers(ledger, held["id"]):
             beads.close_bead(ledger, held["id"])
             if source := json.loads(held["metadata"]).get("source_bead_id"):
                 beads.close_bead(ledger, source)
-        return {"review_bead_id": held["id"]}
+        return ReviewBead(review_bead_id=held["id"])
 
     return done(await in_ledger(town_id, work))
 
 
 @rig_tools.post(f"{_AGENT}/request-changes")
-async def request_changes(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def request_changes(town_id: str, rig_id: str, agent_id: str) -> Answer[ReworkBead]:
     """Make a bead for the changes, which the review waits for."""
     as_agent(agent_id)
     body = await body_as(ReworkRequest)
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> ReworkBead:
         _, held = _holding(ledger, rig_id, agent_id)
         if held["type"] != "merge_request":
             raise Refusal(409, f"Agent {agent_id} reviews nothing")
@@ -98,13 +98,13 @@ async def request_changes(town_id: str, rig_id: str, agent_id: str) -> Response:
         )  # fmt: skip
         beads.set_blockers(ledger, held["id"], [*_blockers(ledger, held["id"]), rework])
         crew.assign(ledger, rework, crew.someone_for(ledger, rig_id))
-        return {"rework_bead_id": rework}
+        return ReworkBead(rework_bead_id=rework)
 
     return done(await in_ledger(town_id, work))
 
 
 @rig_tools.post("/mail")
-async def mail_send(town_id: str, rig_id: str) -> Response:
+async def mail_send(town_id: str, rig_id: str) -> Answer[None]:
     body = await body_as(RigMail)
     origin = as_agent(body.from_agent_id)
 
@@ -112,14 +112,15 @@ async def mail_send(town_id: str, rig_id: str) -> Response:
         ledger.require_rig(rig_id)
         crew.send_mail(ledger, rig_id, origin, body.to_agent_id, body.subject, body.body)
 
-    return done(await in_ledger(town_id, work))
+    await in_ledger(town_id, work)
+    return done()
 
 
 @rig_tools.get(f"{_AGENT}/mail")
-async def mail_check(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def mail_check(town_id: str, rig_id: str, agent_id: str) -> Answer[list[Letter]]:
     as_agent(agent_id)
 
-    def work(ledger: Ledger) -> list[dict[str, Any]]:
+    def work(ledger: Ledger) -> list[Letter]:
         crew.caller(ledger, rig_id, agent_id)
         return crew.read_mail(ledger, agent_id)
 
@@ -127,11 +128,11 @@ async def mail_check(town_id: str, rig_id: str, agent_id: str) -> Response:
 
 
 @rig_tools.post("/escalations")
-async def escalate(town_id: str, rig_id: str) -> Response:
+async def escalate(town_id: str, rig_id: str) -> Answer[Bead]:
     """A bead for the mayor to look at."""
     body, origin = await body_as(Escalation), sender()
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> Bead:
         ledger.require_rig(rig_id)
         bead_id = beads.make_bead(
             ledger, rig_id, "escalation", body.title,
@@ -144,7 +145,7 @@ async def escalate(town_id: str, rig_id: str) -> Response:
 
 
 @rig_tools.post(f"{_AGENT}/checkpoint")
-async def checkpoint(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def checkpoint(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     as_agent(agent_id)
     body = await body_as(Checkpoint)
 
@@ -152,11 +153,12 @@ async def checkpoint(town_id: str, rig_id: str, agent_id: str) -> Response:
         crew.caller(ledger, rig_id, agent_id)
         crew.keep_checkpoint(ledger, agent_id, body.data)
 
-    return done(await in_ledger(town_id, work))
+    await in_ledger(town_id, work)
+    return done()
 
 
 @rig_tools.get(f"{_AGENT}/molecule/current")
-async def molecule_current(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def molecule_current(town_id: str, rig_id: str, agent_id: str) -> Answer[Molecule]:
     as_agent(agent_id)
     return done(
         await in_ledger(town_id, lambda ledger: beads.current_step(_bead_in_steps(ledger, rig_id, agent_id)))
@@ -164,7 +166,7 @@ async def molecule_current(town_id: str, rig_id: str, agent_id: str) -> Response
 
 
 @rig_tools.post(f"{_AGENT}/molecule/advance")
-async def molecule_advance(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def molecule_advance(town_id: str, rig_id: str, agent_id: str) -> Answer[MoleculeAdvanced]:
     as_agent(agent_id)
     body = await body_as(StepSummary)
     return done(
@@ -176,7 +178,7 @@ async def molecule_advance(town_id: str, rig_id: str, agent_id: str) -> Response
 
 
 @rig_tools.post(f"{_AGENT}/status")
-async def status(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def status(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     as_agent(agent_id)
     body = await body_as(StatusLine)
 
@@ -184,15 +186,16 @@ async def status(town_id: str, rig_id: str, agent_id: str) -> Response:
         crew.caller(ledger, rig_id, agent_id)
         crew.set_agent(ledger, agent_id, "status_message", body.message)
 
-    return done(await in_ledger(town_id, work))
+    await in_ledger(town_id, work)
+    return done()
 
 
 @rig_tools.post("/triage/resolve")
-async def triage_resolve(town_id: str, rig_id: str) -> Response:
+async def triage_resolve(town_id: str, rig_id: str) -> Answer[Bead]:
     """Close the request, with what was decided kept in it. To act on it is the dispatcher's."""
     body, origin = await body_as(TriageResolution), sender()
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> Bead:
         found = beads.bead(ledger, body.triage_request_bead_id, rig_id)
         if found["status"] == "closed":
             raise Refusal(409, f"The request {found['id']} has been settled")
@@ -205,14 +208,14 @@ async def triage_resolve(town_id: str, rig_id: str) -> Response:
 
 
 @rig_tools.post("/nudge")
-async def nudge(town_id: str, rig_id: str) -> Response:
+async def nudge(town_id: str, rig_id: str) -> Answer[NudgeLeft]:
     """Of agents of the rig, and of the mayor, who may nudge in any rig."""
     body, origin = await body_as(Nudge), sender()
 
-    def work(ledger: Ledger) -> dict[str, Any]:
+    def work(ledger: Ledger) -> NudgeLeft:
         ledger.require_rig(rig_id)
         target = body.target_agent_id
-        return {"nudge_id": crew.nudge(ledger, rig_id, origin, target, body.message, body.mode)}
+        return NudgeLeft(nudge_id=crew.nudge(ledger, rig_id, origin, target, body.message, body.mode))
 
     return done(await in_ledger(town_id, work))
 
@@ -255,5 +258,4 @@ def _hand_in(ledger: Ledger, worker: Row, held: Row, body: Done) -> str:
 
 def _blockers(ledger: Ledger, bead_id: str) -> list[str]:
     shown = beads.show_bead(ledger, beads.bead(ledger, bead_id))
-    found: list[str] = shown["depends_on"]
-    return found
+    return list(shown.depends_on)

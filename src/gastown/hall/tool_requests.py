@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from quart import Response, request
+from quart import request
 
 from gastown.contract.identifiers import is_identifier
-from gastown.hall.answers import Refusal, answer, issues, read_json
+from gastown.hall.answers import Refusal, issues, read_json
 
-__all__ = ["as_agent", "body_as", "done", "sender"]
+__all__ = ["as_agent", "body_as", "sender"]
 
 _LIMIT = 2 * 1024 * 1024
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -43,8 +43,3 @@ def as_agent(agent_id: str | None) -> str | None:
     if said is not None and agent_id is not None and said != agent_id:
         raise Refusal(403, f"Agent {said} may not speak for agent {agent_id}")
     return agent_id or said
-
-
-def done(data: Any = None) -> Response:
-    """`{success: true}`, with `data` where there is some."""
-    return answer({"success": True} if data is None else {"success": True, "data": data})

@@ -16,11 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 from quart import Blueprint, Response, request
 
 from gastown.contract.identifiers import is_identifier
-from gastown.contract.secret import Secret, reveal_json
-from gastown.contract.worker import RegistryEntry
-from gastown.hall.answers import Refusal, answer, issues, read_bytes, read_json
+from gastown.contract.secret import Secret
+from gastown.contract.worker import MayorContext, RegistryEntry
+from gastown.hall.answers import Answer, Refusal, done, entrust, issues, read_bytes, read_json, reply
 from gastown.hall.config import TownRecord, mayor_context
 from gastown.hall.context import context
+from gastown.hall.shown import StoredRegistry, Token, TokenGiven
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
 
 __all__ = ["SNAPSHOT_LIMIT", "worker_api"]
@@ -62,13 +63,13 @@ async def require_identifiers() -> None:
 
 
 @worker_api.get("/container-registry")
-async def get_registry(town_id: str) -> Response:
+async def get_registry(town_id: str) -> Answer[StoredRegistry]:
     """The newest registry that the container sent."""
-    return answer({"data": await context().store.registry(town_id)})
+    return reply(StoredRegistry(data=await context().store.registry(town_id)))
 
 
 @worker_api.post("/container-registry")
-async def post_registry(town_id: str) -> Response:
+async def post_registry(town_id: str) -> Answer[None]:
     """Replace the registry. What is kept is what was sent, with the keys of newer containers."""
     entries = await read_json()
     try:
@@ -76,14 +77,14 @@ async def post_registry(town_id: str) -> Response:
     except ValidationError as error:
         raise Refusal(400, "Invalid request body", issues=issues(error)) from None
     await context().store.replace_registry(town_id, entries)
-    return answer({"success": True})
+    return done()
 
 
 @worker_api.get("/mayor-id")
-async def get_mayor_id(town_id: str) -> Response:
+async def get_mayor_id(town_id: str) -> Answer[MayorContext]:
     """What the mayor's next start will bring."""
     found = mayor_context(await _town(town_id))
-    return answer(reveal_json(found, by_alias=True, exclude_unset=True))
+    return entrust(found)
 
 
 @worker_api.get(f"{_AGENT}/db-snapshot")
@@ -96,25 +97,25 @@ async def get_snapshot(town_id: str, rig_id: str, agent_id: str) -> Response:
 
 
 @worker_api.post(f"{_AGENT}/db-snapshot")
-async def post_snapshot(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def post_snapshot(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     """Keep the agent's database in place of the one before."""
     place = town_id, rig_id, agent_id
     content = await read_bytes(SNAPSHOT_LIMIT)
     if not content:
         raise Refusal(400, "The snapshot is empty")
     await context().store.save_snapshot(*place, content)
-    return answer({"success": True})
+    return done()
 
 
 @worker_api.delete(f"{_AGENT}/db-snapshot")
-async def delete_snapshot(town_id: str, rig_id: str, agent_id: str) -> Response:
+async def delete_snapshot(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     """Forget the agent's database; also when there is none."""
     await context().store.delete_snapshot(town_id, rig_id, agent_id)
-    return answer({"success": True})
+    return done()
 
 
 @worker_api.post("/container-events")
-async def post_event(town_id: str) -> Response:
+async def post_event(town_id: str) -> Answer[None]:
     """Keep a container event."""
     body = await _object(_EVENT_LIMIT)
     event = body.get("event")
@@ -123,52 +124,52 @@ async def post_event(town_id: str) -> Response:
     if body.get("townId", town_id) != town_id:
         raise Refusal(400, "Invalid request body", issues=[{"path": ["townId"], "message": "is another town"}])
     await context().store.add_event(town_id, event, body)
-    return answer({"success": True})
+    return done()
 
 
 @worker_api.post("/refresh-container-token", endpoint=_REFRESH)
-async def refresh_token(town_id: str) -> Response:
+async def refresh_token(town_id: str) -> Answer[TokenGiven]:
     """A new container token for one that is valid or expired at most an hour ago."""
     store, now = context().store, context().now()
     secret = await store.jwt_secret(town_id)
     if secret is None:
         raise Refusal(404, "Not found")
-    return answer({"data": {"token": mint(secret, town_id, now).reveal()}})
+    return entrust(TokenGiven(data=Token(token=mint(secret, town_id, now))))
 
 
 @worker_api.post("/rigs/<rig_id>/refresh-git-token")
-async def refresh_git_token(town_id: str, **_path: str) -> Response:
+async def refresh_git_token(town_id: str, **_path: str) -> Answer[TokenGiven]:
     """The town's GitHub token, which is the one for all its rigs."""
     token = (await _town(town_id)).git_auth.github_token
     if not token:
         raise Refusal(404, "The town has no git token")
-    return answer({"data": {"token": token.reveal()}})
+    return entrust(TokenGiven(data=Token(token=token)))
 
 
 @worker_api.post("/<any('container-ready','container-eviction'):report>")
-async def post_container_report(town_id: str, report: str) -> Response:
+async def post_container_report(town_id: str, report: str) -> Answer[None]:
     """What the container reports once about itself."""
     body = await _object(_EVENT_LIMIT)
     await context().store.add_event(town_id, report.replace("-", "."), body)
-    return answer({"success": True})
+    return done()
 
 
 @worker_api.post(f"{_AGENT}/<any('completed','waiting','eviction-context'):report>")
-async def post_agent_report(town_id: str, rig_id: str, agent_id: str, report: str) -> Response:
+async def post_agent_report(town_id: str, rig_id: str, agent_id: str, report: str) -> Answer[None]:
     """What an agent reports once about itself."""
     place = {"rigId": rig_id, "agentId": agent_id}
     body = await _object(_EVENT_LIMIT)
     await context().store.add_event(town_id, f"agent.{report.replace('-', '_')}", body | place)
-    return answer({"success": True})
+    return done()
 
 
 @worker_api.post("/rigs/<rig_id>/review-queue/<entry_id>/complete")
-async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Response:
+async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Answer[None]:
     """How a merge ended."""
     place = {"rigId": rig_id, "entryId": entry_id}
     body = await _object(_EVENT_LIMIT)
     await context().store.add_event(town_id, "review.complete", body | place)
-    return answer({"success": True})
+    return done()
 
 
 async def _town(town_id: str) -> TownRecord:
