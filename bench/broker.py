@@ -273,9 +273,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 20], help="answers at a time; a row each")
     parser.add_argument("--requests", type=int, default=100, help="answers of a row and a way")
     parser.add_argument("--frames", type=int, default=20, help="frames of an answer")
-    parser.add_argument(
-        "--pause-ms", type=float, default=10.0, help="between two frames")
-    )
+    parser.add_argument("--pause-ms", type=float, default=10.0, help="between two frames")
     parser.add_argument("--body-kb", type=int, default=64, help="size of a request, which is a conversation")
     parser.add_argument("--mb", type=int, default=64, help="size of the large answers of a row")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")

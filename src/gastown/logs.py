@@ -19,7 +19,7 @@ import structlog
 
 from gastown.contract.secret import Secret
 
-__all__ = ["RedactingFormatter", "Redactor", "configure", "redacted"]
+__all__ = ["LiveRedactor", "RedactingFormatter", "Redactor", "configure", "redacted"]
 
 _SHAPES = re.compile(
     r"eyJ[\w-]{5,}\.[\w-]+\.[\w-]*"  # a JWT
@@ -64,18 +64,37 @@ class Redactor:
                 return self
         return _without_shapes if any(sign in text for sign in _SIGNS) else None
 
-    def __call__(self, text: str) -> str:
+    def known(self, text: str) -> str:
+        """`text` without what is known to be secret; shapes stay."""
         for form in self._plain:
             if form in text:
                 text = text.replace(form, _MASK)
         for form in self._encoded:
             if form in text:
                 text = re.sub(f"{_BASE64}{re.escape(form)}{_BASE64}", _MASK, text)
-        return _without_shapes(text)
+        return text
+
+    def __call__(self, text: str) -> str:
+        return _without_shapes(self.known(text))
 
 
 def _without_shapes(text: str) -> str:
     return _SHAPES.sub(_MASK, text)
+
+
+class LiveRedactor:
+    """The redactor of this moment. `secrets` gives what is secret now, in the same order while nothing changes."""
+
+    def __init__(self, secrets: Callable[[], Iterable[Secret]]) -> None:
+        self._secrets = secrets
+        self._known: tuple[Secret, ...] = ()
+        self._redactor = Redactor()
+
+    def now(self) -> Redactor:
+        known = tuple(self._secrets())
+        if known != self._known:  # by identity first: this is done for every line
+            self._known, self._redactor = known, Redactor(known)
+        return self._redactor
 
 
 def redacted(text: str, secrets: Iterable[Secret] = ()) -> str:
@@ -96,17 +115,12 @@ class RedactingFormatter(logging.Formatter):
 
 def configure(secrets: Callable[[], Iterable[Secret]], stream: TextIO | None = None) -> None:
     """Set structlog up for this process. `secrets` gives the values that are live when a line is written."""
-    known: tuple[Secret, ...] = ()
-    redactor = Redactor()
+    live = LiveRedactor(secrets)
 
     def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        nonlocal known, redactor
-        now = tuple(secrets())
-        if now != known:
-            known, redactor = now, Redactor(now)
         texts: list[str] = []
         line: dict[str, Any] = _plain(event, texts)
-        remedy = redactor.remedy("\n".join(texts))
+        remedy = live.now().remedy("\n".join(texts))
         return line if remedy is None else dict(_clean(line, remedy))
 
     structlog.configure(

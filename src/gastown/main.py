@@ -35,7 +35,7 @@ from gastown.agents.events import EventLog
 from gastown.agents.farewell import FarewellParts
 from gastown.agents.pulse import pulse
 from gastown.agents.repositories import git_of
-from gastown.agents.roster import open_roster
+from gastown.agents.roster import Roster, open_roster
 from gastown.agents.services import AgentServices, Deadlines
 from gastown.boot.hydrate import Hydration, hydrate
 from gastown.boot.report import BootReport
@@ -61,6 +61,7 @@ from gastown.git.workspace import WorkspacePaths
 from gastown.kilo.binary import find_kilo
 from gastown.kilo.pool import Refused, open_pool
 from gastown.kilo.server import Launcher, launch
+from gastown.logs import LiveRedactor
 from gastown.settings import Settings
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
@@ -153,6 +154,7 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             start_seconds=settings.gastown_start_seconds,
             start_margin=min(START_MARGIN_SECONDS, settings.gastown_start_seconds / 10),
             now=parts.now,
+            redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
             town_id=settings.gastown_town_id,
             require_tickets=settings.gastown_require_tickets,
         )
@@ -315,7 +317,7 @@ async def serve(settings: Settings) -> None:
             process_start=trio.current_time() - _process_age(),
         )
         async with open_town(parts) as opened:
-            logs.configure(lambda: live_secrets(settings, opened.town))
+            logs.configure(partial(live_secrets, settings, opened.town.roster, opened.town.services))
             leaving = opened.town.drain.leaving
             async with trio.open_nursery() as watches:
                 await watches.start(leaving.heed_signals, name="signals")
@@ -343,15 +345,14 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
         stop.set()
 
 
-def live_secrets(settings: Settings, town: Town) -> list[Secret]:
+def live_secrets(settings: Settings, roster: Roster, services: AgentServices) -> list[Secret]:
     """Every value that must not be seen in the log, at this moment."""
-    services = town.services
     bearers = services.broker.grants.bearers() if services.broker is not None else []
     return [
         *settings.secrets(),
         *services.credentials.current.secrets(),
         *services.repositories.tools.credentials.secrets(),
-        *town.roster.secrets(),
+        *roster.secrets(),
         *bearers,
     ]
 

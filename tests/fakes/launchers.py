@@ -142,7 +142,7 @@ class FakeLauncher:
         self.spawns.append(spawn)
         fate = self.fate(spawn)
         try:
-            await self._come_up(fate)
+            await self._come_up(spec, fate)
             async with trio.open_nursery() as nursery:
                 server = self._listen(nursery, spawn)
                 nursery.start_soon(self._die_later, server, fate, name="fate")
@@ -161,7 +161,7 @@ class FakeLauncher:
         finally:
             spawn.ended = trio.current_time()
 
-    async def _come_up(self, fate: Fate) -> None:
+    async def _come_up(self, spec: ServerSpec, fate: Fate) -> None:
         self._coming_up += 1
         self.peak = max(self.peak, self._coming_up)
         try:
@@ -173,7 +173,7 @@ class FakeLauncher:
         finally:
             self._coming_up -= 1
         if fate.exit is not None and math.isinf(fate.dies_after):
-            raise ServerDied(fate.exit, fate.stderr)
+            raise ServerDied(fate.exit, spec.redacted(fate.stderr))
 
     def _listen(self, nursery: trio.Nursery, spawn: Spawn) -> FakeServer:
         config = json.loads(spawn.spec.env["KILO_CONFIG_CONTENT"])

@@ -6,15 +6,25 @@ The log of these tests is given no list of live secrets: what does not look like
 from __future__ import annotations
 
 import json
+import traceback
+from collections import deque
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import trio
 
+from gastown.concurrency.processes import Exit
+from gastown.contract.errors import AgentNotRunning
+from gastown.control.app import ROUTES
+from gastown.control.routes import Route
+from gastown.main import live_secrets
 from tests.fakes.kilo import Script
-from tests.fakes.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, Fate
+from tests.fakes.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, Fate, Spawn
+from tests.fakes.network import MemoryNetwork
 from tests.fakes.town import FakeTown, start_request
+from tests.fakes.worker import FakeWorker
 
 pytestmark = pytest.mark.virtual_time
 
@@ -22,9 +32,9 @@ NAMES = (
     "container session kilo-of-the-container kilo-of-the-header github-of-the-header gitlab-of-the-header "
     "pat-of-the-header custom-of-the-header kilo-of-the-request custom-of-the-request kilo-of-the-entry "
     "custom-of-the-entry kilo-of-the-context github-of-the-context pat-of-the-context custom-of-the-context "
-    "refreshed password-in-an-address"
+    "refreshed password-in-an-address key-of-a-callback shown-as-a-bearer shown-in-a-query ticket-shown"
 )
-CANARY = {name: f"canary-{name}" for name in NAMES.split()}
+CANARY = {name: f"canary-{number:02}-{name}" for number, name in enumerate(NAMES.split())}
 SETTINGS = {
     "gastown_container_token": CANARY["container"],
     "gastown_session_token": CANARY["session"],
@@ -44,6 +54,10 @@ HEADER = {
         }
     )
 }
+CALLBACK = f"https://caller.test/done?key={CANARY['key-of-a-callback']}"
+SHOWN = {**HEADER, "Authorization": f"Bearer {CANARY['shown-as-a-bearer']}"}
+"""What a caller may show at any route, whether it is wanted there or not."""
+QUERY = f"?ticket={CANARY['ticket-shown']}&token={CANARY['shown-in-a-query']}&after={CANARY['shown-in-a-query']}"
 VARIABLES = {"KILOCODE_TOKEN": CANARY["kilo-of-the-request"], "CUSTOM": CANARY["custom-of-the-request"]}
 ADDRESS = f"https://user:{CANARY['password-in-an-address']}@git.test/r.git"
 
@@ -118,8 +132,22 @@ async def test_the_children_did_get_them(town_on_fakes) -> None:
         }
 
 
+def its_environment(spawn: Spawn) -> tuple[str, ...]:
+    """What a program that cannot go on may print of itself."""
+    return tuple(f"error: {value} is no good for {name}" for name, value in spawn.spec.env.items() if found(value))
+
+
+def crashing(network: MemoryNetwork) -> FakeLauncher:
+    return FakeLauncher(network, fate=lambda spawn: Fate(1.0, Exit(1), its_environment(spawn)))
+
+
+def dying(network: MemoryNetwork) -> FakeLauncher:
+    return FakeLauncher(network, fate=lambda spawn: Fate(stderr=its_environment(spawn), dies_after=20))
+
+
 FAILURES = {
     "the server crashes": CrashingKilo,
+    "the server crashes and prints its environment": crashing,
     "the gateway refuses": partial(FailingPromptKilo, status=401),
     "the server never comes up": lambda network: FakeLauncher(network, 100),
     "a route fails": lambda network: FakeLauncher(network, script=Script(broken=frozenset({"POST /session"}))),
@@ -203,3 +231,150 @@ async def test_a_crash_of_ours_tells_none(town_on_fakes, monkeypatch: pytest.Mon
         assert (answer.status_code, answer.json()) == (500, {"error": "Internal error; the log has the details"})
         assert "a bug of ours" in town.log.getvalue()
         assert found(await everything_said(town, answer.text)) == []
+
+
+BODIES: dict[str, Any] = {
+    "POST /agents/start": lambda: start_request(
+        "pole-9", envVars=VARIABLES, gitUrl=ADDRESS, completionCallbackUrl=CALLBACK, branch="work-9"
+    ),
+    "POST /refresh-token": lambda: {"token": CANARY["refreshed"]},
+    "POST /agents/<agent_id>/message": lambda: {"prompt": "x"},
+    "PATCH /agents/<agent_id>/model": lambda: {"model": "test/large"},
+    "PUT /agents/<agent_id>/system-prompt": lambda: {"systemPrompt": "x"},
+    "POST /agents/<agent_id>/nudge-delivered": lambda: {"nudge_id": "n"},
+    "PUT /agents/<agent_id>/pty/<pty_id>": lambda: {"size": {"rows": 2, "cols": 2}},
+    "POST /dashboard-context": lambda: {"context": "x"},
+    "POST /repos/setup": lambda: {
+        "rigId": "rig-1",
+        "gitUrl": ADDRESS,
+        "defaultBranch": "main",
+        "envVars": {"GIT_TOKEN": CANARY["custom-of-the-request"]},
+    },
+    "POST /git/merge": lambda: {
+        **dict.fromkeys(("entryId", "beadId", "agentId"), "one"),
+        "townId": "oak",
+        "rigId": "rig-1",
+        "branch": "b",
+        "targetBranch": "main",
+        "gitUrl": ADDRESS,
+        "callbackUrl": CALLBACK,
+        "envVars": {"GIT_TOKEN": CANARY["custom-of-the-request"]},
+    },
+}
+"""What each route is given; the others take no body."""
+
+STATES = {
+    "a town that goes well": (FakeLauncher, None),
+    "a town with a broker": (FakeLauncher, None),
+    "servers that crash and print their environment": (crashing, None),
+    "servers that die at work and print their environment": (dying, None),
+    "a worker that is away": (FakeLauncher, "down"),
+    "a worker that answers nonsense": (FakeLauncher, "garbage"),
+    "a worker that refuses": (FakeLauncher, "statuses"),
+}
+
+
+def all_bodies(route: Route) -> list[bytes | None]:
+    """A good one, if it takes one, and bad ones that hold what must not be quoted."""
+    make = BODIES.get(f"{route.method} {route.path}")
+    everything = json.dumps({"token": [CANARY["refreshed"]], "envVars": list(CANARY.values()), "gitUrl": ADDRESS})
+    bad = [everything.encode(), everything.encode()[:-3], CANARY["refreshed"].encode()]
+    good = json.dumps(make()).encode() if make is not None else None
+    return [good] if route.body is None else [good, *bad]
+
+
+async def ask_everywhere(town: FakeTown) -> str:
+    """Every route of the control server, with good and bad bodies, for agents that are there and that are not."""
+    said = []
+    for route in sorted(ROUTES, key=lambda route: (route.path != "/agents/start", route.path.endswith("/stop"))):
+        for agent_id in ("pole-3", "pole-9", "nobody"):
+            path = route.path.replace("<agent_id>", agent_id).replace("<pty_id>", "pty_1")
+            for body in all_bodies(route):
+                with trio.move_on_after(100):
+                    answer = await town.client.request(route.method, path + QUERY, content=body, headers=SHOWN)
+                    said.append(answer.text + str(answer.headers))
+            if "<agent_id>" not in route.path:
+                break
+    for path in ("/openapi.json", "/nowhere", "/agents/start"):
+        answer = await town.client.get(path + QUERY, headers=SHOWN)
+        said.append(answer.text + str(answer.headers))
+    return "".join(said)
+
+
+def trouble(worker: FakeWorker, how: str | None) -> None:
+    routes = ("GET /container-registry", "GET /mayor-id", "GET /db-snapshot", "GET /pending-nudges")
+    if how == "down":
+        worker.down()
+    elif how == "garbage":
+        worker.garbage |= set(routes)
+    elif how == "statuses":
+        worker.statuses |= dict.fromkeys((*routes, "POST /refresh-container-token"), 401)
+
+
+def reprs_of(*roots: object) -> str:
+    """The reprs of whatever of ours can be reached, and of every exception with all that it came from."""
+    seen: set[int] = set()
+    waiting, said = list(roots), []
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, BaseException):
+            said.append("".join(traceback.format_exception(thing)))
+        if isinstance(thing, dict | MappingProxyType):
+            waiting.extend(thing.values())
+        elif isinstance(thing, list | tuple | set | frozenset | deque):
+            waiting.extend(thing)
+        elif type(thing).__module__.startswith("gastown.") and not isinstance(thing, type):
+            said.append(repr(thing))
+            names = (name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ()))
+            waiting.extend(getattr(thing, name, None) for name in names)
+            waiting.extend(getattr(thing, "__dict__", {}).values())
+    assert len(said) > 20
+    return "".join(said)
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_no_route_and_no_repr_tells_one_whatever_the_town_is_in(town_on_fakes, state: str) -> None:
+    kilo, worker = STATES[state]
+    async with town_on_fakes(kilo=kilo, gastown_broker="broker" in state, **SETTINGS) as town:
+        plant(town)
+        trouble(town.worker, worker)
+        with trio.move_on_after(200):
+            await town.hydrated()
+        said = await ask_everywhere(town)
+        await trio.sleep(120)
+        assert len(town.logged()) > 20
+        assert found(await everything_said(town, said, reprs_of(town.opened, town.settings))) == []
+        if "broker" in state:
+            assert "gtb." not in town.log.getvalue() + said + reprs_of(town.opened)
+
+
+async def test_the_town_knows_every_secret_that_it_has(town_on_fakes) -> None:
+    """Else the second line, which is the log's and the answers', would have a hole."""
+    async with town_on_fakes(gastown_broker=True, **SETTINGS) as town:
+        plant(town)
+        await town.hydrated()
+        await with_secrets(town, "pole-3")
+        await town.client.post("/refresh-token", json={"token": CANARY["refreshed"]})
+        services = town.opened.town.services
+        known = "".join(s.reveal() for s in live_secrets(town.settings, town.opened.town.roster, services))
+        assert "gtb." in known
+        assert {*CANARY} - {*found(known)} == {
+            # Never the town's, or replaced by what was told later.
+            *("key-of-a-callback", "shown-as-a-bearer", "shown-in-a-query", "ticket-shown"),
+            *("kilo-of-the-context", "github-of-the-context", "pat-of-the-context", "custom-of-the-context"),
+        }
+
+
+async def test_a_sentence_that_repeats_a_live_secret_is_masked_in_the_answer(town_on_fakes, monkeypatch) -> None:
+    async with town_on_fakes(**SETTINGS) as town:
+
+        def crash(*_: Any, **__: Any) -> None:
+            raise AgentNotRunning("pole-3", f"shown {CANARY['kilo-of-the-container']}")
+
+        monkeypatch.setattr(town.opened.town.roster, "begin", crash)
+        answer = await with_secrets(town, "pole-3")
+        assert answer.status_code == 409
+        assert "shown [redacted]" in answer.json()["error"]

@@ -71,7 +71,7 @@ class Agent:
         self.request = request
         self.workdir = workdir
         self.inherited = inherited
-        self.secrets = tuple(credentials_among({**(inherited or {}), **request.env_vars}))
+        self.secrets = (*credentials_among(request.env_vars), *credentials_among(inherited or {}))
         self.door: Door | None = None
         self.state = AgentState.STARTING
         self.failure: ControlError | None = None

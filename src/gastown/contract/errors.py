@@ -34,7 +34,9 @@ class Issue(Wire):
 
 
 class ErrorBody(Wire):
-    """The shape of every error answer; single errors add keys of their own."""
+    """The shape of every error answer. One that says more than this is a bug, and raises where it is made."""
+
+    model_config = Wire.model_config | {"alias_generator": None, "extra": "forbid"}
 
     error: str
     issues: tuple[Issue, ...] | None = None
@@ -45,17 +47,14 @@ class ErrorBody(Wire):
 
 
 class ControlError(Exception):
-    """An error with a public sentence. `extra` becomes further keys of the answer and never holds a secret."""
+    """An error with a public sentence. `body` is its answer; `extra` are further keys of that."""
 
     status = 500
 
     def __init__(self, message: str, **extra: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.extra = {key: value for key, value in extra.items() if value is not None}
-
-    def body(self) -> dict[str, Any]:
-        return {"error": self.message, **self.extra}
+        self.body = ErrorBody(error=message, **extra)
 
 
 class InvalidRequest(ControlError):
@@ -64,9 +63,7 @@ class InvalidRequest(ControlError):
     status = 400
 
     def __init__(self, issues: list[Issue]) -> None:
-        super().__init__(
-            "Invalid request body", issues=[{"path": list(i.path), "message": i.message} for i in issues]
-        )
+        super().__init__("Invalid request body", issues=tuple(issues))
 
 
 class AgentNotFound(ControlError):

@@ -28,6 +28,7 @@ __all__ = [
     "RegistryEntry",
     "StartupPhaseEvent",
     "ToolsMissing",
+    "WorkerRefusal",
 ]
 
 
@@ -144,6 +145,13 @@ class Acknowledged(Wire):
     """The worker has taken what it was sent."""
 
     success: bool = True
+
+
+class WorkerRefusal(Wire):
+    """The worker has not."""
+
+    success: bool = False
+    error: str = "The worker gave no reason"
 
 
 class NudgeDelivered(Wire):

@@ -19,6 +19,7 @@ from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.locks import NamedLocks
 from gastown.control.tickets import Tickets
+from gastown.logs import LiveRedactor
 
 __all__ = ["Town", "town"]
 
@@ -39,6 +40,8 @@ class Town:
     start_seconds: float
     start_margin: float
     now: Callable[[], datetime]
+    redactor: LiveRedactor = field(default_factory=lambda: LiveRedactor(tuple))
+    """For sentences that leave in answers."""
     town_id: str | None = None
     require_tickets: bool = False
     """Whether a websocket is opened only for who shows a stream ticket."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import structlog
 import trio
-from quart import Response, jsonify
+from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from gastown.contract.errors import ControlError
+from gastown.contract.errors import ControlError, ErrorBody
+from gastown.control.answers import reply
 from gastown.kilo.errors import KiloError
 
 __all__ = ["register_errors"]
@@ -28,24 +27,22 @@ _SENTENCES = {
 def register_errors(app: QuartTrio) -> None:
     """Map our own errors, the framework's and everything else. Nothing of an unknown error is told."""
 
-    def answer(status: int, body: dict[str, Any]) -> Response:
-        response = jsonify(body)
-        response.status_code = status
-        return response
+    def answer(status: int, sentence: str) -> Response:
+        return reply(ErrorBody(error=sentence), status, without_unset=True)
 
     async def control_error(error: ControlError) -> Response:
-        response = answer(error.status, error.body())
+        response = reply(error.body, error.status, without_unset=True)
         if error.status == 503:
             response.headers["Retry-After"] = "5"
         return response
 
     async def kilo_error(error: KiloError) -> Response:
         log.warning("kilo.request_failed", reason=str(error))
-        return answer(502, {"error": f"The agent's server did not take the request: {error}"})
+        return answer(502, f"The agent's server did not take the request: {error}")
 
     async def http_error(error: HTTPException) -> Response:
         status = error.code or 500
-        response = answer(status, {"error": _SENTENCES.get(status, error.name)})
+        response = answer(status, _SENTENCES.get(status, error.name))
         if isinstance(error, RequestEntityTooLarge):
             # The rest of the body is not read: the connection is of no further use.
             response.headers["Connection"] = "close"
@@ -55,10 +52,10 @@ def register_errors(app: QuartTrio) -> None:
 
     async def unknown_error(error: Exception) -> Response:
         log.error("request.crashed", exc_info=error)
-        return answer(500, {"error": "Internal error; the log has the details"})
+        return answer(500, "Internal error; the log has the details")
 
     async def too_slow(_: trio.TooSlowError) -> Response:
-        return answer(504, {"error": "A part of the request did not end in time"})
+        return answer(504, "A part of the request did not end in time")
 
     app.register_error_handler(ControlError, control_error)
     app.register_error_handler(KiloError, kilo_error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NoReturn, TypeVar, overload
 
 import trio
@@ -41,11 +41,11 @@ _SWALLOWED = 16 * 1024 * 1024
 class Refusal(Exception):
     """The request is not served: a status and a sentence that may leave the process."""
 
-    def __init__(self, status: int, message: str, **extra: Any) -> None:
+    def __init__(self, status: int, message: str, issues: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.extra = extra
+        self.issues = issues
 
 
 class Answer(Response, Generic[_Shown]):
@@ -141,9 +141,14 @@ def install_error_answers(app: Quart) -> None:
     app.register_error_handler(Exception, _broken)
 
 
+def _refusal(error: str, status: int, issues: Sequence[Mapping[str, Any]] = ()) -> Response:
+    body: dict[str, Any] = {"success": False, "error": error}
+    return answer(body | ({"issues": list(issues)} if issues else {}), status)
+
+
 async def _refused(error: Exception) -> Response:
     assert isinstance(error, Refusal)  # noqa: S101  registered for nothing else
-    reply = answer({"success": False, "error": error.message, **error.extra}, error.status)
+    reply = _refusal(error.message, error.status, error.issues)
     if error.status == 401:
         reply.headers["WWW-Authenticate"] = "Bearer"
     return reply
@@ -152,7 +157,7 @@ async def _refused(error: Exception) -> Response:
 async def _http_error(error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for nothing else
     status = error.code or 500
-    reply = answer({"success": False, "error": error.name if status != 404 else "Not found"}, status)
+    reply = _refusal(error.name if status != 404 else "Not found", status)
     for name, value in error.get_headers():
         if name.lower() == "allow":
             reply.headers[name] = value
@@ -161,4 +166,4 @@ async def _http_error(error: Exception) -> Response:
 
 async def _broken(error: Exception) -> Response:
     current_app.logger.error("%s %s failed", request.method, request.url_rule, exc_info=error)
-    return answer({"success": False, "error": "The hall failed to answer; its log says why"}, 500)
+    return _refusal("The hall failed to answer; its log says why", 500)

@@ -33,7 +33,10 @@ class NotReady(KiloError):
 
 
 class ServerDied(KiloError):
-    """The process ended by itself. `exit` is None when it could not even be started."""
+    """The process ended by itself. `exit` is None when it could not even be started.
+
+    `stderr` are its last words without a credential (`ServerSpec.redacted`): they are told to who asked for it.
+    """
 
     def __init__(self, ended: Exit | None, stderr: tuple[str, ...], reason: str = "") -> None:
         last = " | ".join(line for line in stderr[-5:] if line.strip())

@@ -83,7 +83,7 @@ class Server:
         self.free.set()
 
     def death(self) -> ServerDied:
-        return ServerDied(self.running.exit, self.running.stderr_tail)
+        return ServerDied(self.running.exit, self.spec.redacted(self.running.stderr_tail))
 
     async def explain(self, error: KiloError) -> KiloError:
         """`error`, or the server's death where that is what made a request fail."""

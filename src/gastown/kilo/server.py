@@ -97,4 +97,4 @@ async def launch(spec: ServerSpec) -> AsyncIterator[KiloProcess]:
     except CannotStart as error:
         raise ServerDied(None, (), str(error)) from error
     # Raised outside of the child's nursery, so that it is a plain exception and not a group of one.
-    raise ServerDied(child.exit, child.stderr_tail)
+    raise ServerDied(child.exit, spec.redacted(child.stderr_tail))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+
+from gastown.contract.secret import Secret, credentials_among
+from gastown.logs import Redactor
 
 __all__ = ["ServerSpec"]
 
@@ -45,6 +48,11 @@ class ServerSpec:
             [self.argv, self.cwd, self.home, sorted(self.env.items()), sorted(self.required_tools)]
         )
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def redacted(self, lines: Iterable[str]) -> tuple[str, ...]:
+        """What a server of this spec has said, without the credentials of its environment."""
+        redactor = Redactor(credentials_among({name: Secret(value) for name, value in self.env.items()}))
+        return tuple(map(redactor, lines))
 
     def differences(self, other: ServerSpec) -> tuple[str, ...]:
         """The names of what differs, never the values."""

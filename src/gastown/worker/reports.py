@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -40,7 +40,7 @@ class _Report:
     sender: tuple[str, str] | None
     path: str
     body: Wire
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     lane: tuple[str, str] | None = None
 
     @property
