@@ -32,6 +32,7 @@ import trio
 from gastown import logs
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, serve_app
+from gastown.kilo.client import Endpoint
 from gastown.main import Parts, open_town
 from gastown.settings import Settings
 
@@ -141,7 +142,8 @@ def serve_stand_in(handler: type[Quiet]) -> None:
 
 def serve_town(kilo_url: str, worker_url: str, folder: str) -> None:
     class Elsewhere:
-        url, pid, exit, stderr_tail, leftovers = kilo_url, os.getpid(), None, (), ()
+        pid, exit, stderr_tail, leftovers = os.getpid(), None, (), ()
+        endpoint = Endpoint(kilo_url, "no password is asked for")
 
         def __init__(self) -> None:
             self.ended = trio.Event()

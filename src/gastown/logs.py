@@ -17,6 +17,8 @@ _SHAPES = re.compile(
     r"|(?:gh[pousr]|github_pat|glpat)[_-][\w-]{10,}"  # GitHub's and GitLab's tokens
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user and password in a URL
     r"|(?<=[Bb]earer )[\w.~+/=-]+"
+    r"|(?<=[Bb]asic )[\w+/=-]+"
+    r"|\bgt[bs]\.[\w.-]{10,}"  # an agent's bearer, a kilo server's password
 )
 _MASK = "[redacted]"
 _SHORTEST = 6

@@ -59,6 +59,7 @@ from gastown.git.repos import open_repositories
 from gastown.git.rig import GitLimits, Tools
 from gastown.git.workspace import WorkspacePaths
 from gastown.kilo.binary import find_kilo
+from gastown.kilo.client import KiloClient
 from gastown.kilo.pool import Refused, open_pool
 from gastown.kilo.server import Launcher, launch
 from gastown.settings import Settings
@@ -183,7 +184,7 @@ async def open_services(
     pool = await stack.enter_async_context(
         open_pool(
             parts.launch,
-            parts.kilo_client,
+            partial(KiloClient, parts.kilo_client),
             slots,
             spawn_seconds=settings.gastown_spawn_seconds,
             on_refused=lambda refused: telemetry.send(tools_missing(refused)),
@@ -352,7 +353,13 @@ def _secrets(settings: Settings, services: AgentServices) -> list[str]:
     fixed = [secret.get_secret_value() for secret in (settings.kilocode_token,) if secret is not None]
     bearers = services.broker.grants.bearers() if services.broker is not None else []
     git = services.repositories.tools.credentials
-    return [*fixed, *services.credentials.current.secrets(), *git.secrets(), *bearers]
+    return [
+        *fixed,
+        *services.credentials.current.secrets(),
+        *git.secrets(),
+        *bearers,
+        *services.pool.secrets(),
+    ]
 
 
 async def _hydrate(hydration: Hydration | None, scope: trio.CancelScope) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from gastown.main import _secrets
 from tests.fakes.kilo import Script
 from tests.fakes.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, Fate
 from tests.fakes.town import FakeTown, start_request
@@ -96,6 +97,26 @@ async def test_a_town_that_goes_well_tells_none(town_on_fakes) -> None:
         assert [answer.status_code for answer in answers] == [201, 201, 200, 200, 200, 200]
         await trio.sleep(30)
         assert found(await everything_said(town, *(answer.text for answer in answers))) == []
+
+
+async def test_the_password_of_a_server_is_told_to_nobody_and_stands_in_no_address(town_on_fakes) -> None:
+    async with town_on_fakes(**SETTINGS) as town:
+        answers = [
+            await with_secrets(town, "mayor-1"),
+            await town.client.post("/agents/mayor-1/pty"),
+            await town.client.get("/agents/mayor-1/pty"),
+        ]
+        assert [answer.status_code for answer in answers] == [201, 200, 200]
+        server = town.kilo.server("mayor-1")
+        said = await everything_said(town, *(answer.text for answer in answers))
+        asked = [(one.path, sorted(one.query.items())) for one in server.kilo.asked]
+        for secret in server.endpoint.secrets():
+            assert secret not in said + repr((server.spec.argv, asked, server.endpoint))
+        assert server.endpoint.password not in json.dumps(dict(server.spec.env))
+        # But the log knows what to look for, and the terminal has what it needs.
+        assert set(server.endpoint.secrets()) <= set(_secrets(town.settings, town.opened.town.services))
+        [terminal] = server.kilo.ptys.all.values()
+        assert terminal.body["env"] == {"GASTOWN_TERMINAL_PASSWORD": server.endpoint.password}
 
 
 async def test_the_children_did_get_them(town_on_fakes) -> None:

@@ -24,6 +24,7 @@ from gastown.concurrency.slots import PrioritySlots, Urgency
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.tools import mayor_tools, plugin_file
 from gastown.control.app import create_app
+from gastown.kilo.client import KiloClient
 from gastown.kilo.errors import NotReady
 from gastown.kilo.pool import open_pool
 from gastown.kilo.server import launch
@@ -176,6 +177,7 @@ async def test_a_mayor_in_mid_turn_does_not_notice_three_rotations_and_its_next_
     assert "SHIP=number-3" in environment
     assert "GASTOWN_CONTAINER_TOKEN=gtb." in environment
     assert "canary" not in environment
+    assert "gts." not in environment  # the server's password: kilo keeps it from commands
     assert "bead-7" in world.text(0)
     offered = {tool["function"]["name"]: tool["function"] for tool in world.chats[0].json()["tools"]}
     assert set(mayor_tools()) <= offered.keys()
@@ -228,7 +230,7 @@ async def test_a_server_of_a_mayor_without_its_tools_is_never_handed_out(tmp_pat
     spec = partial(without, partial(derive, asked, str(tmp_path), Credentials(), defaults))
     async with (
         httpx2.AsyncClient(trust_env=False) as client,
-        open_pool(launch, client, PrioritySlots(1), spawn_seconds=60) as pool,
+        open_pool(launch, partial(KiloClient, client), PrioritySlots(1), spawn_seconds=60) as pool,
     ):
         with pytest.raises(NotReady) as refused:
             async with pool.lease(spec, Urgency.PREWARM, PhaseLog()):

@@ -43,7 +43,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "quart": ("control/", "hall/"),
     "quart_schema": ("control/", "hall/"),
     "quart_trio": ("control/", "hall/"),
-    "httpx2": ("kilo/", "worker/", "broker/", "hall/dispatch.py", "main.py"),
+    "httpx2": ("kilo/client.py", "kilo/terminal.py", "worker/", "broker/", "hall/dispatch.py", "main.py"),
+    # In kilo/ only the client that knows the server's password may speak to it.
+    "httpx2.AsyncClient": ("kilo/client.py", "worker/", "broker/", "hall/dispatch.py", "main.py"),
     "sqlite3": ("hall/store.py", "worker/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from gastown import logs
+from gastown.kilo.client import new_password
 from gastown.logs import redacted
 from tests.fakes.worker import token_until
 
@@ -39,6 +40,9 @@ def logged(stream: StringIO, **values: Any) -> dict[str, Any]:
         ("https://x-access-token:ghs_0123456789ab@git.test", "https://[redacted]@git.test"),
         ("ghp_0123456789ab and glpat-0123456789ab", "[redacted] and [redacted]"),
         ("github_pat_0123456789ab", "[redacted]"),
+        ("Authorization: Basic a2lsbzpwdw==", "Authorization: Basic [redacted]"),
+        ("of an agent: gtb.0123456789abcdef.s-e_c", "of an agent: [redacted]"),
+        (f"of a server: {new_password()}!", "of a server: [redacted]!"),
         ("a live-secret here", "a [redacted] here"),
         ("nothing to hide: http://host:80/a@b", "nothing to hide: http://host:80/a@b"),
         ("", ""),

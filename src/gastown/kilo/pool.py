@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import httpx2
 import structlog
 import trio
 
@@ -14,6 +13,7 @@ from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import PrioritySlots, Slot, Urgency
 from gastown.concurrency.waiting import wait_any
+from gastown.kilo.client import Endpoint, KiloClient
 from gastown.kilo.errors import KiloError, KiloUnreachable, NotReady, ServerDied
 from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import GRACE_SECONDS, Launcher, RunningServer
@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 _RETIRE_BUDGET = GRACE_SECONDS + 4
 
+Connect = Callable[[Endpoint], KiloClient]
+
 
 class SpawnTimedOut(KiloError):
     """The server was not ready in the time that a spawn has; its process has been ended."""
@@ -38,10 +40,10 @@ class SpawnTimedOut(KiloError):
 class Server:
     """A server of the pool. It lives until it is retired or dies; `gone` is set when nothing of it is left."""
 
-    def __init__(self, spec: ServerSpec, running: RunningServer, client: httpx2.AsyncClient) -> None:
+    def __init__(self, spec: ServerSpec, running: RunningServer, client: KiloClient) -> None:
         self.spec = spec
         self.running = running
-        self.rest = KiloRest(client, running.url)
+        self.rest = KiloRest(client)
         self._client = client
         self.leased = False
         self.free = trio.Event()
@@ -49,12 +51,8 @@ class Server:
         self.gone = trio.Event()
 
     @property
-    def url(self) -> str:
-        return self.running.url
-
-    @property
     def port(self) -> int | None:
-        return httpx2.URL(self.running.url).port
+        return self.running.endpoint.port
 
     @property
     def ended(self) -> trio.Event:
@@ -69,11 +67,11 @@ class Server:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every event to `take` until cancelled. See `follow_events`."""
-        await follow_events(self._client, self.url, take, reconnected, task_status=task_status)
+        await follow_events(self._client, take, reconnected, task_status=task_status)
 
     def terminals(self) -> KiloTerminals:
         """The terminals of the server's working directory."""
-        return KiloTerminals(self._client, self.url, self.spec.cwd)
+        return KiloTerminals(self._client, self.spec.cwd)
 
     def lease_out(self) -> None:
         self.leased, self.free = True, trio.Event()
@@ -153,7 +151,7 @@ class ServerPool:
         self,
         nursery: trio.Nursery,
         launch: Launcher,
-        client: httpx2.AsyncClient,
+        connect: Connect,
         slots: PrioritySlots,
         spawn_seconds: float,
         on_refused: Callable[[Refused], None],
@@ -161,7 +159,7 @@ class ServerPool:
         self.slots = slots
         self._nursery = nursery
         self._launch = launch
-        self._client = client
+        self._connect = connect
         self._spawn_seconds = spawn_seconds
         self._on_refused = on_refused
         self.refused: dict[tuple[str, str], Refused] = {}
@@ -172,6 +170,10 @@ class ServerPool:
     def servers(self) -> tuple[Server, ...]:
         """Every server whose process lives."""
         return tuple(s for s in self._servers if not s.ended.is_set())
+
+    def secrets(self) -> list[str]:
+        """What opens the servers that are there now, for the log's redaction."""
+        return [secret for server in self._servers for secret in server.running.endpoint.secrets()]
 
     @asynccontextmanager
     async def lease(
@@ -272,7 +274,7 @@ class ServerPool:
         server: Server | None = None
         try:
             async with self._launch(spec) as running:
-                server = Server(spec, running, self._client)
+                server = Server(spec, running, self._connect(running.endpoint))
                 self._servers.append(server)
                 task_status.started(server)
                 await wait_any(server.retirement, running.ended)
@@ -287,7 +289,7 @@ class ServerPool:
 @asynccontextmanager
 async def open_pool(
     launch: Launcher,
-    client: httpx2.AsyncClient,
+    connect: Connect,
     slots: PrioritySlots,
     *,
     spawn_seconds: float,
@@ -298,5 +300,5 @@ async def open_pool(
     `on_refused` hears of every server that came up without its tools.
     """
     async with trio.open_nursery() as nursery:
-        yield ServerPool(nursery, launch, client, slots, spawn_seconds, on_refused)
+        yield ServerPool(nursery, launch, connect, slots, spawn_seconds, on_refused)
         nursery.cancel_scope.cancel(reason="the pool closes")
