@@ -63,9 +63,10 @@ class RefusedServer(Wire):
 
 
 class Health(Wire):
-    """`GET /health`. `uptime` is in seconds. Unset keys are left out."""
+    """`GET /health`. `uptime` is in seconds, `version` that of this package. Unset keys are left out."""
 
     status: Literal["ok", "degraded"]
+    version: str | None = None
     agents: int
     servers: int
     uptime: float

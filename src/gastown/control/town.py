@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 from quart import Blueprint, Response, request
 
+from gastown import __version__
 from gastown.agents.hotswap import refresh_all
 from gastown.agents.rotation import rotate
 from gastown.contract.town import (
@@ -41,6 +42,7 @@ async def health() -> Response:
     _acknowledge(here)
     answer = Health(
         status="degraded" if here.report.state == "failed" else "ok",
+        version=__version__,
         agents=len(here.roster.active()),
         servers=len(here.services.pool.servers),
         uptime=round(trio.current_time() - here.process_start, 3),
