@@ -25,7 +25,7 @@ $(ENVIRONMENT): requirements.lock tools/python-env
 	@tools/python-env
 	@touch $@
 
-$(INSTALLED): $(ENVIRONMENT) pyproject.toml
+$(INSTALLED): $(ENVIRONMENT) pyproject.toml src/gastown/__init__.py
 	@echo "setup: gastown itself, editable"
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -48,7 +48,9 @@ test: setup ## all tests: make test ARGS='-k gate'
 	@.venv/bin/pytest $(ARGS)
 
 .PHONY: lint
-lint: setup ## ruff, flake8-async, mypy and pyright
+lint: setup ## ruff, flake8-async, mypy, pyright, and what a release is made of
+	.venv/bin/validate-pyproject pyproject.toml
+	.venv/bin/towncrier build --draft --version next >/dev/null
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	@# ASYNC114 wants a list of our startables here; ASYNC124: an async method of a protocol or a route need not wait;
@@ -70,6 +72,20 @@ bench-events: setup ## events a second to websockets and to the worker: make ben
 .PHONY: bench-git
 bench-git: setup ## times a polecat's start on a repository: make bench-git ARGS='--help'
 	@.venv/bin/python -m bench.git $(ARGS)
+
+.PHONY: dist
+dist: setup ## wheel and sdist in dist/, the same bytes each time
+	@rm -rf dist
+	@.venv/bin/hatchling build --target sdist --target wheel
+	@.venv/bin/check-wheel-contents dist/*.whl
+
+.PHONY: changelog
+changelog: setup ## shows what the next release changes; ARGS=--yes moves it into CHANGELOG.md
+	@.venv/bin/towncrier build $(or $(ARGS),--draft)
+
+.PHONY: notices
+notices: setup ## THIRD-PARTY-NOTICES anew, after make lock
+	@.venv/bin/python tools/notices.py
 
 .PHONY: lock
 lock: ## remake the locks: make lock ARGS=--upgrade
