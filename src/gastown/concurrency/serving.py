@@ -14,44 +14,99 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     ASGIFramework,
     ASGIReceiveCallable,
+    ASGIReceiveEvent,
     ASGISendCallable,
     ASGISendEvent,
     ConnectionState,
+    HTTPResponseBodyEvent,
     Scope,
 )
 
 from gastown.concurrency.supervise import contain, leaves
 
-__all__ = ["FinishResponses", "serve_connections"]
+__all__ = ["Exchange", "FinishResponses", "serve_connections"]
 
 log = structlog.get_logger()
 
+DISCARD_SECONDS = 2.0
+"""How long a client may go on writing what nobody reads, once it has been answered."""
 _LAST_BODY_SECONDS = 5.0
 
 
-class FinishResponses:
-    """Let the last message of a body out even when the client's end cancels the task (P7).
+class Exchange:
+    """A request and its answer over hypercorn's two channels, which ends in order whatever the app does.
 
-    Without it hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
+    - The last message of the answer gets out even when the client's end cancels the app's task (P7): else
+      hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
+    - A body that the app has not read is read and dropped behind the answer. hypercorn's reader would wait for
+      ever for room in the queue of an app that has ended, or close the connection under a client that still
+      writes, which then sees a reset in place of the answer. Who writes on for longer than 2 s is cut.
     """
+
+    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        self._receive = receive
+        self._send = send
+        self._whole = trio.Event()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._whole.set()
+        return message
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send(message)
+        else:
+            with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
+                await self._finish(message)
+
+    async def hang_up(self) -> None:
+        """Close the connection without an answer, for which ASGI has no word."""
+        stream = getattr(self._send, "__self__", None)
+        if not isinstance(stream, HTTPStream):
+            raise TypeError("hypercorn's own `send` is needed here")
+        stream.closed = True  # else hypercorn would still try a 500
+        await stream.send(StreamClosed(stream_id=stream.stream_id))
+
+    async def _finish(self, last: HTTPResponseBodyEvent) -> None:
+        if self._whole.is_set():
+            await self._send(last)
+            return
+        if last.get("body"):  # the client need not wait for its own body to be dropped
+            await self._send({**last, "more_body": True})
+        async with trio.open_nursery() as nursery:
+            # Beside the app, which may be reading too, and also while the end is sent: that waits for the reader.
+            nursery.start_soon(self._drop, name="body dropper")
+            with trio.move_on_after(DISCARD_SECONDS):
+                await self._whole.wait()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            nursery.cancel_scope.cancel(reason="the answer has ended")
+
+    async def _drop(self) -> None:
+        while True:
+            await self.receive()
+
+
+class FinishResponses:
+    """An app whose every exchange ends in order: see `Exchange`."""
 
     def __init__(self, app: ASGIFramework) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        async def finish(message: ASGISendEvent) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
-                    await send(message)
-            else:
-                await send(message)
-
-        await self._app(scope, receive, finish if scope["type"] == "http" else send)
+        if scope["type"] == "http":
+            exchange = Exchange(receive, send)
+            await self._app(scope, exchange.receive, exchange.send)
+        else:
+            await self._app(scope, receive, send)
 
 
 async def serve_connections(

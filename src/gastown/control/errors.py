@@ -8,7 +8,7 @@ import structlog
 import trio
 from quart import Response, jsonify
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from gastown.contract.errors import ControlError
 from gastown.kilo.errors import KiloError
@@ -46,9 +46,6 @@ def register_errors(app: QuartTrio) -> None:
     async def http_error(error: HTTPException) -> Response:
         status = error.code or 500
         response = answer(status, {"error": _SENTENCES.get(status, error.name)})
-        if isinstance(error, RequestEntityTooLarge):
-            # The rest of the body is not read: the connection is of no further use.
-            response.headers["Connection"] = "close"
         if (allowed := getattr(error, "valid_methods", None)) is not None:
             response.headers["Allow"] = ", ".join(sorted(allowed))
         return response
