@@ -50,7 +50,8 @@ from gastown.contract.town import TownConfig
 from gastown.contract.worker import ToolsMissing
 from gastown.control.app import create_app
 from gastown.control.context import Town
-from gastown.control.server import listen_on, serve_app
+from gastown.control.door import door_of
+from gastown.control.server import listen_on, listening_host, serve_app
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner, run_git
 from gastown.git.credentials import GitCredentials
@@ -155,7 +156,7 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             start_margin=min(START_MARGIN_SECONDS, settings.gastown_start_seconds / 10),
             now=parts.now,
             town_id=settings.gastown_town_id,
-            require_tickets=settings.gastown_require_tickets,
+            door=door_of(settings, listening_host(settings)),
         )
         hydration = None
         if worker is not None:
@@ -304,7 +305,8 @@ def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None =
 async def serve(settings: Settings) -> None:
     """Run the container until it is told to leave. Raises `CannotListen` and `KiloMissing` before it serves."""
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
-    listener = listen_on(settings.gastown_control_host, settings.gastown_control_port)
+    host = listening_host(settings)
+    listener = listen_on(host, settings.gastown_control_port)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
     async with (
         httpx2.AsyncClient(trust_env=False, limits=limits) as kilo_client,
@@ -320,6 +322,7 @@ async def serve(settings: Settings) -> None:
             process_start=trio.current_time() - _process_age(),
         )
         async with open_town(parts) as opened:
+            opened.town.door.tell(host)
             logs.configure(lambda: _secrets(settings, opened.town.services))
             leaving = opened.town.drain.leaving
             async with trio.open_nursery() as watches:
@@ -350,7 +353,13 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
 
 def _secrets(settings: Settings, services: AgentServices) -> list[str]:
     """Every value that must not be seen in the log, at this moment."""
-    fixed = [secret.get_secret_value() for secret in (settings.kilocode_token,) if secret is not None]
+    given = (
+        settings.kilocode_token,
+        settings.gastown_control_token,
+        settings.gastown_attach_token,
+        settings.gastown_read_token,
+    )
+    fixed = [secret.get_secret_value() for secret in given if secret is not None]
     bearers = services.broker.grants.bearers() if services.broker is not None else []
     git = services.repositories.tools.credentials
     return [

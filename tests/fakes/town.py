@@ -278,6 +278,7 @@ def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
         "gastown_agent_home_root": str(folder / "homes"),
         "gastown_spawn_slots": 2,
         "gastown_broker": False,
+        "gastown_insecure": True,  # its client calls it by the name of no machine
         "gastown_container_token": token_until(EPOCH.timestamp() + 8 * 3600),
         "base_env": {"PATH": "/usr/bin:/bin"},
     }

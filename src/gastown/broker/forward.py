@@ -14,11 +14,12 @@ from hypercorn.typing import HTTPResponseBodyEvent
 
 from gastown.broker.body import ClientGone, RequestBody, TooLarge
 from gastown.broker.grants import Grant, Grants
-from gastown.broker.headers import MOST_HEADER_BYTES, Headers, bearer_of, for_agent, for_upstream
+from gastown.broker.headers import MOST_HEADER_BYTES, Headers, for_agent, for_upstream
 from gastown.broker.policy import Refused, Route, To, route
 from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.serving import Exchange
 from gastown.concurrency.supervise import leaves
+from gastown.contract.access import bearer_of
 
 __all__ = ["BrokerApp"]
 

@@ -10,9 +10,11 @@ from gastown.contract.git import RigState
 from gastown.contract.wire import StringMap, Timestamp, Wire
 
 __all__ = [
+    "CONFIG_HEADER",
     "DashboardContextRequest",
     "GitAuth",
     "Health",
+    "HealthStatus",
     "Hydration",
     "HydrationState",
     "MessageSent",
@@ -26,6 +28,9 @@ __all__ = [
     "TownConfig",
     "Updated",
 ]
+
+CONFIG_HEADER = "X-Town-Config"
+"""The header with which any request may bring a `TownConfig`."""
 
 HydrationState = Literal["idle", "running", "complete", "failed"]
 
@@ -76,6 +81,12 @@ class Health(Wire):
     hydration: Hydration
     rigs: tuple[RigState, ...] | None = None
     refused: tuple[RefusedServer, ...] | None = None
+
+
+class HealthStatus(Wire):
+    """`GET /health` as a stranger gets it, where tokens are configured."""
+
+    status: Literal["ok", "degraded"]
 
 
 class RefreshTokenRequest(Wire):

@@ -18,6 +18,7 @@ from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.locks import NamedLocks
+from gastown.control.door import Door
 from gastown.control.tickets import Tickets
 
 __all__ = ["Town", "town"]
@@ -39,9 +40,8 @@ class Town:
     start_seconds: float
     start_margin: float
     now: Callable[[], datetime]
+    door: Door
     town_id: str | None = None
-    require_tickets: bool = False
-    """Whether a websocket is opened only for who shows a stream ticket."""
     tickets: Tickets = field(default_factory=Tickets)
     merges: Merges = field(default_factory=Merges)
     terminals: NamedLocks = field(default_factory=NamedLocks)

@@ -37,6 +37,8 @@ def register_errors(app: QuartTrio) -> None:
         response = answer(error.status, error.body())
         if error.status == 503:
             response.headers["Retry-After"] = "5"
+        if error.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
     async def kilo_error(error: KiloError) -> Response:

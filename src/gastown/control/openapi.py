@@ -8,10 +8,18 @@ from inspect import getdoc
 from typing import Any
 
 from quart import Response
-from quart_schema import Info, QuartSchema, document_request, document_response
+from quart_schema import (
+    HttpSecurityScheme,
+    Info,
+    QuartSchema,
+    document_request,
+    document_response,
+    security_scheme,
+)
 from quart_trio import QuartTrio
 
 from gastown import __version__
+from gastown.contract.access import Scope
 from gastown.contract.errors import ErrorBody
 from gastown.control.routes import Handler, Route
 from gastown.control.sockets import SocketRoute
@@ -19,6 +27,14 @@ from gastown.control.sockets import SocketRoute
 __all__ = ["describe"]
 
 _ALWAYS = (400, 500)
+_SCHEME = "bearer"
+_ACCESS = """\
+The bearer is the container's `GASTOWN_CONTROL_TOKEN`, which may do everything, its `GASTOWN_ATTACH_TOKEN` or its
+`GASTOWN_READ_TOKEN`. A route's scope is what it needs at least: `read`, `attach` or `control`. A container without
+any token asks for none. A request with the header `X-Town-Config` needs `control`, whatever the route.
+
+Websockets, each for a stream ticket of its agent, or for a bearer with the scope `attach` in the upgrade:
+"""
 
 
 async def describe(routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> dict[str, Any]:
@@ -31,6 +47,7 @@ async def describe(routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> d
         openapi_path=None,
         convert_casing=False,
         info=Info(title="Gastown control API", version=__version__, description=_told(sockets)),
+        security_schemes={_SCHEME: HttpSecurityScheme(scheme="bearer")},
     )
     for number, route in enumerate(routes):
         shadow.add_url_rule(
@@ -49,12 +66,16 @@ def _documented(route: Route) -> Handler:
     documented: Handler = handler
     for status, model in route.answers.items():
         documented = document_response(model, status)(documented)
-    for status in _ALWAYS:
+    locked = route.scope is not Scope.OPEN
+    for status in (*_ALWAYS, *((401, 403) if locked else ())):
         documented = document_response(ErrorBody, status)(documented)
+    needed = [{_SCHEME: [route.scope.word]}] if locked else []
+    documented = security_scheme(needed)(documented)
     if route.body is not None:
         documented = document_request(route.body)(documented)
     return documented
 
 
 def _told(sockets: Iterable[SocketRoute]) -> str:
-    return "\n".join(["Websockets:", "", *(f"- `{s.path}`: {getdoc(s.handler)}" for s in sockets)])
+    told = (f"- `{s.path}`: {getdoc(s.handler)}" for s in sockets)
+    return "\n".join([_ACCESS, *told])

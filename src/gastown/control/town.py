@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import trio
 from quart import Blueprint, Response, request
@@ -11,9 +12,11 @@ from quart import Blueprint, Response, request
 from gastown import __version__
 from gastown.agents.hotswap import refresh_all
 from gastown.agents.rotation import rotate
+from gastown.contract.access import Scope
 from gastown.contract.town import (
     DashboardContextRequest,
     Health,
+    HealthStatus,
     Pushed,
     RefreshAnswer,
     RefreshTokenRequest,
@@ -24,6 +27,7 @@ from gastown.contract.wire import iso
 from gastown.control.answers import reply
 from gastown.control.body import parse, pass_gate
 from gastown.control.context import Town, town
+from gastown.control.door import caller
 from gastown.control.routes import Routes
 
 __all__ = ["blueprint", "routes"]
@@ -35,13 +39,20 @@ _KEPT_SNAPSHOTS = 5
 _LONGEST_NONCE = 200
 
 
-@routes.get("/health", answers={200: Health})
+@routes.get("/health", answers={200: Health}, scope=Scope.OPEN)
 async def health() -> Response:
-    """Whether the container serves, and what boot hydration did. Answers before hydration has begun."""
+    """Whether the container serves, and what boot hydration did. Answers before hydration has begun.
+
+    Where tokens are configured, who shows none is told the `status` alone.
+    """
     here = town()
-    _acknowledge(here)
+    status: Literal["ok", "degraded"] = "degraded" if here.report.state == "failed" else "ok"
+    if caller() < Scope.READ:
+        return reply(HealthStatus(status=status))
+    if caller() >= Scope.CONTROL:
+        _acknowledge(here)
     answer = Health(
-        status="degraded" if here.report.state == "failed" else "ok",
+        status=status,
         version=__version__,
         agents=len(here.roster.active()),
         servers=len(here.services.pool.servers),
