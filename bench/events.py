@@ -184,7 +184,7 @@ class Client:
         self.socket = socket.create_connection(("127.0.0.1", port))
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
-            f"GET /agents/flood/stream?after={last} HTTP/1.1\r\nHost: x\r\n"
+            f"GET /agents/flood/stream?after={last} HTTP/1.1\r\nHost: localhost\r\n"
             f"Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )

@@ -7,6 +7,7 @@ import re
 import pytest
 from pydantic import BaseModel
 
+from gastown.contract.access import Scope
 from gastown.contract.agents import PublicAgent, StartAgentRequest
 from gastown.control.app import ROUTES, SOCKETS, create_app
 
@@ -46,6 +47,17 @@ async def test_every_route_says_what_it_does_what_it_takes_and_what_it_answers(t
         assert described["summary"]
         assert ("requestBody" in described) == (route.body is not None)
         assert {str(status) for status in route.answers} | {"400", "500"} <= described["responses"].keys()
+
+
+async def test_every_route_says_which_scope_a_token_needs_and_that_there_are_refusals(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        described = (await town.client.get("/openapi.json")).json()
+    assert described["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
+    for route in ROUTES:
+        operation = described["paths"][re.sub(r"<(\w+)>", r"{\1}", route.path)][route.method.lower()]
+        locked = route.scope is not Scope.OPEN
+        assert operation["security"] == ([{"bearer": [route.scope.word]}] if locked else [])
+        assert {"401", "403"}.issubset(operation["responses"]) is locked
 
 
 async def test_every_reference_to_a_model_can_be_followed(town_on_fakes) -> None:
