@@ -123,6 +123,21 @@ async def test_each_scope_gets_as_far_as_it_goes(town_on_fakes, place: str, toke
             assert (status, body) == (403, {"error": sentence, "scope": needed.word})
 
 
+async def test_what_is_served_without_a_scope_is_controls_alone(town_on_fakes) -> None:
+    async def forgotten() -> str:
+        return "done"
+
+    async with locked(town_on_fakes) as town:
+        app = create_app(town.opened.town)
+        app.add_url_rule("/forgotten", "forgotten", forgotten)
+        town.network.serve(app, "forgetful")
+        found = {}
+        for token, held in HELD.items():
+            answer = await as_(town, token).get("http://forgetful/forgotten")
+            found[held] = answer.status_code
+        assert found == {Scope.OPEN: 401, Scope.READ: 403, Scope.ATTACH: 403, Scope.CONTROL: 200}
+
+
 @pytest.mark.parametrize("place", NEEDED)
 async def test_without_tokens_everybody_may_do_everything(town_on_fakes, place: str) -> None:
     async with town_on_fakes() as town:
@@ -167,7 +182,7 @@ async def test_the_scheme_is_a_word_and_space_before_the_token_is_none_of_it(tow
 async def test_a_stranger_learns_nothing_of_what_there_is(town_on_fakes) -> None:
     async with locked(town_on_fakes) as town:
         client = as_(town, UNKNOWN)
-        for method, path in [("GET", "/no/such"), ("PUT", "/health/x"), ("OPTIONS", "/drain"), ("GET", "//drain")]:
+        for method, path in [("GET", "/no/such"), ("PUT", "/health"), ("OPTIONS", "/drain"), ("GET", "//drain")]:
             assert (await client.request(method, path)).status_code == 401
         reader = as_(town, READ)
         assert (await reader.get("/no/such")).status_code == 404
@@ -311,6 +326,22 @@ async def test_without_tokens_nobody_gets_in_under_another_name_than_loopback(to
             assert (await refusal(town.client, "ws://town/ws")).status == 403
         town.client.headers["Host"] = "127.0.0.1:8080"
         assert (await town.client.get("/health")).status_code == 200
+
+
+async def test_beyond_loopback_without_tokens_a_page_that_came_by_a_name_changes_nothing(town_on_fakes) -> None:
+    async with town_on_fakes(gastown_insecure=True) as town:
+        town.client.headers["Origin"] = "http://town"
+        assert (await town.client.post("/sync-config")).status_code == 403
+        assert (await refusal(town.client, "ws://town/ws")).status == 403
+        town.client.headers.update({"Host": "192.0.2.7", "Origin": "http://192.0.2.7"})
+        assert (await town.client.post("/sync-config")).status_code == 200
+
+
+async def test_behind_tokens_a_page_of_the_servers_own_name_may_call(town_on_fakes) -> None:
+    async with locked(town_on_fakes) as town:
+        town.client.headers["Origin"] = "https://town"
+        town.client.headers["Host"] = "town"
+        assert (await town.client.post("/sync-config")).status_code == 200
 
 
 async def test_the_servers_own_page_may_call(town_on_fakes) -> None:

@@ -40,22 +40,25 @@ def refusing() -> QuartTrio:
 async def control() -> AsyncIterator[int]:
     listener, stop = listen_on("127.0.0.1", 0), trio.Event()
     port = listener.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(serve_app, refusing(), listener, stop)
-        yield port
-        stop.set()
+    with trio.fail_after(GUARD_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_app, refusing(), listener, stop)
+            yield port
+            stop.set()
 
 
 @asynccontextmanager
 async def hall() -> AsyncIterator[int]:
-    async with serving(refusing(), host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url:
-        yield int(url.rpartition(":")[2])
+    with trio.fail_after(GUARD_SECONDS):
+        async with serving(refusing(), host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url:
+            yield int(url.rpartition(":")[2])
 
 
 @asynccontextmanager
 async def broker() -> AsyncIterator[int]:
-    async with upstream_client() as client, open_broker(client, Nowhere()) as opened:
-        yield int(opened.url.rpartition(":")[2])
+    with trio.fail_after(GUARD_SECONDS):
+        async with upstream_client() as client, open_broker(client, Nowhere()) as opened:
+            yield int(opened.url.rpartition(":")[2])
 
 
 Server = Callable[[], AbstractAsyncContextManager[int]]
@@ -77,12 +80,6 @@ def live(monkeypatch: pytest.MonkeyPatch) -> set[object]:
 
     monkeypatch.setattr(connections, "_serve_one", counted)
     return served
-
-
-@pytest.fixture(autouse=True)
-async def guard() -> AsyncIterator[None]:
-    with trio.fail_after(GUARD_SECONDS):
-        yield
 
 
 async def gone(live: set[object]) -> None:
