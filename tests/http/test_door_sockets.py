@@ -141,11 +141,12 @@ async def test_where_a_container_listens(tmp_path: Path, told: str) -> None:
                 assert more, log.decode()
                 log += more
             assert listening_addresses(process.pid) == [address]
-        finally:
             process.send_signal(signal.SIGTERM)
             async for more in process.stderr:
                 log += more
             await process.wait()
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert [event for event in re.findall(r'"event": ?"([^"]+)"', log.decode()) if "control." in event] == warnings
     assert "canary" not in log.decode()
