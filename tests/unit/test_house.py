@@ -20,12 +20,13 @@ HOUSE = SRC / "gastown"
 
 # room: the rooms it may import, besides itself and the version in gastown/__init__.py.
 SIDE_BY_SIDE = {"kilo", "git", "worker", "broker"}
-SETTLED = {"contract", "settings", "logs", "concurrency"}
+SETTLED = {"contract", "settings", "logs", "metrics", "concurrency"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "contract": set(),
     "settings": {"contract"},
     "logs": set(),
+    "metrics": {"contract"},
     "concurrency": SETTLED,
     **dict.fromkeys(sorted(SIDE_BY_SIDE), SETTLED),
     "agents": SETTLED | SIDE_BY_SIDE,
