@@ -219,8 +219,9 @@ class Later:
 async def open_fake_broker(network: MemoryNetwork, upstreams: Upstreams) -> AsyncIterator[Broker]:
     """A broker at http://broker; a town has one with `gastown_broker=True`."""
     grants = Grants()
-    network.serve(BrokerApp(grants, network.client(), upstreams), "broker")
-    yield Broker("http://broker", grants)
+    app = BrokerApp(grants, network.client(), upstreams)
+    network.serve(app, "broker")
+    yield Broker("http://broker", grants, app.figures)
 
 
 @asynccontextmanager

@@ -53,6 +53,11 @@ class LifeOptions:
         self.predecessor = predecessor
         self.release = release
 
+    @property
+    def arrival(self) -> float:
+        """When the caller asked, on Trio's clock; now, where nobody did."""
+        return self.deadline - self.seconds if self.deadline < float("inf") else trio.current_time()
+
 
 async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> None:
     """Run `agent` from its start to its end. Raises nothing: a failure becomes `agent.failure`.

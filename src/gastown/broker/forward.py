@@ -13,6 +13,7 @@ import trio
 from hypercorn.typing import HTTPResponseBodyEvent
 
 from gastown.broker.body import ClientGone, RequestBody, TooLarge
+from gastown.broker.figures import BrokerFigures, Passage
 from gastown.broker.grants import Grant, Grants
 from gastown.broker.headers import MOST_HEADER_BYTES, Headers, for_agent, for_upstream
 from gastown.broker.policy import Refused, Route, To, route
@@ -30,6 +31,8 @@ _GATEWAY_BODY_LIMIT = 64 * 1024 * 1024
 _CONNECT_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
 
+_DESTINATIONS = {To.WORKER: "worker", To.GATEWAY: "gateway", To.REFRESH: "broker", To.ENVIRONMENT: "broker"}
+
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
@@ -37,12 +40,13 @@ _END: HTTPResponseBodyEvent = {"type": "http.response.body", "body": b"", "more_
 
 
 class BrokerApp:
-    """The broker as an ASGI application."""
+    """The broker as an ASGI application. `figures` count what passes."""
 
     def __init__(self, grants: Grants, client: httpx2.AsyncClient, upstreams: Upstreams) -> None:
         self._grants = grants
         self._client = client
         self._upstreams = upstreams
+        self.figures = BrokerFigures()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,35 +54,44 @@ class BrokerApp:
         exchange = Exchange(receive, send)
         headers: Headers = list(scope["headers"])
         if sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
-            await _refuse(exchange.send, 431, "The headers are too large")
+            await self._deny(exchange, 431, "The headers are too large")
             return
         grant = self._grants.find(bearer_of(headers))
         if grant is None:
             log.warning("broker.unknown_bearer", method=scope["method"])
-            await _refuse(exchange.send, 401, "Not the bearer of an agent of this town")
+            await self._deny(exchange, 401, "Not the bearer of an agent of this town")
             return
         try:
             goal = route(grant.identity, scope["method"], scope["raw_path"], scope["query_string"])
         except Refused as refusal:
             agent_id = grant.identity.agent_id
             log.warning("broker.refused", agent_id=agent_id, method=scope["method"], status=refusal.status)
-            await _refuse(exchange.send, refusal.status, str(refusal))
+            await self._deny(exchange, refusal.status, str(refusal))
             return
-        with grant.call() as call:
-            await self._serve(grant, goal, scope, exchange)
+        with self.figures.passage(_DESTINATIONS[goal.to]) as passage, grant.call() as call:
+            await self._serve(grant, goal, passage, scope, exchange)
         if call.cancelled_caught:
             log.info("broker.cut", agent_id=grant.identity.agent_id, path=goal.path)
 
-    async def _serve(self, grant: Grant, goal: Route, scope: Mapping[str, Any], exchange: Exchange) -> None:
+    async def _deny(self, exchange: Exchange, status: int, message: str) -> None:
+        with self.figures.passage("broker") as passage:
+            await _refuse(exchange.send, status, message)
+            passage.outcome = "denied"
+
+    async def _serve(
+        self, grant: Grant, goal: Route, passage: Passage, scope: Mapping[str, Any], exchange: Exchange
+    ) -> None:
         match goal.to:
             case To.ENVIRONMENT:
                 await _answer(exchange.send, 200, {"variables": dict(grant.access.variables())})
+                passage.ends_with(200)
             case To.REFRESH:
                 # The agent's token is its bearer, which does not expire. The town's real one is renewed by
                 # whoever is refused with it; an agent cannot ask for that.
                 await _answer(exchange.send, 200, {"success": True, "data": {"token": grant.bearer}})
+                passage.ends_with(200)
             case To.WORKER | To.GATEWAY:
-                await _Forward(self._client, self._upstreams, grant, goal, scope, exchange).run()
+                await _Forward(self._client, self._upstreams, grant, goal, passage, scope, exchange).run()
 
 
 class _Forward:
@@ -90,6 +103,7 @@ class _Forward:
         upstreams: Upstreams,
         grant: Grant,
         goal: Route,
+        passage: Passage,
         scope: Mapping[str, Any],
         exchange: Exchange,
     ) -> None:
@@ -97,6 +111,7 @@ class _Forward:
         self._upstreams = upstreams
         self._grant = grant
         self._goal = goal
+        self._passage = passage
         self._scope = scope
         self._exchange = exchange
         limit = _WORKER_BODY_LIMIT if goal.to is To.WORKER else _GATEWAY_BODY_LIMIT
@@ -115,9 +130,11 @@ class _Forward:
         except* ClientGone:
             pass
         except* TooLarge:
+            self._passage.outcome = "denied"
             await self._fail(413, "The body is too large")
         except* httpx2.HTTPError as group:
             kinds = sorted({type(error).__name__ for error in leaves(group)})
+            self._passage.outcome = "no_answer"
             log.warning("broker.no_answer", to=self._goal.to.value, path=self._goal.path, problems=kinds)
             if self._goal.to is To.GATEWAY and not self._answered:
                 # What kilo would see without a broker: it waits for the network then; a status fails the turn.
@@ -148,6 +165,7 @@ class _Forward:
         """Send the request on, with what is live now; None when that cannot be, which has been answered then."""
         url = self._upstreams.worker_url if self._goal.to is To.WORKER else self._upstreams.gateway_url
         if url is None:
+            self._passage.outcome = "denied"
             await self._fail(503, "This town has no orchestrator")
             return None
         query = self._scope["query_string"]
@@ -178,8 +196,11 @@ class _Forward:
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
         async for piece in response.aiter_raw():
+            self._passage.answering()
             await self._exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
         await self._exchange.send(_END)
+        self._passage.answering()
+        self._passage.ends_with(response.status_code)
         log.debug(
             "broker.forwarded", agent_id=self._grant.identity.agent_id, path=self._goal.path,
             status=response.status_code, ms=round((trio.current_time() - self._began) * 1000, 1),

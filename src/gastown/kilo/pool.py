@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from gastown.kilo.server import GRACE_SECONDS, Launcher, RunningServer
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.stream import KiloEvent, follow_events
 from gastown.kilo.terminal import KiloTerminals
+from gastown.metrics.figures import Counter
 
 __all__ = ["Lease", "Refused", "Server", "ServerPool", "SpawnTimedOut", "open_pool"]
 
@@ -35,6 +36,13 @@ class SpawnTimedOut(KiloError):
 
     def __init__(self, seconds: float, phase: str) -> None:
         super().__init__(f"kilo serve was not ready {seconds:g} s after its spawn (phase {phase})")
+
+
+_OUTCOMES: Mapping[type[KiloError], str] = {
+    SpawnTimedOut: "timed_out",
+    ServerDied: "died",
+    NotReady: "refused",
+}
 
 
 class Server:
@@ -145,7 +153,10 @@ class Lease:
 
 
 class ServerPool:
-    """Made by `open_pool`. All servers live in the pool's nursery and end with it."""
+    """Made by `open_pool`. All servers live in the pool's nursery and end with it.
+
+    `spawns` and `deaths` count them.
+    """
 
     def __init__(
         self,
@@ -163,6 +174,8 @@ class ServerPool:
         self._spawn_seconds = spawn_seconds
         self._on_refused = on_refused
         self.refused: dict[tuple[str, str], Refused] = {}
+        self.spawns = Counter("gastown_server_spawns_total")
+        self.deaths = Counter("gastown_server_deaths_total")
         self._servers: list[Server] = []
         self._locks = NamedLocks()
 
@@ -213,6 +226,18 @@ class ServerPool:
 
     async def spawn(self, spec: ServerSpec, phases: PhaseLog) -> Server:
         """Start a server and make sure that it is what was asked for. The caller holds a slot."""
+        outcome = "cancelled"
+        try:
+            server = await self._spawn(spec, phases)
+            outcome = "ready"
+            return server
+        except KiloError as error:
+            outcome = _OUTCOMES.get(type(error), "failed")
+            raise
+        finally:
+            self.spawns.add(outcome)
+
+    async def _spawn(self, spec: ServerSpec, phases: PhaseLog) -> Server:
         with trio.move_on_after(self._spawn_seconds):
             phases.enter("spawn")
             server: Server = await self._nursery.start(self._host, spec, name=f"kilo {spec.cwd}")
@@ -279,6 +304,7 @@ class ServerPool:
                 task_status.started(server)
                 await wait_any(server.retirement, running.ended)
                 if not server.retirement.is_set():
+                    self.deaths.add()
                     log.warning("server.died", cwd=spec.cwd, pid=running.pid, reason=str(server.death()))
         finally:
             if server is not None:

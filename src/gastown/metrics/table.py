@@ -240,10 +240,11 @@ _ALL = (
     # The worker API
     _counter(
         "gastown_worker_calls",
-        "Requests to the worker API. outcome: ok; unauthorized (401, 403); refused (any other 4xx); failed (5xx, "
-        "408, 429); no_answer, the connection failed; cut, the caller's deadline or end came first.",
+        "Requests to the worker API. outcome: ok; unauthorized (401, 403); not_found (404; of a db-snapshot: "
+        "there is none, the agent starts fresh); refused (any other 4xx); failed (5xx, 408, 429); no_answer, the "
+        "connection failed; cut, the caller's deadline or end came first.",
         route=_WORKER_ROUTES,
-        outcome=("ok", "unauthorized", "refused", "failed", "no_answer", "cut"),
+        outcome=("ok", "unauthorized", "not_found", "refused", "failed", "no_answer", "cut"),
     ),
     _histogram(
         "gastown_worker_call_duration",
