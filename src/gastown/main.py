@@ -51,6 +51,7 @@ from gastown.contract.worker import ToolsMissing
 from gastown.control.app import create_app
 from gastown.control.context import Town
 from gastown.control.door import door_of
+from gastown.control.liveness import watch_loop
 from gastown.control.server import listen_on, listening_host, serve_app
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner, run_git
@@ -64,6 +65,7 @@ from gastown.kilo.client import KiloClient
 from gastown.kilo.pool import Refused, open_pool
 from gastown.kilo.server import Launcher, launch
 from gastown.settings import Settings
+from gastown.worker.calls import worker_calls
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
 from gastown.worker.heartbeat import open_heartbeats
@@ -157,6 +159,8 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             now=parts.now,
             town_id=settings.gastown_town_id,
             door=door_of(settings, listening_host(settings)),
+            livez_seconds=settings.gastown_livez_seconds,
+            worker_calls=worker.calls if worker is not None else worker_calls(),
         )
         hydration = None
         if worker is not None:
@@ -340,13 +344,14 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
     stop, hydrating = trio.Event(), trio.CancelScope()
     host, port = listener.getsockname()[:2]
     async with trio.open_nursery() as front:
-        await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
+        adopt = await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
         log.info("container.serving", host=host, port=port)
         front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
-        await leaving.told.wait()
-        leaving.arm_last_resort()
-        hydrating.cancel(reason="the container drains")
-        await run_drain(opened.town.drain, drain_parts(opened))
+        async with watch_loop(listener, opened.town.lag, opened.town.livez_seconds, adopt):
+            await leaving.told.wait()
+            leaving.arm_last_resort()
+            hydrating.cancel(reason="the container drains")
+            await run_drain(opened.town.drain, drain_parts(opened))
         opened.town.services.events.hub.close("The container stops")
         stop.set()
 

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 
 from gastown.concurrency.origins import App
 from gastown.contract.access import Scope
-from gastown.control import agents, drain, nudges, repos, streams, terminals
+from gastown.control import agents, drain, nudges, probes, repos, streams, terminals
 from gastown.control import town as town_routes
 from gastown.control.body import adopt_town_config
 from gastown.control.context import Town, town
@@ -29,6 +29,7 @@ BODY_SECONDS = 30
 
 ROUTES: tuple[Route, ...] = (
     *town_routes.routes.table,
+    *probes.routes.table,
     *agents.routes.table,
     *drain.routes.table,
     *nudges.routes.table,
@@ -39,7 +40,7 @@ ROUTES: tuple[Route, ...] = (
 SOCKETS = (*streams.sockets.table, *terminals.sockets.table)
 OPENAPI = "/openapi.json"
 BLUEPRINTS = tuple(
-    resource.blueprint for resource in (town_routes, agents, drain, nudges, repos, streams, terminals)
+    resource.blueprint for resource in (town_routes, probes, agents, drain, nudges, repos, streams, terminals)
 )
 GATED = frozenset(route.endpoint for route in ROUTES if route.gated)
 SCOPES: dict[str, Scope] = {

@@ -17,9 +17,12 @@ from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
+from gastown.concurrency.lag import LoopLag
 from gastown.concurrency.locks import NamedLocks
 from gastown.control.door import Door
 from gastown.control.tickets import Tickets
+from gastown.metrics.figures import Attempts
+from gastown.worker.calls import worker_calls
 
 __all__ = ["Town", "town"]
 
@@ -42,6 +45,11 @@ class Town:
     now: Callable[[], datetime]
     door: Door
     town_id: str | None = None
+    livez_seconds: float = 60.0
+    """How long the event loop may stand still before /livez says 503."""
+    lag: LoopLag = field(default_factory=LoopLag)
+    worker_calls: Attempts = field(default_factory=worker_calls)
+    """What was asked of the worker, if there is one."""
     tickets: Tickets = field(default_factory=Tickets)
     merges: Merges = field(default_factory=Merges)
     terminals: NamedLocks = field(default_factory=NamedLocks)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from functools import wraps
 from inspect import getdoc
 from typing import Any
@@ -35,9 +36,10 @@ any token asks for none. A request with the header `X-Town-Config` needs `contro
 
 Websockets, each for a stream ticket of its agent, or for a bearer with the scope `attach` in the upgrade:
 """
+_PARAMETER = re.compile(r"<(\w+)>")
 
 
-async def describe(routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> dict[str, Any]:
+async def describe(routes: Sequence[Route], sockets: Iterable[SocketRoute]) -> dict[str, Any]:
     """OpenAPI 3.1 for `routes`. A second app is described, so that the serving one is not wrapped.
 
     OpenAPI has no word for websockets: `sockets` are told in the description of the whole.
@@ -55,7 +57,17 @@ async def describe(routes: Iterable[Route], sockets: Iterable[SocketRoute]) -> d
         )
     schema.init_app(shadow)
     described: dict[str, Any] = schema.openapi_provider.schema()
+    for route in routes:
+        _set_media_types(described["paths"][_PARAMETER.sub(r"{\1}", route.path)], route)
     return described
+
+
+def _set_media_types(path: dict[str, Any], route: Route) -> None:
+    """quart-schema knows JSON alone; a model with a `media_type` of its own is something else."""
+    for status, model in route.answers.items():
+        if (media_type := getattr(model, "media_type", None)) is not None:
+            answer = path[route.method.lower()]["responses"][status]
+            answer["content"] = {media_type: answer["content"]["application/json"]}
 
 
 def _documented(route: Route) -> Handler:

@@ -11,7 +11,7 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from gastown.concurrency.origins import App, Receive, Scope, Send, is_loopback
-from gastown.concurrency.serving import FinishResponses, serve_connections
+from gastown.concurrency.serving import Adopt, FinishResponses, serve_connections
 from gastown.control import bursts
 from gastown.settings import Settings
 
@@ -92,7 +92,7 @@ async def serve_app(
     listener: socket.socket,
     stop: trio.Event,
     *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
     config = Config()

@@ -13,7 +13,7 @@ from itertools import product
 
 import trio
 
-from gastown.metrics.table import METRICS, OTHER, Metric, MetricType
+from gastown.metrics.table import METRICS, Metric, MetricType
 
 __all__ = ["Attempt", "Attempts", "Counter", "Distribution", "Histogram", "Labels"]
 
@@ -33,7 +33,7 @@ class Counter:
 
     def add(self, *labels: str, by: float = 1) -> None:
         """Count. Raises `ValueError` for labels that the table does not have."""
-        self.values[_known(self.metric, labels)] += by
+        self.values[self.metric.key(labels)] += by
 
 
 class Distribution:
@@ -57,7 +57,7 @@ class Histogram:
 
     def observe(self, value: float, *labels: str) -> None:
         """Take a value in. Raises `ValueError` for labels that the table does not have."""
-        key = _known(self.metric, labels)
+        key = self.metric.key(labels)
         found = self.values.get(key)
         if found is None:
             found = self.values[key] = Distribution(len(self.metric.buckets))
@@ -95,16 +95,3 @@ def _metric(name: str, kind: MetricType) -> Metric:
     if metric.type is not kind:
         raise ValueError(f"{name} is a {metric.type}, not a {kind}")
     return metric
-
-
-def _known(metric: Metric, labels: Labels) -> Labels:
-    """`labels` with `other` in place of what the table does not name, where it has an `other`."""
-    found: list[str] = []
-    for value, allowed in zip(labels, metric.labels.values(), strict=True):
-        if value in allowed:
-            found.append(value)
-        elif OTHER in allowed:
-            found.append(OTHER)
-        else:
-            raise ValueError(f"{metric.name} has no series for {value!r}")
-    return tuple(found)

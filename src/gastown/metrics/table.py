@@ -42,6 +42,18 @@ class Metric:
     unit: str = ""
     buckets: tuple[float, ...] = ()
 
+    def key(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """`labels`, with `other` for a value that is not listed; raises `ValueError` where there is no `other`."""
+        found: list[str] = []
+        for value, allowed in zip(labels, self.labels.values(), strict=True):
+            if value in allowed or not allowed:
+                found.append(value)
+            elif OTHER in allowed:
+                found.append(OTHER)
+            else:
+                raise ValueError(f"{self.name} has no series for {value!r}")
+        return tuple(found)
+
     @property
     def samples(self) -> tuple[str, ...]:
         """The names that a query may use."""

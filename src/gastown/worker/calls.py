@@ -1,11 +1,17 @@
-"""Under which labels a request to the worker API is counted."""
+"""The requests to the worker API: what counts them, and under which labels."""
 
 from __future__ import annotations
 
-__all__ = ["CALLBACK", "outcome_of", "route_of"]
+from gastown.metrics.figures import Attempts
+
+__all__ = ["CALLBACK", "outcome_of", "route_of", "worker_calls"]
 
 CALLBACK = "callback"
 """The route of a request to an address of a caller's choice."""
+
+
+def worker_calls() -> Attempts:
+    return Attempts("gastown_worker_calls_total", "gastown_worker_call_duration_seconds")
 
 
 def route_of(path: str) -> str:

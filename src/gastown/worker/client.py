@@ -22,8 +22,7 @@ from gastown.contract.worker import (
     Nudges,
     RegistryEntry,
 )
-from gastown.metrics.figures import Attempts
-from gastown.worker.calls import CALLBACK, outcome_of, route_of
+from gastown.worker.calls import CALLBACK, outcome_of, route_of, worker_calls
 from gastown.worker.tokens import LiveCredentials
 
 __all__ = ["Registry", "WorkerClient", "WorkerError"]
@@ -75,7 +74,7 @@ class WorkerClient:
         self._credentials = credentials
         self._refreshing = trio.Lock()
         self.town_id = town_id
-        self.calls = Attempts("gastown_worker_calls_total", "gastown_worker_call_duration_seconds")
+        self.calls = worker_calls()
 
     async def registry(self) -> Registry:
         """The agents of the last container. Entries that do not validate are left out, with a warning."""
