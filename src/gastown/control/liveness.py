@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from typing import cast
 
 import structlog
@@ -29,11 +30,10 @@ log = structlog.get_logger()
 STANDS_STILL_SECONDS = 1.0
 """Twice the time between two beats; less than what a probe waits for its answer."""
 _LOOK_EVERY_SECONDS = 0.25
-_SILENT_SECONDS = 1.0
-"""How long a connection may say nothing before it is kept for the loop unread."""
 _MOST_KEPT = 256
 """Connections kept for the loop; who comes after those is told to come back."""
 _MOST_SILENT = 64
+"""Connections that have said nothing yet and may turn out to be probes; the oldest gives way."""
 _REQUEST_BYTES = 65_536
 _PROBE = (b"GET /livez ", b"GET /livez?")
 _FRAMES = 8
@@ -59,28 +59,28 @@ class LoopWatch:
         self._bell, self._ring = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._accepting = False
-        self._silent: dict[socket.socket, float] = {}
+        self._silent: dict[socket.socket, None] = {}  # in the order of their arrival
         self._kept = 0
         self._where: list[str] = []
 
-    def run(self) -> None:
-        """Watch, until `stop`. Blocks; for a thread."""
+    def run(self, ready: Callable[[], None]) -> None:
+        """Watch, until `stop`; calls `ready` first. Blocks; for a thread."""
         self._selector.register(self._bell, selectors.EVENT_READ)
         beats, looked = self._lag.beats, time.monotonic()
+        ready()
         while True:
-            ready = [cast(socket.socket, key.fileobj) for key, _ in self._selector.select(_LOOK_EVERY_SECONDS)]
+            rings = [cast(socket.socket, key.fileobj) for key, _ in self._selector.select(_LOOK_EVERY_SECONDS)]
             now = time.monotonic()
-            if self._lag.beats != beats or self._bell in ready:
+            if self._lag.beats != beats or self._bell in rings:
                 beats = self._lag.beats
                 self._goes_round()
             else:
                 self._stands_still(min(now - looked, 2 * _LOOK_EVERY_SECONDS))
-            if self._bell in ready:
+            if self._bell in rings:
                 return
             looked = now
-            for one in ready:
+            for one in rings:
                 self._serve(one)
-            self._keep_silent_ones(now)
 
     def stop(self) -> None:
         """Let `run` end; what it holds goes to the loop."""
@@ -130,7 +130,7 @@ class LoopWatch:
             if len(self._silent) >= _MOST_SILENT:
                 self._keep(next(iter(self._silent)))
             connection.setblocking(False)
-            self._silent[connection] = time.monotonic()
+            self._silent[connection] = None
             self._selector.register(connection, selectors.EVENT_READ)
 
     def _read(self, connection: socket.socket) -> None:
@@ -143,15 +143,10 @@ class LoopWatch:
             self._keep(connection)
             return
         self._let_go(connection)
-        with closing(connection), suppress(OSError):
-            if begins:
-                connection.recv(_REQUEST_BYTES)
-                connection.sendall(self._answer())
-
-    def _keep_silent_ones(self, now: float) -> None:
-        for connection, since in list(self._silent.items()):
-            if now - since >= _SILENT_SECONDS:
-                self._keep(connection)
+        if begins:
+            _answer(connection, self._verdict())
+        else:
+            connection.close()
 
     def _keep(self, connection: socket.socket) -> None:
         self._let_go(connection)
@@ -159,15 +154,13 @@ class LoopWatch:
         if self._kept <= _MOST_KEPT:
             self._hand_over(connection)
             return
-        with closing(connection), suppress(OSError):
-            connection.recv(_REQUEST_BYTES)
-            connection.sendall(_response(503, {"error": "The event loop stands still; come back later"}))
+        _answer(connection, _response(503, {"error": "The event loop stands still; come back later"}))
 
     def _let_go(self, connection: socket.socket) -> None:
         del self._silent[connection]
         self._selector.unregister(connection)
 
-    def _answer(self) -> bytes:
+    def _verdict(self) -> bytes:
         stuck = self.stood_still >= self._budget
         body = {"status": "stuck" if stuck else "stalled", "stalledSeconds": round(self.stood_still, 1)}
         return _response(503 if stuck else 200, body)
@@ -177,6 +170,14 @@ class LoopWatch:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         frames = traceback.extract_stack(frame, _FRAMES) if frame is not None else []
         return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in frames]
+
+
+def _answer(connection: socket.socket, response: bytes) -> None:
+    """Answer and close. What the peer has sent is read before, or the close would be a reset."""
+    with closing(connection), suppress(OSError):
+        with suppress(BlockingIOError):
+            connection.recv(_REQUEST_BYTES)
+        connection.sendall(response)
 
 
 def _response(status: int, body: Mapping[str, object]) -> bytes:
@@ -208,14 +209,18 @@ async def watch_loop(
 
     with closing(LoopWatch(listener, lag, budget, hand_over)) as watch:
         async with trio.open_nursery() as nursery:
+            watching = trio.Event()
             nursery.start_soon(lag.measure, name="loop lag")
-            nursery.start_soon(_run_in_thread, watch, name="loop watch")
+            nursery.start_soon(
+                _run_in_thread, watch, partial(token.run_sync_soon, watching.set), name="loop watch"
+            )
             try:
+                await watching.wait()
                 yield watch
             finally:
                 watch.stop()
                 nursery.cancel_scope.cancel(reason="the loop is not watched any more")
 
 
-async def _run_in_thread(watch: LoopWatch) -> None:
-    await trio.to_thread.run_sync(watch.run, limiter=trio.CapacityLimiter(1), thread_name="livez")
+async def _run_in_thread(watch: LoopWatch, ready: Callable[[], None]) -> None:
+    await trio.to_thread.run_sync(watch.run, ready, limiter=trio.CapacityLimiter(1), thread_name="livez")
