@@ -156,5 +156,5 @@ def kilo_version(kilo_bin: str) -> str:
     try:
         package = json.loads((Path(kilo_bin).resolve().parents[1] / "package.json").read_text())
         return str(package["version"])
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return "unknown"
