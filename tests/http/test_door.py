@@ -28,6 +28,9 @@ HELD = {None: Scope.OPEN, UNKNOWN: Scope.OPEN, READ: Scope.READ, ATTACH: Scope.A
 
 NEEDED = {
     "GET /health": "open",
+    "GET /livez": "open",
+    "GET /readyz": "open",
+    "GET /metrics": "read",
     "GET /openapi.json": "read",
     "GET /drain": "read",
     "GET /agents/<agent_id>/status": "read",
@@ -85,7 +88,8 @@ async def answer_to(client: httpx2.AsyncClient, place: str) -> tuple[int, Any, h
     method, path = place.partition(" ")[0], path_of(place)
     if method != "WS":
         answer = await client.request(method, path, content=b"{}" if method in ("POST", "PUT", "PATCH") else None)
-        return answer.status_code, answer.json(), answer.headers
+        is_json = answer.headers["content-type"] == "application/json"
+        return answer.status_code, answer.json() if is_json else answer.text, answer.headers
     try:
         async with open_socket(client, f"ws://town{path}"):
             return 101, {}, httpx2.Headers()

@@ -175,6 +175,7 @@ async def test_what_passes_the_broker_is_counted_by_where_it_goes_and_what_comes
         for path in (MODELS, "/api/user", PRIME, "/broker/environment", "/api/openrouter/secrets"):
             await client.get(path)
         await town.network.client("http://broker").get(MODELS)
+        await trio.sleep(5)  # a request is over when its body has been read, too
         assert passed(await scrape(town)) == {
             ("gateway", "2xx"): 1,
             ("gateway", "4xx"): 1,
@@ -229,6 +230,7 @@ async def test_a_request_that_gets_no_whole_answer_is_counted_as_that(town_on_fa
         if upstream == "is too big for":
             answered = await as_agent(town).post(f"{PRIME[:-6]}/done", content=b"x" * (5 * 1024 * 1024))
             assert answered.status_code == 413
+            await trio.sleep(5)  # a request is over when its body has been read, too
             assert passed(await scrape(town)) == {("worker", "denied"): 1}
             return
         with pytest.raises(httpx2.HTTPError):

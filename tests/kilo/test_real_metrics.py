@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kilo
 
 
 async def scraped(town: RealTown) -> Scrape:
-    async with httpx2.AsyncClient(base_url=town.url) as client:
+    async with httpx2.AsyncClient(base_url=town.url, headers=town.bearer) as client:
         return Scrape((await client.get("/metrics")).text)
 
 

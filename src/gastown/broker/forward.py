@@ -75,8 +75,8 @@ class BrokerApp:
 
     async def _deny(self, exchange: Exchange, status: int, message: str) -> None:
         with self.figures.passage("broker") as passage:
-            await _refuse(exchange.send, status, message)
             passage.outcome = "denied"
+            await _refuse(exchange.send, status, message)
 
     async def _serve(
         self, grant: Grant, goal: Route, passage: Passage, scope: Mapping[str, Any], exchange: Exchange
