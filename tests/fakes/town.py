@@ -60,9 +60,10 @@ class WallClock:
 
     def __init__(self) -> None:
         self.ahead = timedelta()
+        self._clock = trio.lowlevel.current_clock()  # threads may ask, too
 
     def __call__(self) -> datetime:
-        return EPOCH + timedelta(seconds=trio.current_time()) + self.ahead
+        return EPOCH + timedelta(seconds=self._clock.current_time()) + self.ahead
 
 
 def start_request(agent_id: str = "mayor-1", **changes: Any) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class Town:
     """What was asked of the worker, if there is one."""
     tickets: Tickets = field(default_factory=Tickets)
     merges: Merges = field(default_factory=Merges)
+    dashboard: trio.Lock = field(default_factory=trio.Lock)
+    """Who writes the dashboard's file: it is read, and written anew."""
     terminals: NamedLocks = field(default_factory=NamedLocks)
     """Per agent: who looks for its terminal, and makes it when there is none."""
     refresh_answer_seconds: float = field(default=9.0)

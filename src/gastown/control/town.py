@@ -125,7 +125,8 @@ async def dashboard_context() -> Response:
     """Keep what the user's dashboard shows, the newest five, where the mayor's plugin reads them."""
     body = await parse(DashboardContextRequest)
     here = town()
-    await trio.to_thread.run_sync(_keep, here, body.context)
+    async with here.dashboard:
+        await trio.to_thread.run_sync(_keep, here, body.context)
     return reply(Pushed())
 
 
