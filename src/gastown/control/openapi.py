@@ -58,15 +58,17 @@ async def describe(routes: Sequence[Route], sockets: Iterable[SocketRoute]) -> d
     schema.init_app(shadow)
     described: dict[str, Any] = schema.openapi_provider.schema()
     for route in routes:
-        _set_media_types(described["paths"][_PARAMETER.sub(r"{\1}", route.path)], route)
+        operation = described["paths"][_PARAMETER.sub(r"{\1}", route.path)][route.method.lower()]
+        _set_media_types(operation, route)
+        _complete(operation, route)
     return described
 
 
-def _set_media_types(path: dict[str, Any], route: Route) -> None:
+def _set_media_types(operation: dict[str, Any], route: Route) -> None:
     """quart-schema knows JSON alone; a model with a `media_type` of its own is something else."""
     for status, model in route.answers.items():
         if (media_type := getattr(model, "media_type", None)) is not None:
-            answer = path[route.method.lower()]["responses"][status]
+            answer = operation["responses"][status]
             answer["content"] = {media_type: answer["content"]["application/json"]}
 
 
@@ -79,13 +81,22 @@ def _documented(route: Route) -> Handler:
     for status, model in route.answers.items():
         documented = document_response(model, status)(documented)
     locked = route.scope is not Scope.OPEN
-    for status in (*_ALWAYS, *((401, 403) if locked else ())):
+    named = "<" in route.path
+    for status in (*_ALWAYS, *((401, 403) if locked else ()), *((404,) if named else ())):
         documented = document_response(ErrorBody, status)(documented)
     needed = [{_SCHEME: [route.scope.word]}] if locked else []
     documented = security_scheme(needed)(documented)
     if route.body is not None:
         documented = document_request(route.body)(documented)
     return documented
+
+
+def _complete(operation: dict[str, Any], route: Route) -> None:
+    """What quart-schema has no word for: which body must be there, and that every other error looks the same."""
+    answers = {str(status): answer for status, answer in operation["responses"].items()}
+    operation["responses"] = answers | {"default": answers["500"]}
+    if route.body is not None:
+        operation["requestBody"]["required"] = not route.body_optional
 
 
 def _told(sockets: Iterable[SocketRoute]) -> str:

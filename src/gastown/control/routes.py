@@ -23,6 +23,7 @@ class Route:
 
     A `gated` route waits for the hydration gate itself and changes nothing before, not even by its headers.
     `scope` is what its caller's token must allow.
+    `body_optional` is whether the body may be left out.
     """
 
     method: str
@@ -33,6 +34,7 @@ class Route:
     answers: Answers
     gated: bool
     scope: Scope
+    body_optional: bool = False
 
 
 class Routes:
@@ -56,13 +58,14 @@ class Routes:
         body: type[BaseModel] | None = None,
         gated: bool = False,
         scope: Scope | None = None,
+        body_optional: bool = False,
     ) -> Callable[[Handler], Handler]:
         usual = Scope.READ if method == "GET" else Scope.CONTROL
 
         def add(handler: Handler) -> Handler:
             needed = usual if scope is None else scope
             endpoint = f"{self._blueprint.name}.{handler.__name__}"
-            self.table.append(Route(method, path, endpoint, handler, body, answers, gated, needed))
+            self.table.append(Route(method, path, endpoint, handler, body, answers, gated, needed, body_optional))
             self._blueprint.add_url_rule(path, handler.__name__, handler, methods=[method])
             return handler
 
