@@ -47,6 +47,10 @@ test: setup ## all tests: make test ARGS='-k gate'
 	@tools/system-packages
 	@.venv/bin/pytest $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## the searches of tests/fuzz, twenty times as long and at random: make fuzz FUZZ_FACTOR=100
+	@FUZZ_FACTOR=$(or $(FUZZ_FACTOR),20) .venv/bin/pytest tests/fuzz $(ARGS)
+
 .PHONY: lint
 lint: setup ## ruff, flake8-async, mypy, pyright, and what a release is made of
 	.venv/bin/validate-pyproject pyproject.toml
