@@ -47,6 +47,10 @@ test: setup ## all tests: make test ARGS='-k gate'
 	@tools/system-packages
 	@.venv/bin/pytest $(ARGS)
 
+.PHONY: soak
+soak: setup ## agents started, messaged, stopped and crashed at random: make soak SECONDS=300 ARGS='--seed 1'
+	@.venv/bin/python -m bench.soak --seconds $(or $(SECONDS),300) $(ARGS)
+
 .PHONY: fuzz
 fuzz: setup ## the searches of tests/fuzz, twenty times as long and at random: make fuzz FUZZ_FACTOR=100
 	@FUZZ_FACTOR=$(or $(FUZZ_FACTOR),20) .venv/bin/pytest tests/fuzz $(ARGS)
@@ -66,16 +70,17 @@ lint: setup ## ruff, flake8-async, mypy, pyright, and what a release is made of
 	.venv/bin/pyright src
 
 .PHONY: bench
-bench: setup ## times a boot: make bench ARGS='--help'
-	@.venv/bin/python bench/boot.py $(ARGS)
+bench: setup ## all benchmarks as one table, against the baseline, into docs/bench.md; ARGS=--accept makes it the baseline
+	@.venv/bin/python -m bench.table $(ARGS)
 
-.PHONY: bench-events
-bench-events: setup ## events a second to websockets and to the worker: make bench-events ARGS='--help'
-	@.venv/bin/python bench/events.py $(ARGS)
-
-.PHONY: bench-git
-bench-git: setup ## times a polecat's start on a repository: make bench-git ARGS='--help'
-	@.venv/bin/python -m bench.git $(ARGS)
+.PHONY: bench-boot bench-events bench-git bench-memory bench-drain
+bench-boot: ## one of them alone, its own table: make bench-boot ARGS='--help'
+bench-events: ## events a second to websockets and to the worker
+bench-git: ## a polecat's start on a repository, and git's part of it
+bench-memory: ## the control process with 0, 10 and 50 agents
+bench-drain: ## how long a container takes to leave
+bench-boot bench-events bench-git bench-memory bench-drain: bench-%: setup
+	@.venv/bin/python -m bench.$* $(ARGS)
 
 .PHONY: dist
 dist: setup ## wheel and sdist in dist/, the same bytes each time
