@@ -153,7 +153,8 @@ class _Forward:
             return
         try:
             refused = self._goal.to is To.WORKER and response.status_code == 401
-            if refused and again and await self._upstreams.renew_worker_token(token):
+            # Also for a body that was not kept: whoever sends it a second time then finds a token that is good.
+            if refused and await self._upstreams.renew_worker_token(token) and again:
                 await response.aclose()
                 response = await self._ask() or response
             await self._hand_back(response)
