@@ -87,10 +87,11 @@ async def test_a_refresh_is_live_for_nine_agents_without_a_restart_and_in_no_tim
 
 async def test_a_new_gateway_token_and_organisation_are_on_the_next_call_of_every_agent(town_on_fakes) -> None:
     async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
-        seen: list[tuple[str, str | None]] = []
+        seen: list[tuple[str, str, str | None]] = []
 
         async def gateway(asked: Any) -> Any:
-            seen.append((asked.headers["authorization"], asked.headers.get("x-kilocode-organizationid")))
+            organization = asked.headers.get("x-kilocode-organizationid")
+            seen.append((asked.path, asked.headers["authorization"], organization))
             return answer({"data": []})
 
         town.network.serve(app_of(gateway), "gateway")
@@ -107,9 +108,9 @@ async def test_a_new_gateway_token_and_organisation_are_on_the_next_call_of_ever
             "results": [{"agentId": "pole-1", "success": True, "durationMs": 0, "mode": "live"}],
         }
         assert seen == [
-            ("Bearer canary-gateway", "org-1"),
-            ("Bearer canary-new", "org-2"),
-            ("Bearer canary-gateway", None),
+            ("/api/organizations/org-1/models", "Bearer canary-gateway", "org-1"),
+            ("/api/organizations/org-2/models", "Bearer canary-new", "org-2"),
+            ("/api/openrouter/models", "Bearer canary-gateway", None),
         ]
         assert len(town.kilo.spawns) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,30 @@ async def test_a_rig_agent_is_shown_its_context_in_every_call_of_the_turn(tmp_pa
     asked = [(one.method, one.path) for one in world.worker]
     assert asked.count(("GET", f"{base}/prime")) == 1
     assert asked.count(("POST", f"{base}/status")) == 1
+
+
+@pytest.mark.parametrize("broker", [True, False], ids=["broker", "classic"])
+async def test_kilo_asks_its_gateway_for_the_organisations_models_for_words_and_for_a_search(
+    tmp_path: Path, log: StringIO, *, broker: bool
+) -> None:
+    """And gets all of it through the broker, which asks for nothing that kilo would not ask for without one."""
+    world = World([("websearch", {"query": "barn paint"})])
+    world.go_on.set()
+    world.other["/api/exa/search"] = {"results": [{"title": "Red", "url": "http://paint.test"}]}
+    # Else a hash of the session's id decides whether the gateway searches, or a service that is not here.
+    ours = {"KILO_WEBSEARCH_PROVIDER": "exa"}
+    async with open_world_and_town(tmp_path, world, environment=ours, gastown_broker=broker) as town:
+        body = request("pole-1", lightweight=True, organizationId="org-1")
+        assert (await town.client.post("/agents/start", json=body)).status_code == 201
+        assert await town.turn_closed("pole-1") == "completed"
+    assert {(asked.method, asked.path) for asked in world.gateway} == {
+        ("GET", "/api/organizations/org-1/models"),
+        ("POST", "/api/openrouter/chat/completions"),
+        ("POST", "/api/exa/search"),
+    }
+    assert {asked.headers["authorization"] for asked in world.gateway} == {"Bearer canary-gateway-0"}
+    assert "http://paint.test" in world.text(1)
+    assert "broker.refused" not in log.getvalue()
 
 
 async def test_an_agent_whose_gateway_is_away_waits_for_it_as_it_would_without_a_broker(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from io import StringIO
@@ -13,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import trio
 
-from gastown import logs
 from gastown.boot.hydrate import hydrate
 from gastown.contract.tools import mayor_tools
 from gastown.kilo.server import RunningServer, launch
@@ -33,14 +30,6 @@ KNOWN = {
     "kilocodeToken": "canary-gateway-0",
     "organizationId": None,
 }
-
-
-@pytest.fixture
-def log() -> Iterator[StringIO]:
-    log = StringIO()
-    logs.configure(tuple, log)
-    yield log
-    structlog.reset_defaults()
 
 
 async def tools_of_the_only_server(town: Place) -> tuple[int, set[str]]:

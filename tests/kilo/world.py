@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -121,12 +121,21 @@ async def serving(app: App) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def open_world_and_town(
-    folder: Path, world: World, *, launcher: Launcher = launch, **settings: Any
+    folder: Path,
+    world: World,
+    *,
+    launcher: Launcher = launch,
+    environment: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Place]:
-    """A town without a process of its own for the length of the block, not hydrated."""
+    """A town without a process of its own for the length of the block, not hydrated.
+
+    `environment` is what its servers get beside their own.
+    """
     with trio.fail_after(LONGEST_SECONDS):
         async with serving(app_of(world.at_worker)) as worker, serving(app_of(world.at_gateway)) as gateway:
             base = {"kilo_api_url": gateway} | settings
+            inherited = {"PATH": os.environ["PATH"], "KILO_API_URL": base["kilo_api_url"]}
             told = ToldSettings(
                 gastown_town_id="oak",
                 gastown_api_url=worker,
@@ -134,7 +143,7 @@ async def open_world_and_town(
                 gastown_session_token="canary-session",
                 gastown_workspace_root=str(folder / "rigs"),
                 gastown_agent_home_root=str(folder / "homes"),
-                base_env={"PATH": os.environ["PATH"]},
+                base_env=inherited | dict(environment or {}),
                 **base,
             )
             async with httpx2.AsyncClient(trust_env=False) as kilo, httpx2.AsyncClient(trust_env=False) as out:

@@ -16,7 +16,7 @@ from gastown.broker.body import ClientGone, RequestBody, TooLarge
 from gastown.broker.figures import BrokerFigures, Passage
 from gastown.broker.grants import Grant, Grants
 from gastown.broker.headers import MOST_HEADER_BYTES, Headers, for_agent, for_upstream
-from gastown.broker.policy import Refused, Route, To, route
+from gastown.broker.policy import Refused, Route, To, gateway_path, route
 from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.serving import Exchange
 from gastown.concurrency.supervise import leaves
@@ -164,7 +164,10 @@ class _Forward:
 
     async def _ask(self) -> httpx2.Response | None:
         """Send the request on, with what is live now; None when that cannot be, which has been answered then."""
-        url = self._upstreams.worker_url if self._goal.to is To.WORKER else self._upstreams.gateway_url
+        url, path = self._upstreams.worker_url, self._goal.path
+        if self._goal.to is To.GATEWAY:
+            url = self._upstreams.gateway_url
+            path = gateway_path(path, self._grant.access.gateway().organization)
         if url is None:
             self._passage.outcome = "denied"
             await self._fail(503, "This town has no orchestrator")
@@ -172,7 +175,7 @@ class _Forward:
         query = self._scope["query_string"]
         request = self._client.build_request(
             self._scope["method"],
-            url + self._goal.path + (f"?{query.decode('ascii')}" if query else ""),
+            url + path + (f"?{query.decode('ascii')}" if query else ""),
             headers=for_upstream(list(self._scope["headers"]), self._grant.bearer, self._own_headers()),
             content=self._body.content(),
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
