@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 import pytest
+import trio
 
-from tests.fakes.asgi import answer, app_of
+from tests.fakes.asgi import Frames, answer, app_of
 from tests.fakes.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
@@ -153,6 +156,65 @@ async def test_the_bearer_of_an_agent_that_has_ended_is_dead_and_its_next_start_
         await town.start("pole-1")
         assert bearer(town, "pole-1") != first
         assert (await client.get("/broker/environment")).status_code == 401
+
+
+@asynccontextmanager
+async def words(town: FakeTown, agent_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """An answer of the model's that never ends, as the agent reads it; a word has come."""
+    send, receive = trio.open_memory_channel[str](10)
+
+    async def gateway(_: Any) -> Any:
+        return Frames(receive)
+
+    town.network.serve(app_of(gateway), "gateway")
+    send.send_nowait("data: one\n\n")
+    async with as_agent(town, agent_id).stream("POST", "/api/openrouter/chat/completions", json={}) as response:
+        pieces = response.aiter_raw()
+        assert await anext(pieces) == b"data: one\n\n"
+        yield pieces
+
+
+@pytest.mark.parametrize("end", ["stop", "crash"])
+async def test_an_agent_that_ends_is_cut_off_before_its_server_has_left(town_on_fakes, end: str) -> None:
+    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+        await town.start("pole-1")
+        town.kilo.stop_seconds = 5
+        client, server = as_agent(town, "pole-1"), town.kilo.server("pole-1")
+        async with words(town, "pole-1") as pieces:
+            if end == "stop":
+                town.later(lambda: town.client.post("/agents/pole-1/stop"))
+            else:
+                town.kilo.kill(server)
+            with trio.fail_after(1), pytest.raises(httpx2.RemoteProtocolError):
+                await anext(pieces)
+        assert (await client.get("/broker/environment")).status_code == 401
+        assert (server.ended.is_set(), trio.current_time() - server.spawn.began < 10) == (end == "crash", True)
+
+
+async def test_an_agent_that_goes_on_in_the_next_container_is_cut_off_when_its_server_has_left(
+    town_on_fakes,
+) -> None:
+    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+        await town.start("pole-1")
+        town.kilo.stop_seconds = 5
+        client, roster = as_agent(town, "pole-1"), town.opened.town.roster
+        async with words(town, "pole-1") as pieces:
+            roster.evict(roster.get("pole-1"))
+            await trio.sleep(4)
+            assert (await client.get("/broker/environment")).status_code == 200
+            with trio.fail_after(2), pytest.raises(httpx2.RemoteProtocolError):
+                await anext(pieces)
+        assert (await client.get("/broker/environment")).status_code == 401
+
+
+async def test_a_mayor_that_comes_back_after_a_crash_has_the_bearer_that_it_had(town_on_fakes) -> None:
+    async with town_on_fakes(gastown_broker=True) as town:
+        await town.start("mayor-1")
+        client, first = as_agent(town, "mayor-1"), town.kilo.server("mayor-1")
+        town.kilo.kill(first)
+        await trio.sleep(10)
+        assert town.kilo.server("mayor-1") is not first
+        assert (await client.get("/broker/environment")).status_code == 200
 
 
 async def test_a_start_that_replaces_another_one_goes_on_with_its_server_and_bearer(town_on_fakes) -> None:

@@ -87,6 +87,16 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
         _report_end(agent, services)
 
 
+def _close_door(agent: Agent, services: AgentServices) -> None:
+    """An agent that ends may do nothing more in its own name, though its processes have seconds to leave.
+
+    One that goes on, in its successor or in the next container, keeps its way until its server is gone: a turn
+    that is cut off from its model counts as complete, and would not be taken up (kilo-facts 2).
+    """
+    if not (agent.successor_waits or agent.evicted):
+        revoke(agent.id, services)
+
+
 async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Agent | None) -> None:
     """What may still be there beside the lease: a replaced attempt, and a server that was parked for this one."""
     if predecessor is not None:
@@ -203,8 +213,10 @@ async def _on_a_server(agent: Agent, services: AgentServices, urgency: Urgency, 
                     nursery.start_soon(mind_idleness, agent, services, name=f"idle clock {agent.id}")
                     await trio.sleep_forever()
             except BaseException as error:
-                if agent.state is AgentState.RUNNING and not may_return(agent, error):
-                    agent.become(AgentState.STOPPING)
+                if not may_return(agent, error):
+                    if agent.state is AgentState.RUNNING:
+                        agent.become(AgentState.STOPPING)
+                    _close_door(agent, services)
                 raise
             finally:
                 agent.nursery = agent.listening = None
