@@ -25,7 +25,7 @@ $(ENVIRONMENT): requirements.lock tools/python-env
 	@tools/python-env
 	@touch $@
 
-$(INSTALLED): $(ENVIRONMENT) pyproject.toml
+$(INSTALLED): $(ENVIRONMENT) pyproject.toml src/gastown/__init__.py
 	@echo "setup: gastown itself, editable"
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -47,8 +47,18 @@ test: setup ## all tests: make test ARGS='-k gate'
 	@tools/system-packages
 	@.venv/bin/pytest $(ARGS)
 
+.PHONY: soak
+soak: setup ## agents started, messaged, stopped and crashed at random: make soak SECONDS=300 ARGS='--seed 1'
+	@.venv/bin/python -m bench.soak --seconds $(or $(SECONDS),300) $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup ## the searches of tests/fuzz, twenty times as long and at random: make fuzz FUZZ_FACTOR=100
+	@FUZZ_FACTOR=$(or $(FUZZ_FACTOR),20) .venv/bin/pytest tests/fuzz $(ARGS)
+
 .PHONY: lint
-lint: setup ## ruff, flake8-async, mypy and pyright
+lint: setup ## ruff, flake8-async, mypy, pyright, and what a release is made of
+	.venv/bin/validate-pyproject pyproject.toml
+	.venv/bin/towncrier build --draft --version next >/dev/null
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	@# ASYNC114 wants a list of our startables here; ASYNC124: an async method of a protocol or a route need not wait;
@@ -60,20 +70,32 @@ lint: setup ## ruff, flake8-async, mypy and pyright
 	.venv/bin/pyright src
 
 .PHONY: bench
-bench: setup ## times a boot: make bench ARGS='--help'
-	@.venv/bin/python bench/boot.py $(ARGS)
+bench: setup ## all benchmarks as one table, against the baseline, into docs/bench.md; ARGS=--accept makes it the baseline
+	@.venv/bin/python -m bench.table $(ARGS)
 
-.PHONY: bench-events
-bench-events: setup ## events a second to websockets and to the worker: make bench-events ARGS='--help'
-	@.venv/bin/python bench/events.py $(ARGS)
+.PHONY: bench-boot bench-events bench-git bench-memory bench-drain bench-broker
+bench-boot: ## one of them alone, its own table: make bench-boot ARGS='--help'
+bench-events: ## events a second to websockets and to the worker
+bench-git: ## a polecat's start on a repository, and git's part of it
+bench-memory: ## the control process with 0, 10 and 50 agents
+bench-drain: ## how long a container takes to leave
+bench-broker: ## what the broker adds to a streamed answer
+bench-boot bench-events bench-git bench-memory bench-drain bench-broker: bench-%: setup
+	@.venv/bin/python -m bench.$* $(ARGS)
 
-.PHONY: bench-broker
-bench-broker: setup ## what the broker adds to a streamed answer: make bench-broker ARGS='--help'
-	@.venv/bin/python bench/broker.py $(ARGS)
+.PHONY: dist
+dist: setup ## wheel and sdist in dist/, the same bytes each time
+	@rm -rf dist
+	@.venv/bin/hatchling build --target sdist --target wheel
+	@.venv/bin/check-wheel-contents dist/*.whl
 
-.PHONY: bench-git
-bench-git: setup ## times a polecat's start on a repository: make bench-git ARGS='--help'
-	@.venv/bin/python -m bench.git $(ARGS)
+.PHONY: changelog
+changelog: setup ## shows what the next release changes; ARGS=--yes moves it into CHANGELOG.md
+	@.venv/bin/towncrier build $(or $(ARGS),--draft)
+
+.PHONY: notices
+notices: setup ## THIRD-PARTY-NOTICES anew, after make lock
+	@.venv/bin/python tools/notices.py
 
 .PHONY: lock
 lock: ## remake the locks: make lock ARGS=--upgrade

@@ -1,4 +1,4 @@
-"""`make bench`: boots the real thing and times what its users wait for.
+"""`make bench-boot`: boots the real thing and times what its users wait for.
 
 A hall on loopback, `gastown serve` as its own process, the real kilo, a registry of agents to bring back, and
 a gateway stand-in whose turns take five seconds. Each figure stands beside the one that the system before
@@ -214,14 +214,18 @@ def import_seconds() -> float:
     )
 
 
-async def one_kilo(kilo: Path, home: Path) -> tuple[float, float]:
-    """Seconds until one `kilo serve` listens with the machine to itself, and the CPU seconds that it takes."""
+def kilo_alone(kilo: Path, home: Path) -> ServerSpec:
+    """A kilo server with nothing but a home, which is made."""
     home.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "KILO_TEST_HOME": str(home)}
     environment |= {"XDG_DATA_HOME": f"{home}/.local/share", "KILO_TELEMETRY_LEVEL": "off"}
-    spec = ServerSpec((str(kilo), "serve", "--port=0"), cwd=str(home), home=str(home), env=environment)
+    return ServerSpec((str(kilo), "serve", "--port=0"), cwd=str(home), home=str(home), env=environment)
+
+
+async def one_kilo(kilo: Path, home: Path) -> tuple[float, float]:
+    """Seconds until one `kilo serve` listens with the machine to itself, and the CPU seconds that it takes."""
     began = trio.current_time()
-    async with launch(spec) as server:
+    async with launch(kilo_alone(kilo, home)) as server:
         return trio.current_time() - began, cpu_seconds(server.pid)
     raise SystemExit("kilo serve did not start")
 

@@ -32,6 +32,7 @@ import trio
 from gastown import logs
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, serve_app
+from gastown.kilo.client import Endpoint
 from gastown.main import Parts, open_town
 from gastown.settings import Settings
 
@@ -141,7 +142,8 @@ def serve_stand_in(handler: type[Quiet]) -> None:
 
 def serve_town(kilo_url: str, worker_url: str, folder: str) -> None:
     class Elsewhere:
-        url, pid, exit, stderr_tail, leftovers = kilo_url, os.getpid(), None, (), ()
+        pid, exit, stderr_tail, leftovers = os.getpid(), None, (), ()
+        endpoint = Endpoint(kilo_url, "no password is asked for")
 
         def __init__(self) -> None:
             self.ended = trio.Event()
@@ -182,7 +184,7 @@ class Client:
         self.socket = socket.create_connection(("127.0.0.1", port))
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
-            f"GET /agents/flood/stream?after={last} HTTP/1.1\r\nHost: x\r\n"
+            f"GET /agents/flood/stream?after={last} HTTP/1.1\r\nHost: localhost\r\n"
             f"Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
@@ -272,8 +274,8 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(options: argparse.Namespace, number: int) -> str:
-    """One town, `number` clients, one flood; returns the row of the table."""
+def measure(options: argparse.Namespace, number: int) -> dict[str, float]:
+    """One town, `number` clients, one flood: rates in events a second, CPU in seconds an event."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-")))
         log = folder / "log"
@@ -284,30 +286,57 @@ def measure(options: argparse.Namespace, number: int) -> str:
         post(f"http://127.0.0.1:{port}/agents/start", start_request())
         post(f"{kilo}/flood", options.events)  # warm: what one flood leaves is there when the next one begins
         wait_for_worker(worker, 1.0)
-        before = memory(town.pid)
+        row: dict[str, float] = {"clients": number, "before_mb": memory(town.pid)}
         clients = spawn(stack, "clients", "--port", port, "--number", str(number), log=log) if number else None
         if clients is not None:
             assert line(clients) == "ready", log.read_text()
         earlier, worked = events_at(worker), cpu_seconds(town.pid)
         began = time.monotonic()
         post(f"{kilo}/flood", options.events)
-        rate, lost, silent = "", "", ""
         if clients is not None:
             found = json.loads(line(clients))
-            rate = f"{options.events / found['seconds']:,.0f}/s"
-            lost = f"{sum(row[1] for row in found['clients']) / number:,.0f}"
-            silent = str(sum(max(0, options.events - got - gone) for got, gone, _ in found["clients"]))
-        after, cpu = memory(town.pid), (cpu_seconds(town.pid) - worked) / options.events
+            row["each_per_second"] = options.events / found["seconds"]
+            row["told_lost"] = sum(told for _, told, _ in found["clients"]) / number
+            row["silent"] = sum(max(0, options.events - got - told) for got, told, _ in found["clients"])
+            row["cpu"] = (cpu_seconds(town.pid) - worked) / options.events
+        row["after_mb"] = memory(town.pid)
         last = wait_for_worker(worker, 1.0)
         assert town.stdin is not None
         town.stdin.write("figures\n")
         town.stdin.flush()
         figures = json.loads(line(town))
-        delivered = events_at(worker) - earlier
-        took = f"{delivered / (last - began):,.0f}/s"
-        given_up = f"{figures['merged']:,} merged, {figures['dropped']:,} dropped"
-        columns = (number, rate, f"{cpu * 1e6:.0f} µs" if number else "", lost, silent, took, given_up)
-        return f"| {' | '.join(map(str, columns))} | {before:.0f} → {after:.0f} MB |"
+        row["worker_per_second"] = (events_at(worker) - earlier) / (last - began)
+        return row | {"merged": figures["merged"], "dropped": figures["dropped"]}
+
+
+def written(row: dict[str, float]) -> str:
+    """A row of the table."""
+    if row["clients"]:
+        lost = f"{row['told_lost']:,.0f} | {row['silent']:.0f}"
+        seen = f"{row['each_per_second']:,.0f}/s | {row['cpu'] * 1e6:.0f} µs | {lost}"
+    else:
+        seen = " | | | "
+    outbox = f"{row['merged']:,} merged, {row['dropped']:,} dropped"
+    megabytes = f"{row['before_mb']:.0f} → {row['after_mb']:.0f} MB"
+    return f"| {row['clients']} | {seen} | {row['worker_per_second']:,.0f}/s | {outbox} | {megabytes} |"
+
+
+def directly(events: int) -> float:
+    """Events a second that a process reads from the same flood and parses, and does nothing else with them."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-")))
+        port = int(line(spawn(stack, "kilo", log=folder / "log")))
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(b"GET /global/event HTTP/1.1\r\nHost: x\r\n\r\n")
+            rest, began, last, seen = connection.recv(1 << 20), 0.0, b"", 0
+            post(f"http://127.0.0.1:{port}/flood", events)
+            while b"flood.end" not in last:
+                *whole, rest = (rest + connection.recv(1 << 20)).split(b"\n\n")
+                began = began or time.monotonic()
+                for last in whole:
+                    json.loads(last[last.index(b"{") :])
+                    seen += 1
+            return seen / (time.monotonic() - began)
 
 
 def start_request() -> dict[str, object]:
@@ -343,6 +372,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--events", type=int, default=200_000, help="events of a flood")
     parser.add_argument("--clients", type=int, nargs="*", default=[0, 1, 50], help="a row of the table each")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
     match options.role:
         case "kilo":
@@ -357,12 +387,16 @@ def main() -> None:
             print(
                 f"{options.events:,} events; the system before this: {OLD_SYSTEM} to one client; aim {AIM:,}/s\n"
             )
-            print(
-                "| clients | each gets | told as lost, each | dropped silently | worker gets | outbox | memory |"
-            )
-            print("|---|---|---|---|---|---|---|")
+            print("| clients | each gets | CPU/event | told as lost | dropped | worker gets | outbox | memory |")
+            print("|---|---|---|---|---|---|---|---|")
+            rows = []
             for number in options.clients:
-                print(measure(options, number), flush=True)
+                rows.append(measure(options, number))
+                print(written(rows[-1]), flush=True)
+            direct = directly(options.events)
+            print(f"\nread from the same flood and parsed, nothing else: {direct:,.0f}/s")
+            if options.json:
+                options.json.write_text(json.dumps({"direct_per_second": direct, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

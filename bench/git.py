@@ -14,6 +14,7 @@ import platform
 import random
 import subprocess
 import tempfile
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,25 @@ async def one_start(town: RealTown, url: str, number: int) -> dict[str, float]:
     return {"whole": whole, **{f"{phase}_seconds": spans.get(phase, 0.0) for phase in GIT_PHASES}}
 
 
-async def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def plain(url: str, folder: Path) -> float:
+    """Seconds of what git alone takes for the same: a partial clone and a worktree of a branch."""
+    began = time.monotonic()
+    for command in (
+        ["clone", "--quiet", "--no-checkout", "--filter=blob:none", url, str(folder)],
+        ["-C", str(folder), "worktree", "add", "--quiet", "-b", "work", str(folder / "tree"), "origin/main"],
+    ):
+        subprocess.run(["git", *command], check=True)
+    return time.monotonic() - began
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> tuple[float, list[dict[str, Any]]]:
+    """The seconds of plain git, and a row a start."""
     rows = []
     async with open_git_server(folder / "served") as server:
         await trio.to_thread.run_sync(make_repository, server, options)
         server.rate, server.latency = options.mbit * 125_000, options.latency / 1000
+        server.git("r", "config", "uploadpack.allowFilter", "true")
+        alone = await trio.to_thread.run_sync(plain, server.url("r"), folder / "plain")
         for partial in (True, False):
             server.git("r", "config", "uploadpack.allowFilter", "true" if partial else "false")
             town_folder = folder / f"town-{partial}"
@@ -101,7 +116,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, A
                     mb = server.sent / 1e6
                     clone = "partial" if partial else "whole"
                     rows.append({"clone": clone, "start": what, "received_mb": mb, **spans})
-    return rows
+    return alone, rows
 
 
 def table(rows: list[dict[str, Any]], options: argparse.Namespace, size: str) -> str:
@@ -130,11 +145,12 @@ def main() -> int:
     parser.add_argument("--kilo", type=Path, default=Path(".tools/kilo/bin/kilo").absolute(), help="kilo to use")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gastown-bench-git-") as folder:
-        rows = trio.run(measure, options, Path(folder))
+        alone, rows = trio.run(measure, options, Path(folder))
         packs = subprocess.check_output(["du", "-sm", f"{folder}/served/r.git/objects"], text=True).split()[0]
     print(table(rows, options, f"{packs} MB packed"))
+    print(f"plain git, a partial clone and its worktree: {alone:.2f} s")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+        options.json.write_text(json.dumps({"plain": alone, "rows": rows}, indent=2) + "\n")
     return 0
 
 

@@ -25,15 +25,15 @@ _SHAPES = re.compile(
     r"eyJ[\w-]{5,}\.[\w-]+\.[\w-]*"  # a JWT
     r"|(?:gh[pousr]_|github_pat_|gl[a-z]{1,5}-)[\w-]{10,}(?:\.[\w-]+)*"  # GitHub's and GitLab's tokens
     r"|(?<![\w-])sk-[\w-]{16,}"
-    r"|gtb\.[0-9a-f]+\.[\w-]+"  # a bearer of the broker
+    r"|\bgt[bs]\.[\w.-]{10,}"  # an agent's bearer, a kilo server's password
     r"|(?<=://)[^/\s]+(?=@)"  # user and password in a URL
     r"|(?<=x-access-token:)[^\s@/\"']+|(?<=oauth2:)[^\s@/\"']+"
     r"|(?<=[Bb]earer )[^\s\"'\\]+|(?<=[Bb]asic )[\w+/-]{8,}={0,2}"
     r"|(?<=TOKEN=)[^\s\"']+|(?<=PASSWORD=)[^\s\"']+|(?<=SECRET=)[^\s\"']+"
 )
 _SIGNS = (
-    *("eyJ", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "gl", "sk-", "gtb.", "@", "x-access-token:"),
-    *("oauth2:", "earer ", "asic ", "TOKEN=", "PASSWORD=", "SECRET="),
+    *("eyJ", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "gl", "sk-", "gtb.", "gts.", "@"),
+    *("x-access-token:", "oauth2:", "earer ", "asic ", "TOKEN=", "PASSWORD=", "SECRET="),
 )
 """One of them is in every text that `_SHAPES` finds something in; looking for them is many times faster."""
 _MASK = "[redacted]"

@@ -50,7 +50,9 @@ from gastown.contract.town import TownConfig
 from gastown.contract.worker import ToolsMissing
 from gastown.control.app import create_app
 from gastown.control.context import Town
-from gastown.control.server import listen_on, serve_app
+from gastown.control.door import door_of
+from gastown.control.liveness import watch_loop
+from gastown.control.server import listen_on, listening_host, serve_app
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner, run_git
 from gastown.git.credentials import GitCredentials
@@ -59,10 +61,12 @@ from gastown.git.repos import open_repositories
 from gastown.git.rig import GitLimits, Tools
 from gastown.git.workspace import WorkspacePaths
 from gastown.kilo.binary import find_kilo
+from gastown.kilo.client import KiloClient
 from gastown.kilo.pool import Refused, open_pool
 from gastown.kilo.server import Launcher, launch
 from gastown.logs import LiveRedactor
 from gastown.settings import Settings
+from gastown.worker.calls import worker_calls
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
 from gastown.worker.heartbeat import open_heartbeats
@@ -156,7 +160,9 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             now=parts.now,
             redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
             town_id=settings.gastown_town_id,
-            require_tickets=settings.gastown_require_tickets,
+            door=door_of(settings, listening_host(settings)),
+            livez_seconds=settings.gastown_livez_seconds,
+            worker_calls=worker.calls if worker is not None else worker_calls(),
         )
         hydration = None
         if worker is not None:
@@ -185,7 +191,7 @@ async def open_services(
     pool = await stack.enter_async_context(
         open_pool(
             parts.launch,
-            parts.kilo_client,
+            partial(KiloClient, parts.kilo_client),
             slots,
             spawn_seconds=settings.gastown_spawn_seconds,
             on_refused=lambda refused: telemetry.send(tools_missing(refused)),
@@ -301,7 +307,8 @@ def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None =
 async def serve(settings: Settings) -> None:
     """Run the container until it is told to leave. Raises `CannotListen` and `KiloMissing` before it serves."""
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
-    listener = listen_on(settings.gastown_control_host, settings.gastown_control_port)
+    host = listening_host(settings)
+    listener = listen_on(host, settings.gastown_control_port)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
     async with (
         httpx2.AsyncClient(trust_env=False, limits=limits) as kilo_client,
@@ -317,6 +324,7 @@ async def serve(settings: Settings) -> None:
             process_start=trio.current_time() - _process_age(),
         )
         async with open_town(parts) as opened:
+            opened.town.door.tell(host)
             logs.configure(partial(live_secrets, settings, opened.town.roster, opened.town.services))
             leaving = opened.town.drain.leaving
             async with trio.open_nursery() as watches:
@@ -334,13 +342,14 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
     stop, hydrating = trio.Event(), trio.CancelScope()
     host, port = listener.getsockname()[:2]
     async with trio.open_nursery() as front:
-        await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
+        adopt = await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
         log.info("container.serving", host=host, port=port)
         front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
-        await leaving.told.wait()
-        leaving.arm_last_resort()
-        hydrating.cancel(reason="the container drains")
-        await run_drain(opened.town.drain, drain_parts(opened))
+        async with watch_loop(listener, opened.town.lag, opened.town.livez_seconds, adopt):
+            await leaving.told.wait()
+            leaving.arm_last_resort()
+            hydrating.cancel(reason="the container drains")
+            await run_drain(opened.town.drain, drain_parts(opened))
         opened.town.services.events.hub.close("The container stops")
         stop.set()
 
@@ -354,6 +363,7 @@ def live_secrets(settings: Settings, roster: Roster, services: AgentServices) ->
         *services.repositories.tools.credentials.secrets(),
         *roster.secrets(),
         *bearers,
+        *services.pool.secrets(),
     ]
 
 

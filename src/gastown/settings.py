@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gastown.contract import secret
@@ -27,6 +28,11 @@ _PASSED_ON = (
 )
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+_TOKENS = ("gastown_control_token", "gastown_attach_token", "gastown_read_token")
+_TOKEN = re.compile(r"[\x21-\x7e]{32,512}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+", re.IGNORECASE)
 
 
 class BadSettings(Exception):
@@ -76,7 +82,37 @@ class Settings(BaseSettings):
     ] = 120_000
     refinery_idle_timeout_ms: Annotated[int, Field(gt=0, description="The same for a refinery.")] = 600_000
 
-    gastown_control_host: Annotated[str, Field(min_length=1, description="Address to listen on.")] = "0.0.0.0"  # noqa: S104
+    gastown_control_token: Annotated[
+        Secret,
+        Field(description="Bearer that may do everything on the control port; 32 to 512 visible characters."),
+    ] = None
+    gastown_attach_token: Annotated[
+        Secret,
+        Field(description="Bearer that may read, and use terminals, stream tickets and websockets."),
+    ] = None
+    gastown_read_token: Annotated[
+        Secret, Field(description="Bearer that may read: every GET, and nothing that changes anything.")
+    ] = None
+    gastown_insecure: Annotated[
+        bool,
+        Field(description="Without a token, listen beyond loopback: whoever reaches the port may do everything."),
+    ] = False
+    gastown_control_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Comma-separated origins of web pages that may call, such as https://town.example; "
+            "they get CORS headers. Pages of the server's own origin need no entry."
+        ),
+    ] = ()
+    gastown_control_host: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Address to listen on. Without a token, 0.0.0.0 and :: mean loopback and another address "
+            "is refused, unless GASTOWN_INSECURE is set.",
+        ),
+    ] = "0.0.0.0"  # noqa: S104
     gastown_control_port: Annotated[int, Field(ge=0, le=65_535, description="Port; 0 takes any free one.")] = 8080
     gastown_workspace_root: Annotated[
         str, Field(pattern="^/.", description="Root of all working directories.")
@@ -124,6 +160,9 @@ class Settings(BaseSettings):
     gastown_git_seconds: Annotated[
         Seconds, Field(description="Any other git operation on a repository, a merge as a whole.")
     ] = 120.0
+    gastown_livez_seconds: Annotated[
+        Seconds, Field(description="How long the event loop may stand still before /livez answers 503.")
+    ] = 60.0
     gastown_drain_seconds: Annotated[Seconds, Field(description="Budget of the shutdown.")] = 300.0
     gastown_snapshot_mb: Annotated[
         int, Field(ge=1, le=4096, description="The largest kilo.db that is saved at the worker, in MiB.")
@@ -137,7 +176,10 @@ class Settings(BaseSettings):
         Field(description="Comma-separated tools that a mayor's server must have; default: the plugin's."),
     ] = Field(default_factory=mayor_tools)
     gastown_require_tickets: Annotated[
-        bool, Field(description="Open websockets only for who shows a stream ticket of the agent.")
+        bool,
+        Field(
+            description="Open websockets only for who shows a stream ticket of the agent; always so with tokens."
+        ),
     ] = False
     gastown_parent_pid: Annotated[
         int | None, Field(gt=1, description="Process whose end ends this one; set by `gastown up`.")
@@ -145,11 +187,35 @@ class Settings(BaseSettings):
 
     base_env: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
 
-    @field_validator("gastown_mayor_tools", mode="before")
+    @field_validator("gastown_mayor_tools", "gastown_control_origins", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("gastown_control_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_ORIGIN.fullmatch(origin) for origin in value):
+            raise ValueError(
+                "must be origins without a path, such as https://town.example, with commas between them"
+            )
+        return tuple(origin.lower() for origin in value)
+
+    @field_validator("gastown_control_token", "gastown_attach_token", "gastown_read_token")
+    @classmethod
+    def _own_token(cls, value: secret.Secret | None, info: ValidationInfo) -> secret.Secret | None:
+        if value is None:
+            return None
+        if not _TOKEN.fullmatch(value.reveal()):
+            raise ValueError("must be 32 to 512 visible ASCII characters without spaces, such as a random one")
+        before = {name: info.data.get(name) for name in _TOKENS[: _TOKENS.index(str(info.field_name))]}
+        for name, other in before.items():
+            if other is not None and other == value:
+                raise ValueError(f"must differ from {name.upper()}")
+        if before and info.data.get(_TOKENS[0], value) is None:
+            raise ValueError(f"needs {_TOKENS[0].upper()} beside it: without that nobody could start an agent")
         return value
 
     @field_validator("gastown_api_url", "kilo_api_url", "kilo_cloud_url", "kilo_openrouter_base")

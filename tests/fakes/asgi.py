@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import trio
 
-__all__ = ["Answer", "App", "Asked", "Frames", "answer", "app_of"]
+__all__ = ["Answer", "App", "Asked", "Frames", "answer", "app_of", "locked"]
 
 App = Callable[[dict[str, Any], Callable[..., Any], Callable[..., Any]], Awaitable[None]]
 
@@ -80,6 +81,23 @@ def app_of(handle: Callable[[Asked], Awaitable[Answer | Frames]]) -> App:
             nursery.cancel_scope.cancel(reason="answered")
 
     return app
+
+
+def locked(app: App, user: str, password: str) -> App:
+    """`app` for who shows the password, as kilo asks for it; an empty 401 for everybody else."""
+    key = b"Basic " + b64encode(f"{user}:{password}".encode())
+    refusal = [(b"www-authenticate", b'Basic realm="Secure Area"'), (b"content-length", b"0")]
+
+    async def door(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] == "lifespan" or (b"authorization", key) in scope["headers"]:
+            await app(scope, receive, send)
+            return
+        kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+        with trio.CancelScope(shield=True):  # P7
+            await send({"type": f"{kind}.start", "status": 401, "headers": refusal})
+            await send({"type": f"{kind}.body", "body": b""})
+
+    return door
 
 
 async def _whole_body(receive: Callable[..., Any]) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from gastown.contract.tools import mayor_tools
-from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
+from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of, locked
 from tests.fakes.ptys import FakePtys
 
 __all__ = ["BASE_TOOLS", "MAYOR_TOOLS", "FakeKilo", "Home", "Script", "Session"]
@@ -106,13 +106,16 @@ class _Work:
 
 
 class FakeKilo:
-    """One server. Turns run in `nursery`; `app` is its face. `asked` and `prompts` are what it was told.
+    """One server. Turns run in `nursery`; `app` is its face. `asked` and `prompts` are what it was told, by
+    those who knew its password.
 
     A killed server (`killed`) leaves its open turns in the database as they are; a `silent` one publishes
     nothing, not even heartbeats, on connections that stay open.
     """
 
-    def __init__(self, nursery: trio.Nursery, home: Home, script: Script, models: tuple[str, ...]) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, home: Home, script: Script, models: tuple[str, ...], password: str
+    ) -> None:
         self._nursery = nursery
         self._configured = models
         self._booted: dict[str, trio.Event] = {}
@@ -127,7 +130,7 @@ class FakeKilo:
         self.killed = False
         self.silent = False
         self.ptys = FakePtys()
-        self.app = self.ptys.beside(app_of(self._handle))
+        self.app = locked(self.ptys.beside(app_of(self._handle)), "kilo", password)
 
     @property
     def listeners(self) -> int:

@@ -15,6 +15,8 @@ from typing import Any
 import trio
 
 from gastown.concurrency.processes import Exit
+from gastown.contract.secret import Secret
+from gastown.kilo.client import Endpoint
 from gastown.kilo.errors import ServerDied
 from gastown.kilo.spec import ServerSpec
 from tests.fakes.kilo import FakeKilo, Home, Script
@@ -69,10 +71,10 @@ class Spawn:
 class FakeServer:
     """A server that listens; what `RunningServer` promises, and the fake behind it."""
 
-    def __init__(self, spawn: Spawn, kilo: FakeKilo, port: int, pid: int) -> None:
+    def __init__(self, spawn: Spawn, kilo: FakeKilo, endpoint: Endpoint, pid: int) -> None:
         self.spawn = spawn
         self.kilo = kilo
-        self.port = port
+        self.endpoint = endpoint
         self.pid = pid
         self.ended = trio.Event()
         self.exit: Exit | None = None
@@ -80,8 +82,8 @@ class FakeServer:
         self.leftovers: tuple[int, ...] = ()
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def port(self) -> int:
+        return int(self.endpoint.url.rpartition(":")[2])
 
     @property
     def spec(self) -> ServerSpec:
@@ -177,14 +179,18 @@ class FakeLauncher:
 
     def _listen(self, nursery: trio.Nursery, spawn: Spawn) -> FakeServer:
         config = json.loads(spawn.spec.env["KILO_CONFIG_CONTENT"])
+        port = next(self._ports)
+        # Of no shape that the log's redaction knows: where it gets to, a test sees it.
+        endpoint = Endpoint(f"http://127.0.0.1:{port}", Secret(f"canary-password-{port}"))
         kilo = FakeKilo(
             nursery,
             self.home(spawn.agent_id),
             self.scripts.get(spawn.agent_id, self.script),
             tuple(config["provider"]["kilo"]["models"]),
+            endpoint.password.reveal(),
         )
         spawn.listened = trio.current_time()
-        server = FakeServer(spawn, kilo, next(self._ports), next(self._pids))
+        server = FakeServer(spawn, kilo, endpoint, next(self._pids))
         self.live.append(server)
         self.network.serve(kilo.app, "127.0.0.1", server.port)
         return server

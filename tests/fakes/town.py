@@ -60,9 +60,10 @@ class WallClock:
 
     def __init__(self) -> None:
         self.ahead = timedelta()
+        self._clock = trio.lowlevel.current_clock()  # threads may ask, too
 
     def __call__(self) -> datetime:
-        return EPOCH + timedelta(seconds=trio.current_time()) + self.ahead
+        return EPOCH + timedelta(seconds=self._clock.current_time()) + self.ahead
 
 
 def start_request(agent_id: str = "mayor-1", **changes: Any) -> dict[str, Any]:
@@ -219,8 +220,9 @@ class Later:
 async def open_fake_broker(network: MemoryNetwork, upstreams: Upstreams) -> AsyncIterator[Broker]:
     """A broker at http://broker; a town has one with `gastown_broker=True`."""
     grants = Grants()
-    network.serve(BrokerApp(grants, network.client(), upstreams), "broker")
-    yield Broker("http://broker", grants)
+    app = BrokerApp(grants, network.client(), upstreams)
+    network.serve(app, "broker")
+    yield Broker("http://broker", grants, app.figures)
 
 
 @asynccontextmanager
@@ -278,6 +280,7 @@ def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
         "gastown_agent_home_root": str(folder / "homes"),
         "gastown_spawn_slots": 2,
         "gastown_broker": False,
+        "gastown_insecure": True,  # its client calls it by the name of no machine
         "gastown_container_token": token_until(EPOCH.timestamp() + 8 * 3600),
         "base_env": {"PATH": "/usr/bin:/bin"},
     }

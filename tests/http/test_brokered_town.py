@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 import pytest
+import trio
 
 from gastown.contract.secret import Secret
-from tests.fakes.asgi import answer, app_of
+from tests.fakes.asgi import Frames, answer, app_of
 from tests.fakes.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
@@ -88,10 +91,11 @@ async def test_a_refresh_is_live_for_nine_agents_without_a_restart_and_in_no_tim
 
 async def test_a_new_gateway_token_and_organisation_are_on_the_next_call_of_every_agent(town_on_fakes) -> None:
     async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
-        seen: list[tuple[str, str | None]] = []
+        seen: list[tuple[str, str, str | None]] = []
 
         async def gateway(asked: Any) -> Any:
-            seen.append((asked.headers["authorization"], asked.headers.get("x-kilocode-organizationid")))
+            organization = asked.headers.get("x-kilocode-organizationid")
+            seen.append((asked.path, asked.headers["authorization"], organization))
             return answer({"data": []})
 
         town.network.serve(app_of(gateway), "gateway")
@@ -108,9 +112,9 @@ async def test_a_new_gateway_token_and_organisation_are_on_the_next_call_of_ever
             "results": [{"agentId": "pole-1", "success": True, "durationMs": 0, "mode": "live"}],
         }
         assert seen == [
-            ("Bearer canary-gateway", "org-1"),
-            ("Bearer canary-new", "org-2"),
-            ("Bearer canary-gateway", None),
+            ("/api/organizations/org-1/models", "Bearer canary-gateway", "org-1"),
+            ("/api/organizations/org-2/models", "Bearer canary-new", "org-2"),
+            ("/api/openrouter/models", "Bearer canary-gateway", None),
         ]
         assert len(town.kilo.spawns) == 1
 
@@ -153,6 +157,65 @@ async def test_the_bearer_of_an_agent_that_has_ended_is_dead_and_its_next_start_
         await town.start("pole-1")
         assert bearer(town, "pole-1") != first
         assert (await client.get("/broker/environment")).status_code == 401
+
+
+@asynccontextmanager
+async def words(town: FakeTown, agent_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """An answer of the model's that never ends, as the agent reads it; a word has come."""
+    send, receive = trio.open_memory_channel[str](10)
+
+    async def gateway(_: Any) -> Any:
+        return Frames(receive)
+
+    town.network.serve(app_of(gateway), "gateway")
+    send.send_nowait("data: one\n\n")
+    async with as_agent(town, agent_id).stream("POST", "/api/openrouter/chat/completions", json={}) as response:
+        pieces = response.aiter_raw()
+        assert await anext(pieces) == b"data: one\n\n"
+        yield pieces
+
+
+@pytest.mark.parametrize("end", ["stop", "crash"])
+async def test_an_agent_that_ends_is_cut_off_before_its_server_has_left(town_on_fakes, end: str) -> None:
+    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+        await town.start("pole-1")
+        town.kilo.stop_seconds = 5
+        client, server = as_agent(town, "pole-1"), town.kilo.server("pole-1")
+        async with words(town, "pole-1") as pieces:
+            if end == "stop":
+                town.later(lambda: town.client.post("/agents/pole-1/stop"))
+            else:
+                town.kilo.kill(server)
+            with trio.fail_after(1), pytest.raises(httpx2.RemoteProtocolError):
+                await anext(pieces)
+        assert (await client.get("/broker/environment")).status_code == 401
+        assert (server.ended.is_set(), trio.current_time() - server.spawn.began < 10) == (end == "crash", True)
+
+
+async def test_an_agent_that_goes_on_in_the_next_container_is_cut_off_when_its_server_has_left(
+    town_on_fakes,
+) -> None:
+    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+        await town.start("pole-1")
+        town.kilo.stop_seconds = 5
+        client, roster = as_agent(town, "pole-1"), town.opened.town.roster
+        async with words(town, "pole-1") as pieces:
+            roster.evict(roster.get("pole-1"))
+            await trio.sleep(4)
+            assert (await client.get("/broker/environment")).status_code == 200
+            with trio.fail_after(2), pytest.raises(httpx2.RemoteProtocolError):
+                await anext(pieces)
+        assert (await client.get("/broker/environment")).status_code == 401
+
+
+async def test_a_mayor_that_comes_back_after_a_crash_has_the_bearer_that_it_had(town_on_fakes) -> None:
+    async with town_on_fakes(gastown_broker=True) as town:
+        await town.start("mayor-1")
+        client, first = as_agent(town, "mayor-1"), town.kilo.server("mayor-1")
+        town.kilo.kill(first)
+        await trio.sleep(10)
+        assert town.kilo.server("mayor-1") is not first
+        assert (await client.get("/broker/environment")).status_code == 200
 
 
 async def test_a_start_that_replaces_another_one_goes_on_with_its_server_and_bearer(town_on_fakes) -> None:

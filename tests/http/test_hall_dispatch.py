@@ -15,6 +15,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from gastown.contract.agents import AgentState
+from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
 from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
@@ -101,6 +102,30 @@ async def test_a_start_brings_the_mayor_context_and_the_town_config(
     assert (body["role"], body["prompt"], body["organizationId"]) == ("mayor", "hello", None)
     assert body["envVars"]["KILOCODE_TOKEN"] == config["kilocode_token"] == "stand-in"
     assert (config["town_id"], config["gastown_api_url"]) == ("oak", hall.url)
+
+
+async def test_every_call_shows_the_token_of_the_control_port(tmp_path: Path) -> None:
+    shown: list[str | None] = []
+    app = QuartTrio("container")
+
+    @app.route("/<path:_>", methods=["GET", "POST"])
+    async def refuse(_: str) -> tuple[dict[str, str], int]:
+        shown.append(request.headers.get("Authorization"))
+        return {"error": "A token of this container is needed"}, 401
+
+    async with serving(app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url:
+        for token in (Secret("canary"), None):
+            async with open_dispatch(url, token) as dispatch:
+                calls = (
+                    dispatch.health,
+                    lambda d=dispatch: d.sync_config(TownConfig()),
+                    lambda d=dispatch: d.events("a"),
+                )
+                for call in calls:
+                    with pytest.raises(DispatchError) as caught:
+                        await call()
+                    assert (caught.value.status, "canary" in f"{caught.value!r}{dispatch!r}") == (401, False)
+    assert shown == ["Bearer canary"] * 3 + [None] * 3
 
 
 async def test_a_refusal_carries_its_status_body_and_phase(

@@ -124,7 +124,7 @@ async def test_a_client_that_leaves_in_the_middle_does_not_keep_the_hall_up(tmp_
             host, port = hall.url.removeprefix("http://").split(":")
             body = json.dumps(asked()).encode()
             async with await trio.open_tcp_stream(host, int(port)) as stream:
-                head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer stand-in\r\n"
+                head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer stand-in\r\n"
                 await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 200")
 

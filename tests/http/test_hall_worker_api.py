@@ -243,7 +243,7 @@ async def test_a_snapshot_that_says_it_is_too_large_is_413_before_it_is_read(tow
     stream = await trio.open_tcp_stream(host, int(port))
     async with stream:
         await stream.send_all(
-            f"POST /api/towns/oak{SNAPSHOT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {town.token}\r\n"
+            f"POST /api/towns/oak{SNAPSHOT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {town.token}\r\n"
             f"Content-Length: {SNAPSHOT_LIMIT + 1}\r\n\r\n".encode()
         )
         with trio.fail_after(10):

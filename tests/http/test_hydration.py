@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from gastown import __version__
 from tests.fakes.launchers import CrashingKilo, Fate
 from tests.fakes.town import FakeTown
 from tests.fakes.worker import DeafWorker, SlowWorker
@@ -37,6 +38,7 @@ async def test_health_answers_before_hydration_has_begun(town_on_fakes) -> None:
             "status": "ok",
             "agents": 0,
             "servers": 0,
+            "version": __version__,
             "uptime": 0.0,
             "startedAt": "2030-05-01T12:00:00.000Z",
             "hydration": {

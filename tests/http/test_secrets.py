@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from base64 import b64encode
 from collections import deque
 from functools import partial
 from types import MappingProxyType
@@ -110,6 +111,28 @@ async def test_a_town_that_goes_well_tells_none(town_on_fakes) -> None:
         assert [answer.status_code for answer in answers] == [201, 201, 200, 200, 200, 200]
         await trio.sleep(30)
         assert found(await everything_said(town, *(answer.text for answer in answers))) == []
+
+
+async def test_the_password_of_a_server_is_told_to_nobody_and_stands_in_no_address(town_on_fakes) -> None:
+    async with town_on_fakes(**SETTINGS) as town:
+        answers = [
+            await with_secrets(town, "mayor-1"),
+            await town.client.post("/agents/mayor-1/pty"),
+            await town.client.get("/agents/mayor-1/pty"),
+        ]
+        assert [answer.status_code for answer in answers] == [201, 200, 200]
+        server = town.kilo.server("mayor-1")
+        said = await everything_said(town, *(answer.text for answer in answers))
+        asked = [(one.path, sorted(one.query.items())) for one in server.kilo.asked]
+        password = server.endpoint.password.reveal()
+        for secret in (password, b64encode(f"kilo:{password}".encode()).decode()):
+            assert secret not in said + repr((server.spec.argv, asked, server.endpoint))
+        assert server.endpoint.password.reveal() not in json.dumps(dict(server.spec.env))
+        # But the log knows what to look for, and the terminal has what it needs.
+        here = town.opened.town
+        assert server.endpoint.password in live_secrets(town.settings, here.roster, here.services)
+        [terminal] = server.kilo.ptys.all.values()
+        assert terminal.body["env"] == {"GASTOWN_TERMINAL_PASSWORD": server.endpoint.password.reveal()}
 
 
 async def test_the_children_did_get_them(town_on_fakes) -> None:

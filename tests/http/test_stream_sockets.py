@@ -15,16 +15,20 @@ import pytest
 import trio
 
 from gastown.agents.events import EventLog
+from gastown.concurrency.origins import Callers
 from gastown.control import server
+from gastown.control.access import Tokens
 from gastown.control.app import create_app
+from gastown.control.door import Door
 from gastown.control.server import listen_on, serve_app
 from gastown.control.tickets import Tickets
 from tests.fakes.sockets import Closed, open_socket
 
 GUARD_SECONDS = 60
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
+OPEN_DOOR = Door(Tokens({}), Callers(loopback_only=True))
 UPGRADE = (
-    b"GET /agents/a/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET /agents/a/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 
@@ -34,7 +38,7 @@ async def serving() -> AsyncIterator[tuple[EventLog, int, trio.Event]]:
     """The streams of a town that has nothing else; its log, its port, and what stops it."""
     events = EventLog(lambda: NOW)
     here: Any = SimpleNamespace(
-        services=SimpleNamespace(events=events), tickets=Tickets(), require_tickets=False, now=lambda: NOW
+        services=SimpleNamespace(events=events), tickets=Tickets(), door=OPEN_DOOR, now=lambda: NOW
     )
     listener, stop = listen_on("127.0.0.1", 0), trio.Event()
     port = listener.getsockname()[1]
@@ -153,7 +157,7 @@ async def test_a_connection_that_fails_does_not_end_the_server(monkeypatch):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(UPGRADE.replace(b"/agents/a/stream", b"/no/such/socket"))
             await stream.receive_some(65536)
-            await stream.send_all(b"GET /no HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.send_all(b"GET /no HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while await stream.receive_some(65536):
                 pass
         async with httpx2.AsyncClient() as http:

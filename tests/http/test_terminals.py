@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import trio
@@ -41,8 +42,8 @@ async def test_a_terminal_shows_the_agents_session_in_its_directory(town_on_fake
         "id": "pty_1",
         "status": "running",
         "title": "kilo attach",
-        "command": "/usr/bin/kilo",
-        "args": ["attach", server.url, f"--session={status['sessionId']}"],
+        "command": "/bin/sh",
+        "args": ["-c", ANY, "/usr/bin/kilo", "attach", server.endpoint.url, f"--session={status['sessionId']}"],
         "cwd": server.spec.cwd,
         "pid": 4711,
     }

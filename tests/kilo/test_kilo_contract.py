@@ -24,10 +24,14 @@ from hypercorn.trio import serve
 
 from gastown.agents.environment import ChildDefaults, derive
 from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret
+from gastown.kilo.client import Endpoint, KiloClient
 from gastown.kilo.errors import KiloRefused
+from gastown.kilo.frames import FrameReader
 from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
+from gastown.kilo.terminal import KiloTerminals
 from gastown.worker.tokens import Credentials
 from tests.fakes.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from tests.fakes.kilo import Script
@@ -68,8 +72,8 @@ def spec_for(folder: Path, gateway_url: str) -> ServerSpec:
 
 
 @pytest.fixture(scope="module")
-def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real kilo. pytest-trio's own fixtures live no longer than a test, so it has a thread."""
+def real_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """The endpoint of a real kilo. pytest-trio's own fixtures live no longer than a test, so it has a thread."""
     up, leave, address = Event(), trio.Event(), []
 
     async def host() -> None:
@@ -78,7 +82,7 @@ def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(partial(serve, gateway(), config, shutdown_trigger=leave.wait))
             async with launch(spec_for(tmp_path_factory.mktemp("kilo"), url)) as server:
-                address.extend([server.url, trio.lowlevel.current_trio_token()])
+                address.extend([server.endpoint, trio.lowlevel.current_trio_token()])
                 up.set()
                 await leave.wait()
 
@@ -95,22 +99,29 @@ def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @dataclass
 class Talk:
-    """A connection to a kilo server, in a directory of its own. `frames` are all events since the beginning."""
+    """A connection to a kilo server, in a directory of its own. `frames` are all events since the beginning;
+    `http` is a client that knows no password."""
 
-    rest: KiloRest
-    client: httpx2.AsyncClient
+    http: httpx2.AsyncClient
+    client: KiloClient
     directory: str
     choose: Callable[[str], None]
     frames: list[dict[str, Any]] = field(default_factory=list)
     heard: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def rest(self) -> KiloRest:
+        return KiloRest(self.client)
+
     async def follow(self, *, task_status: trio.TaskStatus[None]) -> None:
-        async with self.client.stream("GET", f"{self.rest.url}/global/event") as response:
-            async for event in httpx2.EventSource(response, max_event_size=1 << 24):
-                self.frames.append(json.loads(event.data))
+        reader = FrameReader(1 << 24)
+        async with self.client.stream("/global/event") as chunks:
+            async for chunk in chunks:
+                first = not self.frames
+                self.frames += [json.loads(data) for data in reader.feed(chunk)]
                 self.heard.set()
                 self.heard = trio.Event()
-                if len(self.frames) == 1:
+                if first and self.frames:
                     task_status.started()
 
     async def session(self) -> str:
@@ -138,8 +149,10 @@ class Talk:
 
 
 @asynccontextmanager
-async def talking(url: str, client: httpx2.AsyncClient, directory: str, choose: Any) -> AsyncIterator[Talk]:
-    talk = Talk(KiloRest(client, url), client, directory, choose)
+async def talking(
+    endpoint: Endpoint, http: httpx2.AsyncClient, directory: str, choose: Any
+) -> AsyncIterator[Talk]:
+    talk = Talk(http, KiloClient(http, endpoint), directory, choose)
     with trio.fail_after(LONGEST_SECONDS):
         async with trio.open_nursery() as nursery:
             await nursery.start(talk.follow)
@@ -156,7 +169,7 @@ async def open_fake(folder: Path) -> AsyncIterator[Talk]:
             def choose(model: str) -> None:
                 server.kilo.script = SCRIPTS.get(model, server.kilo.script)
 
-            async with talking(server.url, network.client(), str(folder), choose) as talk:
+            async with talking(server.endpoint, network.client(), str(folder), choose) as talk:
                 yield talk
 
 
@@ -166,10 +179,10 @@ async def kilo(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         async with open_fake(tmp_path) as talk:
             yield talk
         return
-    url = request.getfixturevalue("real_url")
+    endpoint = request.getfixturevalue("real_endpoint")
     async with (
         httpx2.AsyncClient(timeout=30, trust_env=False) as client,
-        talking(url, client, str(tmp_path), lambda _: None) as talk,
+        talking(endpoint, client, str(tmp_path), lambda _: None) as talk,
     ):
         yield talk
 
@@ -178,6 +191,46 @@ async def test_a_server_is_healthy_and_knows_its_tools_and_models(kilo: Talk) ->
     assert await kilo.rest.healthy()
     assert {"bash", "read", "edit", "write"} <= await kilo.rest.tool_ids(kilo.directory)
     assert [await kilo.rest.knows_model(kilo.directory, name) for name in (TALKS, "test/nope")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/global/health"),
+        ("GET", "/global/event"),
+        ("GET", "/experimental/tool/ids"),
+        ("GET", "/session"),
+        ("POST", "/session"),
+        ("GET", "/pty"),
+        ("GET", "/pty/pty_1/connect"),
+        ("GET", "/nowhere"),
+    ],
+)
+@pytest.mark.parametrize("shown", [None, ("kilo", ""), ("kilo", "gts.wrong"), ("opencode", ...), ("", ...)])
+async def test_who_does_not_show_the_servers_password_is_answered_with_an_empty_401(
+    kilo: Talk, method: str, path: str, shown: Any
+) -> None:
+    endpoint = kilo.client.endpoint
+    user, password = shown or (None, None)
+    auth = None if shown is None else (user, endpoint.password.reveal() if password is ... else password)
+    answer = await kilo.http.request(method, endpoint.url + path, auth=auth)
+    assert (answer.status_code, answer.content, "www-authenticate" in answer.headers) == (401, b"", True)
+
+
+async def test_the_password_opens_no_door_as_a_bearer_and_a_websocket_none_without_it(kilo: Talk) -> None:
+    endpoint = kilo.client.endpoint
+    bearer = {"authorization": f"Bearer {endpoint.password.reveal()}"}
+    assert (await kilo.http.get(f"{endpoint.url}/global/health", headers=bearer)).status_code == 401
+    stranger = KiloClient(kilo.http, replace(endpoint, password=Secret("gts.wrong")))
+    where = {"directory": kilo.directory}
+    with pytest.raises(KiloRefused) as refused:
+        async with stranger.websocket("/pty/pty_1/connect", where, most_message_bytes=1000):
+            pass
+    assert refused.value.status == 401
+    with pytest.raises(KiloRefused) as unknown:
+        async with KiloTerminals(kilo.client, kilo.directory).connect("pty_1", None):
+            pass
+    assert unknown.value.status == 404
 
 
 async def test_the_sessions_of_a_directory_are_listed_the_newest_first(kilo: Talk, tmp_path: Path) -> None:
@@ -250,7 +303,7 @@ async def test_what_cannot_be_asked_is_refused_at_once(kilo: Talk) -> None:
     with pytest.raises(KiloRefused) as unknown:
         await kilo.prompt("ses_nope", TALKS)
     with pytest.raises(KiloRefused) as bad:
-        await kilo.rest._call("POST", f"/session/{session}/prompt_async", {"parts": "text"})
+        await kilo.client.call("POST", f"/session/{session}/prompt_async", {"parts": "text"})
     assert (unknown.value.status, unknown.value.name) == (404, "NotFoundError")
     assert (bad.value.status, bad.value.name) == (400, "BadRequest")
 
@@ -298,7 +351,7 @@ async def test_a_prompt_that_lost_its_turn_is_taken_up_and_stored_once(kilo: Tal
     kilo.choose(TALKS)
     assert await kilo.rest.take_up(session, model=TALKS)
     assert (await kilo.until(session, "session.turn.close", times=2))["reason"] == "completed"
-    said = await kilo.rest._call("GET", f"/session/{session}/message")
+    said = await kilo.client.call("GET", f"/session/{session}/message")
     assert [message["info"]["role"] for message in said] == ["user", "assistant"] * 2
     assert not await kilo.rest.take_up(session, model=TALKS)
 
@@ -314,7 +367,7 @@ async def test_an_offline_session_waits_until_it_is_told_to_try_again(which: str
         else:
             server = await stack.enter_async_context(launch(spec_for(tmp_path, nobody)))
             client = await stack.enter_async_context(httpx2.AsyncClient(timeout=30, trust_env=False))
-            talk = await stack.enter_async_context(talking(server.url, client, str(tmp_path), lambda _: None))
+            talk = await stack.enter_async_context(talking(server.endpoint, client, str(tmp_path), lambda _: None))
         session = await talk.session()
         await talk.prompt(session, TALKS)
         asked = await talk.until(session, "session.network.asked")
@@ -360,20 +413,22 @@ async def test_a_prompt_without_a_model_takes_the_last_ones_and_not_the_sessions
 
 
 @pytest.mark.kilo
-async def test_a_permission_is_asked_for_and_answered_under_one_id(real_url: str, tmp_path: Path) -> None:
+async def test_a_permission_is_asked_for_and_answered_under_one_id(
+    real_endpoint: Endpoint, tmp_path: Path
+) -> None:
     """What `Progress` takes for a condition: the fake only ever says these two events as it is told to."""
     async with (
         httpx2.AsyncClient(timeout=30, trust_env=False) as client,
-        talking(real_url, client, str(tmp_path), lambda _: None) as talk,
+        talking(real_endpoint, client, str(tmp_path), lambda _: None) as talk,
     ):
         ask = [{"permission": "bash", "pattern": "*", "action": "ask"}]
-        made = await talk.rest._call("POST", "/session", {"permission": ask}, {"directory": talk.directory})
+        made = await talk.client.call("POST", "/session", {"permission": ask}, {"directory": talk.directory})
         session = made["id"]
         await talk.prompt(session, ACTS)
         asked = await talk.until(session, "permission.asked")
         assert (await talk.rest.status(session, talk.directory))["type"] == "busy"
         where = {"directory": talk.directory}
-        await talk.rest._call("POST", f"/permission/{asked['id']}/reply", {"reply": "once"}, where)
+        await talk.client.call("POST", f"/permission/{asked['id']}/reply", {"reply": "once"}, where)
         replied = await talk.until(session, "permission.replied")
         assert replied["requestID"] == asked["id"]
         assert (await talk.until(session, "session.turn.close"))["reason"] == "completed"

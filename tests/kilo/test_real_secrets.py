@@ -88,7 +88,7 @@ async def test_no_secret_is_in_a_command_line_a_log_line_or_an_answer(tmp_path, 
             agent = await town.hall.start_mayor(town.dispatch, "Hello.")
             said.append(agent.model_dump_json())
             await eventually(lambda: browsed(town))
-            async with httpx2.AsyncClient(base_url=town.url, timeout=60) as client:
+            async with httpx2.AsyncClient(base_url=town.url, headers=town.bearer, timeout=60) as client:
                 said.append((await client.post(f"/agents/{agent.agent_id}/pty")).text)
                 paths = (f"/agents/{agent.agent_id}{what}" for what in ("", "/status", "/events", "/pty"))
                 said += [(await client.get(path)).text for path in paths]

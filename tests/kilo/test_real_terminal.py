@@ -11,7 +11,7 @@ import pytest
 import trio
 from httpx2.websockets import WebSocketDisconnect
 
-from tests.fakes.sockets import Closed, Socket, open_socket
+from tests.fakes.sockets import Closed, Socket, open_socket, refusal
 from tests.kilo.town import RealTown, command_of, descendants, eventually, real_town
 
 pytestmark = pytest.mark.kilo
@@ -34,7 +34,11 @@ def attached(town: RealTown) -> list[int]:
 
 
 async def test_a_terminal_is_opened_typed_into_resized_and_looked_at_again(tmp_path: Path) -> None:
-    async with real_town(tmp_path) as town, httpx2.AsyncClient(base_url=town.url, timeout=60) as client:
+    async with (
+        real_town(tmp_path) as town,
+        httpx2.AsyncClient(base_url=town.url, headers=town.bearer, timeout=60) as client,
+        httpx2.AsyncClient(timeout=60) as browser,
+    ):
         agent = await town.hall.start_mayor(town.dispatch, "Hello.")
         ptys = f"/agents/{agent.agent_id}/pty"
         pty = (await client.post(ptys)).json()
@@ -42,14 +46,17 @@ async def test_a_terminal_is_opened_typed_into_resized_and_looked_at_again(tmp_p
         assert (await client.post(ptys)).json()["id"] == pty["id"]
         path, socket = f"{ptys}/{pty['id']}", town.url.replace("http", "ws", 1)
         async with open_socket(client, f"{socket}{path}/connect") as viewer:
-            await until_shown(viewer, "\x1b[")
-            assert len(attached(town)) == 1
+            await until_shown(viewer, "Hello.")  # what was said in the session: its server has let it in
+            [pid] = attached(town)
+            assert "gts." not in " ".join(command_of(pid) + pty["args"])
             await type_until_shown(viewer, "zebra")
             changed = await client.put(path, json={"size": {"rows": 50, "cols": 140}})
             assert (changed.status_code, changed.json()["id"]) == (200, pty["id"])
             await until_shown(viewer, "\x1b[")  # it draws itself anew
         assert len(attached(town)) == 1
-        async with open_socket(client, f"{socket}{path}/connect?cursor=0") as viewer:
+        assert (await refusal(browser, f"{socket}{path}/connect")).status == 401
+        ticket = (await client.post(f"/agents/{agent.agent_id}/stream-ticket")).json()["ticket"]
+        async with open_socket(browser, f"{socket}{path}/connect?cursor=0&ticket={ticket}") as viewer:
             await until_shown(viewer, "zebra")
             frame = await viewer.next()
             while isinstance(frame, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.contract.town import Health
 from gastown.hall.container import (
     Container,
@@ -34,6 +36,8 @@ class RealTown:
     container: Container
     data: Path
     url: str
+    bearer: dict[str, str]
+    """The header that the control port asks for."""
 
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
         lines = [
@@ -65,9 +69,10 @@ async def real_town(
 ) -> AsyncIterator[RealTown]:
     """A town in `data` for the length of the block; a second one in the same place is its next container."""
     async with open_hall(HallOptions(data_dir=data, **(hall_options or {}))) as hall:
-        port = choose_port("127.0.0.1", 0)
+        port, token = choose_port("127.0.0.1", 0), secrets.token_urlsafe(32)
+        environment = {"GASTOWN_KILO_BIN": str(KILO), "GASTOWN_CONTROL_TOKEN": token, **environment}
         child = container_environment(
-            base_environment(os.environ) | {"GASTOWN_KILO_BIN": str(KILO)} | environment,
+            base_environment(os.environ) | environment,
             await hall.town(),
             await hall.container_token(),
             api_url=hall.url,
@@ -79,8 +84,8 @@ async def real_town(
             environment=child, log=data / "serve.log", homes=data / "homes", drain_seconds=30
         )
         url = f"http://127.0.0.1:{port}"
-        async with open_dispatch(url) as dispatch, run_container(options) as container:
-            town = RealTown(hall, dispatch, container, data, url)
+        async with open_dispatch(url, Secret(token)) as dispatch, run_container(options) as container:
+            town = RealTown(hall, dispatch, container, data, url, {"Authorization": f"Bearer {token}"})
             await eventually(lambda: _answers(dispatch))
             yield town
 

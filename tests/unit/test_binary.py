@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from pathlib import Path
 
 import pytest
 
-from gastown.kilo.binary import KiloMissing, find_kilo
+from gastown.kilo.binary import KILO_VERSION, KiloMissing, find_kilo
 
 PACKAGE = {"x86_64": "cli-linux-x64", "aarch64": "cli-linux-arm64"}.get(platform.machine(), "cli-linux-x64")
 
@@ -29,9 +30,17 @@ def test_a_configured_executable_that_is_none_is_named():
         find_kilo("/no/kilo", "/nowhere")
 
 
-def test_without_any_kilo_the_error_says_what_to_set(tmp_path):
-    with pytest.raises(KiloMissing, match="GASTOWN_KILO_BIN"):
-        find_kilo(None, str(tmp_path))
+@pytest.mark.parametrize("configured", [None, "/no/kilo"])
+def test_without_a_kilo_the_error_says_what_to_install_and_what_to_set(tmp_path, configured):
+    with pytest.raises(KiloMissing) as caught:
+        find_kilo(configured, str(tmp_path))
+    assert f"npm install --global @kilocode/cli@{KILO_VERSION}" in str(caught.value)
+    assert "GASTOWN_KILO_BIN" in str(caught.value)
+
+
+def test_the_version_that_is_asked_for_is_the_pinned_one():
+    pinned = json.loads((Path(__file__).parents[2] / "tools" / "kilo" / "package.json").read_text())
+    assert set(pinned["dependencies"].values()) == {KILO_VERSION}
 
 
 def test_a_native_kilo_on_the_path_is_taken(tmp_path):

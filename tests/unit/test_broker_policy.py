@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gastown.broker.grants import AgentIdentity
-from gastown.broker.policy import Refused, To, route
+from gastown.broker.policy import Refused, To, gateway_path, route
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.tools import tools
 
@@ -52,6 +52,7 @@ ALLOWED = [
     (POLE, "GET", "/broker/environment", To.ENVIRONMENT),
     (POLE, "POST", "/api/openrouter/chat/completions", To.GATEWAY),
     (MAYOR, "GET", "/api/openrouter/models", To.GATEWAY),
+    (POLE, "POST", "/api/exa/search", To.GATEWAY),
     (MAYOR, "GET", "/api/user", To.GATEWAY),
 ]
 REFUSED = [
@@ -80,6 +81,14 @@ REFUSED = [
     (POLE, "GET", "/api/trpc/cliSessionsV2.list", 403),
     (POLE, "POST", "/api/gastown/git-credentials", 403),
     (POLE, "GET", "/api/organizations/org-1/models", 403),
+    (POLE, "GET", "/api/organizations/org-1/modes", 403),
+    (POLE, "GET", "/api/organizations/org-1/defaults", 403),
+    (POLE, "GET", "/api/exa/search", 403),
+    (POLE, "POST", "/api/exa/contents", 403),
+    (POLE, "POST", "/api/fim/completions", 403),
+    (POLE, "POST", "/api/gateway/v1/audio/transcriptions", 403),
+    (POLE, "GET", "/api/users/notifications", 403),
+    (POLE, "GET", "/api/defaults", 403),
     (POLE, "GET", "/", 400),
     # more or less than a route
     (POLE, "GET", f"{R}/agents/pole-1", 403),
@@ -111,6 +120,24 @@ REFUSED = [
     (POLE, "GET", f"{R}/beads/%c0%ae%c0%ae", 400),
     (POLE, "GET", f"{R}/beads/{'b' * 200}", 403),
 ]
+
+
+@pytest.mark.parametrize(
+    ("path", "organization", "asked"),
+    [
+        ("/api/openrouter/models", "org-1", "/api/organizations/org-1/models"),
+        ("/api/openrouter/models", None, "/api/openrouter/models"),
+        ("/api/openrouter/models", "", "/api/openrouter/models"),
+        ("/api/openrouter/models", "../../user", "/api/openrouter/models"),
+        ("/api/openrouter/models", "org-1/modes?", "/api/openrouter/models"),
+        ("/api/openrouter/chat/completions", "org-1", "/api/openrouter/chat/completions"),
+        ("/api/exa/search", "org-1", "/api/exa/search"),
+    ],
+)
+def test_an_organisation_is_asked_for_its_models_and_for_nothing_else(
+    path: str, organization: str | None, asked: str
+) -> None:
+    assert gateway_path(path, organization) == asked
 
 
 @pytest.mark.parametrize(("identity", "method", "path", "to"), ALLOWED)

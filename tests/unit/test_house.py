@@ -20,12 +20,13 @@ HOUSE = SRC / "gastown"
 
 # room: the rooms it may import, besides itself and the version in gastown/__init__.py.
 SIDE_BY_SIDE = {"kilo", "git", "worker", "broker"}
-SETTLED = {"contract", "settings", "logs", "concurrency"}
+SETTLED = {"contract", "settings", "logs", "metrics", "concurrency"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "contract": set(),
     "settings": {"contract"},
     "logs": {"contract"},
+    "metrics": {"contract"},
     "concurrency": SETTLED,
     **dict.fromkeys(sorted(SIDE_BY_SIDE), SETTLED),
     "agents": SETTLED | SIDE_BY_SIDE,
@@ -43,7 +44,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "quart": ("control/", "hall/"),
     "quart_schema": ("control/", "hall/"),
     "quart_trio": ("control/", "hall/"),
-    "httpx2": ("kilo/", "worker/", "broker/", "hall/dispatch.py", "main.py"),
+    "httpx2": ("kilo/client.py", "kilo/terminal.py", "worker/", "broker/", "hall/dispatch.py", "main.py"),
+    # In kilo/ only the client that knows the server's password may speak to it.
+    "httpx2.AsyncClient": ("kilo/client.py", "worker/", "broker/", "hall/dispatch.py", "main.py"),
     "sqlite3": ("hall/store.py", "worker/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from gastown import logs
 from gastown.contract.secret import Secret
+from gastown.kilo.client import new_password
 from gastown.logs import RedactingFormatter, Redactor, redacted
 from tests.fakes.worker import token_until
 
@@ -46,6 +47,9 @@ def logged(stream: StringIO, **values: Any) -> dict[str, Any]:
         ("https://x-access-token:ghs_0123456789ab@git.test", "https://[redacted]@git.test"),
         ("ghp_0123456789ab and glpat-0123456789ab", "[redacted] and [redacted]"),
         ("github_pat_0123456789ab", "[redacted]"),
+        ("Authorization: Basic a2lsbzpwdw==", "Authorization: Basic [redacted]"),
+        ("of an agent: gtb.0123456789abcdef.s-e_c", "of an agent: [redacted]"),
+        (f"of a server: {new_password().reveal()}!", "of a server: [redacted]!"),
         ("a live-secret here", "a [redacted] here"),
         ("https://just-a-token@git.test/r.git", "https://[redacted]@git.test/r.git"),
         ("https://me:p@ss@git.test/r.git", "https://[redacted]@git.test/r.git"),
@@ -108,7 +112,9 @@ def test_an_exceptions_traceback_hides_no_secret(stream: StringIO) -> None:
     [
         "eyJhbGciOi.eyJzdWIi.c2ln", "Bearer abc", "bearer abc", "Basic dXNlcjpwYXNz", "basic dXNlcjpwYXNz",
         "ghp_0123456789ab", "gho_0123456789ab", "ghu_0123456789ab", "ghs_0123456789ab", "ghr_0123456789ab",
-        "github_pat_0123456789ab", "glpat-0123456789ab", "gldt-0123456789ab", "sk-0123456789abcdef", "gtb.0a.b",
+        "github_pat_0123456789ab",
+        "glpat-0123456789ab", "gldt-0123456789ab", "sk-0123456789abcdef", "gtb.0123456789ab",
+        "gts.0123456789ab",
         "https://u:p@h/", "x-access-token:abc", "oauth2:abc", "A_TOKEN=b", "A_PASSWORD=b", "A_SECRET=b",
     ],
 )  # fmt: skip

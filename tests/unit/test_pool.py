@@ -18,6 +18,7 @@ from gastown import logs
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.processes import Exit
 from gastown.concurrency.slots import PrioritySlots, Urgency
+from gastown.kilo.client import KiloClient
 from gastown.kilo.errors import KiloRefused, NotReady, ServerDied
 from gastown.kilo.pool import Lease, ServerPool, SpawnTimedOut, open_pool
 from gastown.kilo.spec import ServerSpec
@@ -74,7 +75,7 @@ async def open_house(
         async with open_network() as network:
             launcher = kilo(network)
             async with open_pool(
-                launcher, network.client(), PrioritySlots(slots), spawn_seconds=spawn_seconds
+                launcher, partial(KiloClient, network.client()), PrioritySlots(slots), spawn_seconds=spawn_seconds
             ) as pool:
                 yield House(pool, launcher, log)
             assert launcher.live == []
@@ -118,6 +119,21 @@ async def test_a_parked_server_of_equal_spec_is_adopted() -> None:
         second = await house.hold(spec(), phases=phases)
         assert second.server is first.server
         assert phases.spans == []
+
+
+async def test_every_server_has_a_password_of_its_own_which_is_no_part_of_its_spec() -> None:
+    async with open_house() as house:
+        first, second = await house.hold(spec()), await house.hold(spec())
+        assert first.server.spec.fingerprint == second.server.spec.fingerprint
+        assert first.server.running.endpoint.password != second.server.running.endpoint.password
+
+
+async def test_the_passwords_of_the_servers_that_are_there_are_known_to_the_log() -> None:
+    async with open_house() as house:
+        lease = await house.hold(spec(), park=True)
+        assert house.pool.secrets() == [lease.server.running.endpoint.password]
+        await house.pool.discard(spec().key)
+        assert house.pool.secrets() == []
 
 
 async def test_a_lease_that_is_not_parked_ends_its_server() -> None:

@@ -22,6 +22,11 @@ DEFAULTS: dict[str, Any] = {
     "KILOCODE_TOKEN": None,
     "AGENT_IDLE_TIMEOUT_MS": 120_000,
     "REFINERY_IDLE_TIMEOUT_MS": 600_000,
+    "GASTOWN_CONTROL_TOKEN": None,
+    "GASTOWN_ATTACH_TOKEN": None,
+    "GASTOWN_READ_TOKEN": None,
+    "GASTOWN_INSECURE": False,
+    "GASTOWN_CONTROL_ORIGINS": (),
     "GASTOWN_CONTROL_HOST": "0.0.0.0",
     "GASTOWN_CONTROL_PORT": 8080,
     "GASTOWN_WORKSPACE_ROOT": "/workspace/rigs",
@@ -39,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "GASTOWN_SERVER_RSS_MB": 0,
     "GASTOWN_CLONE_SECONDS": 900,
     "GASTOWN_GIT_SECONDS": 120,
+    "GASTOWN_LIVEZ_SECONDS": 60,
     "GASTOWN_DRAIN_SECONDS": 300,
     "GASTOWN_SNAPSHOT_MB": 64,
     "GASTOWN_BROKER": True,
@@ -92,6 +98,11 @@ GIVEN = {
     "GASTOWN_TOWN_ID": ("oak", "oak"),
     "GASTOWN_CONTROL_HOST": ("127.0.0.1", "127.0.0.1"),
     "GASTOWN_BROKER": ("off", False),
+    "GASTOWN_INSECURE": ("1", True),
+    "GASTOWN_CONTROL_ORIGINS": (
+        "https://Town.example, http://[::1]:3000, vscode-webview://0a1b",
+        ("https://town.example", "http://[::1]:3000", "vscode-webview://0a1b"),
+    ),
     "GASTOWN_CONTROL_PORT": ("0", 0),
     "GASTOWN_WORKSPACE_ROOT": ("/w", "/w"),
     "GASTOWN_SPAWN_SLOTS": ("1", 1),
@@ -126,6 +137,18 @@ WRONG = [
     ("KILO_API_URL", "gateway.secret"),
     ("AGENT_IDLE_TIMEOUT_MS", "0"),
     ("GASTOWN_PARENT_PID", "1"),
+    ("GASTOWN_CONTROL_TOKEN", "x" * 31),
+    ("GASTOWN_CONTROL_TOKEN", "x" * 513),
+    ("GASTOWN_CONTROL_TOKEN", "a token of many words, which no header can hold"),
+    ("GASTOWN_CONTROL_TOKEN", "\N{SNOWMAN}" * 40),
+    ("GASTOWN_READ_TOKEN", "only-to-read-" * 3),
+    ("GASTOWN_ATTACH_TOKEN", "only-to-attach-" * 3),
+    ("GASTOWN_CONTROL_ORIGINS", "*"),
+    ("GASTOWN_CONTROL_ORIGINS", "https://town.example/page"),
+    ("GASTOWN_CONTROL_ORIGINS", "https://town.example/"),
+    ("GASTOWN_CONTROL_ORIGINS", "oak.example"),
+    ("GASTOWN_CONTROL_ORIGINS", "null"),
+    ("GASTOWN_INSECURE", "perhaps"),
 ]
 
 
@@ -146,9 +169,52 @@ def test_all_variables_that_cannot_be_used_are_named_at_once(monkeypatch: pytest
         loaded(monkeypatch, GASTOWN_CONTROL_PORT="x", GASTOWN_SPAWN_SLOTS="x")
 
 
+CONTROL, ATTACH, READ = ("control-" * 4, "attach--" * 4, "read----" * 4)
+
+
+def test_three_tokens_that_differ_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(
+        monkeypatch, GASTOWN_CONTROL_TOKEN=CONTROL, GASTOWN_ATTACH_TOKEN=ATTACH, GASTOWN_READ_TOKEN=READ
+    )
+    given = (settings.gastown_control_token, settings.gastown_attach_token, settings.gastown_read_token)
+    assert [token.reveal() for token in given if token is not None] == [CONTROL, ATTACH, READ]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        ((CONTROL, CONTROL, None), "GASTOWN_ATTACH_TOKEN: must differ from GASTOWN_CONTROL_TOKEN"),
+        ((CONTROL, None, CONTROL), "GASTOWN_READ_TOKEN: must differ from GASTOWN_CONTROL_TOKEN"),
+        ((CONTROL, ATTACH, ATTACH), "GASTOWN_READ_TOKEN: must differ from GASTOWN_ATTACH_TOKEN"),
+    ],
+)
+def test_a_token_with_two_scopes_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tokens: tuple[str | None, ...], named: str
+) -> None:
+    names = ("GASTOWN_CONTROL_TOKEN", "GASTOWN_ATTACH_TOKEN", "GASTOWN_READ_TOKEN")
+    given = {name: token for name, token in zip(names, tokens, strict=True) if token is not None}
+    with pytest.raises(BadSettings) as caught:
+        loaded(monkeypatch, **given)
+    assert str(caught.value) == named
+
+
+def test_only_the_token_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadSettings) as caught:
+        loaded(monkeypatch, GASTOWN_CONTROL_TOKEN="short", GASTOWN_READ_TOKEN=READ)
+    assert str(caught.value).startswith("GASTOWN_CONTROL_TOKEN: must be 32 to 512 ")
+    assert "GASTOWN_READ_TOKEN" not in str(caught.value)
+
+
 def test_no_secret_is_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = ("GASTOWN_CONTAINER_TOKEN", "GASTOWN_SESSION_TOKEN", "KILOCODE_TOKEN")
-    settings = loaded(monkeypatch, **{name: f"canary-{name}" for name in secrets})
+    secrets = [
+        "GASTOWN_CONTAINER_TOKEN",
+        "GASTOWN_SESSION_TOKEN",
+        "KILOCODE_TOKEN",
+        "GASTOWN_CONTROL_TOKEN",
+        "GASTOWN_ATTACH_TOKEN",
+        "GASTOWN_READ_TOKEN",
+    ]
+    settings = loaded(monkeypatch, **{name: f"canary-{name}-of-thirty-two" for name in secrets})
     assert "canary" not in f"{settings!r}{settings}"
 
 
@@ -166,7 +232,13 @@ def test_children_inherit_an_allow_list_and_never_the_whole_environment(
         "KILO_API_URL": "https://gateway.test",
         "KILO_OPENROUTER_BASE": "https://base.test",
     }
-    kept = {"GASTOWN_CONTAINER_TOKEN": "t", "KILOCODE_TOKEN": "t", "AWS_SECRET": "t", "PYTHONPATH": "/x"}
+    kept = {
+        "GASTOWN_CONTAINER_TOKEN": "t",
+        "GASTOWN_CONTROL_TOKEN": "t" * 32,
+        "KILOCODE_TOKEN": "t",
+        "AWS_SECRET": "t",
+        "PYTHONPATH": "/x",
+    }
     settings = loaded(monkeypatch, **passed_on, **kept)
     assert {name: settings.base_env.get(name) for name in (*passed_on, *kept)} == {
         **passed_on,

@@ -14,7 +14,8 @@ import trio
 
 from gastown.agents.farewell import Farewell, FarewellParts
 from gastown.concurrency.leaving import PRESSED_SECONDS, Leaving
-from gastown.contract.drain import DrainPhase, DrainState, FarewellStep
+from gastown.concurrency.phases import PhaseLog
+from gastown.contract.drain import DrainPhase, DrainState
 from gastown.contract.errors import Draining
 from gastown.worker.client import WorkerClient, WorkerError
 
@@ -34,10 +35,14 @@ class Drain:
 
     def __init__(self, leaving: Leaving) -> None:
         self.leaving = leaving
-        self.phase = DrainPhase.NONE
+        self.phases = PhaseLog()
         self.notice: str | None = None
         self.farewells: list[Farewell] = []
         self.flushed: dict[str, bool] = {}
+
+    @property
+    def phase(self) -> DrainPhase:
+        return DrainPhase(self.phases.current) if self.phases.spans else DrainPhase.NONE
 
     @property
     def is_set(self) -> bool:
@@ -54,12 +59,9 @@ class Drain:
 
     def to_wire(self) -> DrainState:
         left = self.leaving.seconds_left
-        phase = self.phase
-        if phase is DrainPhase.SAVING and any(f.step is FarewellStep.WORKING for f in self.farewells):
-            phase = DrainPhase.WORKING
         return DrainState(
             draining=self.is_set,
-            phase=phase,
+            phase=self.phase,
             why=self.leaving.why,
             budget_seconds=None if left is None else self.leaving.seconds,
             seconds_left=None if left is None else round(left, 3),
@@ -103,7 +105,7 @@ class _Clock:
 
 async def run_drain(drain: Drain, parts: DrainParts) -> None:
     """Drain, once `drain.leaving` has been told. Ends within the budget; the receipts are complete in any case."""
-    drain.phase = DrainPhase.SAVING
+    drain.phases.enter(DrainPhase.WORKING)
     clock = _Clock(drain.leaving)
     with drain.leaving.budget as budget:
         async with trio.open_nursery() as nursery:
@@ -113,10 +115,10 @@ async def run_drain(drain: Drain, parts: DrainParts) -> None:
                 with clock.saves:
                     await _say_farewells(drain, parts, clock.time_up)
                 clocks.cancel_scope.cancel(reason="all agents have left")
-            drain.phase = DrainPhase.FLUSHING
+            drain.phases.enter(DrainPhase.FLUSHING)
             for name, flush in parts.flushes.items():
                 nursery.start_soon(_flush, drain, name, flush, name=f"flush {name}")
-    drain.phase = DrainPhase.DONE
+    drain.phases.enter(DrainPhase.DONE)
     for farewell in drain.farewells:
         log.info("drain.receipt", **farewell.to_wire().model_dump(mode="json"))
     log.info("container.drained", in_time=not budget.cancelled_caught, notice=drain.notice, flushed=drain.flushed)
@@ -128,6 +130,9 @@ async def _say_farewells(drain: Drain, parts: DrainParts, time_up: trio.Event) -
             farewell = Farewell(agent)
             drain.farewells.append(farewell)
             nursery.start_soon(farewell.say, parts.farewell, time_up, name=f"farewell {agent.id}")
+        for farewell in drain.farewells:
+            await farewell.worked.wait()
+        drain.phases.enter(DrainPhase.SAVING)
 
 
 async def _give_notice(drain: Drain, worker: WorkerClient | None) -> None:

@@ -58,7 +58,10 @@ class FarewellParts:
 
 @dataclass(eq=False)
 class Farewell:
-    """One agent's. `say` runs it; what it could not do is in `lost`, and never raised."""
+    """One agent's. `say` runs it; what it could not do is in `lost`, and never raised.
+
+    `worked` is set when its turn is over, one way or the other.
+    """
 
     agent: Agent
     step: FarewellStep = FarewellStep.WORKING
@@ -68,6 +71,7 @@ class Farewell:
     pushed: bool | None = None
     reported: bool | None = None
     lost: list[str] = field(default_factory=list)
+    worked: trio.Event = field(default_factory=trio.Event)
 
     def to_wire(self) -> DrainReceipt:
         request = self.agent.request
@@ -104,7 +108,10 @@ class Farewell:
             parts.roster.evict(agent)  # or the worker would hear that it has completed
 
     async def _leave(self, parts: FarewellParts, time_up: trio.Event) -> None:
-        self.turn = await self._turn_ends(time_up)
+        try:
+            self.turn = await self._turn_ends(time_up)
+        finally:
+            self.worked.set()
         if self.turn is not TurnEnd.GONE:
             self.step = FarewellStep.ENDING
             await self._end(parts)

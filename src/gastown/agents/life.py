@@ -53,6 +53,11 @@ class LifeOptions:
         self.predecessor = predecessor
         self.release = release
 
+    @property
+    def arrival(self) -> float:
+        """When the caller asked, on Trio's clock; now, where nobody did."""
+        return self.deadline - self.seconds if self.deadline < float("inf") else trio.current_time()
+
 
 async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> None:
     """Run `agent` from its start to its end. Raises nothing: a failure becomes `agent.failure`.
@@ -80,6 +85,16 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
             await _leave_nothing(agent, services, options.predecessor)
         _finish(agent)
         _report_end(agent, services)
+
+
+def _close_door(agent: Agent, services: AgentServices) -> None:
+    """An agent that ends may do nothing more in its own name, though its processes have seconds to leave.
+
+    One that goes on, in its successor or in the next container, keeps its way until its server is gone: a turn
+    that is cut off from its model counts as complete, and would not be taken up (kilo-facts 2).
+    """
+    if not (agent.successor_waits or agent.evicted):
+        revoke(agent.id, services)
 
 
 async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Agent | None) -> None:
@@ -198,8 +213,10 @@ async def _on_a_server(agent: Agent, services: AgentServices, urgency: Urgency, 
                     nursery.start_soon(mind_idleness, agent, services, name=f"idle clock {agent.id}")
                     await trio.sleep_forever()
             except BaseException as error:
-                if agent.state is AgentState.RUNNING and not may_return(agent, error):
-                    agent.become(AgentState.STOPPING)
+                if not may_return(agent, error):
+                    if agent.state is AgentState.RUNNING:
+                        agent.become(AgentState.STOPPING)
+                    _close_door(agent, services)
                 raise
             finally:
                 agent.nursery = agent.listening = None

@@ -15,9 +15,10 @@ from gastown.agents.environment import Door
 from gastown.agents.events import EventLog, Turns
 from gastown.agents.progress import Progress
 from gastown.agents.saving import Saving
+from gastown.agents.starts import CountedStart, Outcome
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
-from gastown.contract.errors import ControlError
+from gastown.contract.errors import ControlError, StartDeadlineExceeded
 from gastown.contract.secret import Secret, credentials_among
 from gastown.git.rig import RigReport
 from gastown.kilo.pool import Lease
@@ -54,6 +55,7 @@ class Agent:
     set once a server of it has died and it is coming back, or has come back. `repository` is
     there while git works for its start. `ends_told` is how many ends of its turns the worker has been told of.
     `secrets` are the credentials that its start brought.
+    `counted` is who counts its starts, if anybody does.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Agent:
         self.returning = False
         self.repository: RigReport | None = None
         self.phases = PhaseLog(self._entered)
+        self.counted: CountedStart | None = None
         self.scope = trio.CancelScope()
         self.settled = trio.Event()
         self.ended = trio.Event()
@@ -127,6 +130,7 @@ class Agent:
             raise IllegalTransition(f"agent {self.id}: {self.state} to {state}")
         before, self.state = self.state, state
         self.exit_reason = reason if reason is not None else self.exit_reason
+        self._count(before)
         if state is not AgentState.STARTING:
             self.settled.set()
         log.info("agent.state", agent_id=self.id, attempt=self.attempt, before=before, after=state, reason=reason)
@@ -207,6 +211,21 @@ class Agent:
         kept = self._events.append(self.id, event, data)
         if self._outbox is not None:
             self._outbox.put(self.request.rig_id, self.id, kept)
+
+    def _count(self, before: AgentState) -> None:
+        if self.counted is None:
+            return
+        if before is AgentState.STARTING:
+            self.counted.end(self._outcome())
+        elif self.state is AgentState.STARTING:
+            self.counted = self.counted.comeback()
+
+    def _outcome(self) -> Outcome:
+        if self.state is AgentState.RUNNING:
+            return "running"
+        if self.failure is None:
+            return "ended"
+        return "deadline" if isinstance(self.failure, StartDeadlineExceeded) else "failed"
 
     def _entered(self, phase: str) -> None:
         log.info("agent.phase", agent_id=self.id, attempt=self.attempt, phase=phase)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import structlog
 import trio
@@ -13,6 +14,7 @@ from gastown.agents.life import LifeOptions, live
 from gastown.agents.model import Agent
 from gastown.agents.prompts import send_prompt
 from gastown.agents.services import AgentServices
+from gastown.agents.starts import CountedStart, Starts
 from gastown.concurrency.slots import Urgency
 from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound
@@ -47,6 +49,7 @@ class Roster:
         self._nursery = nursery
         self._on_change = on_change
         self._agents: dict[str, Agent] = {}
+        self.starts = Starts()
 
     def find(self, agent_id: str) -> Agent | None:
         return self._agents.get(agent_id)
@@ -57,6 +60,10 @@ class Roster:
         if agent is None:
             raise AgentNotFound(agent_id)
         return agent
+
+    def known(self) -> list[Agent]:
+        """The newest attempt of each id, also those that have ended and are not forgotten yet."""
+        return list(self._agents.values())
 
     def active(self) -> list[Agent]:
         """Agents that are starting or running, the mayor first."""
@@ -156,6 +163,8 @@ class Roster:
             on_change=self._on_change,
             outbox=self.services.outbox,
         )
+        origin: Literal["registry", "request"] = "registry" if agent.is_resumed else "request"
+        agent.counted = CountedStart(self.starts, request.role, origin, agent.phases, options.arrival)
         self._agents.pop(request.agent_id, None)
         self._agents[request.agent_id] = agent
         self._forget_oldest()

@@ -7,23 +7,9 @@ from typing import Any
 
 import trio
 
-__all__ = ["ClientGone", "RequestBody", "TooLarge", "discard"]
+__all__ = ["ClientGone", "RequestBody", "TooLarge"]
 
 _REPLAYABLE = 256 * 1024
-_DISCARD_SECONDS = 2.0
-
-
-async def discard(receive: Callable[[], Awaitable[Any]]) -> None:
-    """Read the rest of a body that nobody wants, before it is refused.
-
-    hypercorn's reader would wait for ever for room in the queue of a handler that has ended, and so would the
-    connection. Whoever goes on sending for longer than 2 s is left with that.
-    """
-    with trio.move_on_after(_DISCARD_SECONDS):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                return
 
 
 class TooLarge(Exception):

@@ -10,15 +10,17 @@ from typing import Any
 import httpx2
 import structlog
 import trio
-from hypercorn.protocol.events import StreamClosed
-from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.typing import HTTPResponseBodyEvent
 
-from gastown.broker.body import ClientGone, RequestBody, TooLarge, discard
+from gastown.broker.body import ClientGone, RequestBody, TooLarge
+from gastown.broker.figures import BrokerFigures, Passage
 from gastown.broker.grants import Grant, Grants
-from gastown.broker.headers import MOST_HEADER_BYTES, Headers, bearer_of, for_agent, for_upstream
-from gastown.broker.policy import Refused, Route, To, route
+from gastown.broker.headers import MOST_HEADER_BYTES, Headers, for_agent, for_upstream
+from gastown.broker.policy import Refused, Route, To, gateway_path, route
 from gastown.broker.upstreams import Upstreams
+from gastown.concurrency.serving import Exchange
 from gastown.concurrency.supervise import leaves
+from gastown.contract.access import bearer_of
 from gastown.contract.secret import reveal_map
 
 __all__ = ["BrokerApp"]
@@ -28,62 +30,72 @@ log = structlog.get_logger()
 _WORKER_BODY_LIMIT = 4 * 1024 * 1024
 _GATEWAY_BODY_LIMIT = 64 * 1024 * 1024
 _CONNECT_SECONDS = 10.0
-_LAST_BODY_SECONDS = 5.0
+_CLOSE_SECONDS = 5.0
+
+_DESTINATIONS = {To.WORKER: "worker", To.GATEWAY: "gateway", To.REFRESH: "broker", To.ENVIRONMENT: "broker"}
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+_END: HTTPResponseBodyEvent = {"type": "http.response.body", "body": b"", "more_body": False}
+
 
 class BrokerApp:
-    """The broker as an ASGI application."""
+    """The broker as an ASGI application. `figures` count what passes."""
 
     def __init__(self, grants: Grants, client: httpx2.AsyncClient, upstreams: Upstreams) -> None:
         self._grants = grants
         self._client = client
         self._upstreams = upstreams
+        self.figures = BrokerFigures()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(scope["type"])  # how the server learns that there is no other protocol
+        exchange = Exchange(receive, send)
         headers: Headers = list(scope["headers"])
         if sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
-            await discard(receive)
-            await _refuse(send, 431, "The headers are too large")
+            await self._deny(exchange, 431, "The headers are too large")
             return
         grant = self._grants.find(bearer_of(headers))
         if grant is None:
             log.warning("broker.unknown_bearer", method=scope["method"])
-            await discard(receive)
-            await _refuse(send, 401, "Not the bearer of an agent of this town")
+            await self._deny(exchange, 401, "Not the bearer of an agent of this town")
             return
         try:
             goal = route(grant.identity, scope["method"], scope["raw_path"], scope["query_string"])
         except Refused as refusal:
             agent_id = grant.identity.agent_id
             log.warning("broker.refused", agent_id=agent_id, method=scope["method"], status=refusal.status)
-            await discard(receive)
-            await _refuse(send, refusal.status, str(refusal))
+            await self._deny(exchange, refusal.status, str(refusal))
             return
-        with grant.call() as call:
-            await self._serve(grant, goal, scope, receive, send)
+        with self.figures.passage(_DESTINATIONS[goal.to]) as passage, grant.call() as call:
+            await self._serve(grant, goal, passage, scope, exchange)
         if call.cancelled_caught:
             log.info("broker.cut", agent_id=grant.identity.agent_id, path=goal.path)
 
+    async def _deny(self, exchange: Exchange, status: int, message: str) -> None:
+        with self.figures.passage("broker") as passage:
+            passage.outcome = "denied"
+            await _refuse(exchange.send, status, message)
+
     async def _serve(
-        self, grant: Grant, goal: Route, scope: Mapping[str, Any], receive: Receive, send: Send
+        self, grant: Grant, goal: Route, passage: Passage, scope: Mapping[str, Any], exchange: Exchange
     ) -> None:
         match goal.to:
             case To.ENVIRONMENT:
-                await _answer(send, 200, {"variables": reveal_map(grant.access.variables())})
+                await _answer(exchange.send, 200, {"variables": reveal_map(grant.access.variables())})
+                passage.ends_with(200)
             case To.REFRESH:
                 # The agent's token is its bearer, which does not expire. The town's real one is renewed by
                 # whoever is refused with it; an agent cannot ask for that.
-                await _answer(send, 200, {"success": True, "data": {"token": grant.bearer.reveal()}})
+                await _answer(exchange.send, 200, {"success": True, "data": {"token": grant.bearer.reveal()}})
+                passage.ends_with(200)
             case To.WORKER | To.GATEWAY:
-                await _Exchange(self._client, self._upstreams, grant, goal, scope, receive, send).run()
+                await _Forward(self._client, self._upstreams, grant, goal, passage, scope, exchange).run()
 
 
-class _Exchange:
+class _Forward:
     """A request that goes on to an upstream, and its answer."""
 
     def __init__(
@@ -92,19 +104,19 @@ class _Exchange:
         upstreams: Upstreams,
         grant: Grant,
         goal: Route,
+        passage: Passage,
         scope: Mapping[str, Any],
-        receive: Receive,
-        send: Send,
+        exchange: Exchange,
     ) -> None:
         self._client = client
         self._upstreams = upstreams
         self._grant = grant
         self._goal = goal
+        self._passage = passage
         self._scope = scope
-        self._receive = receive
-        self._send = send
+        self._exchange = exchange
         limit = _WORKER_BODY_LIMIT if goal.to is To.WORKER else _GATEWAY_BODY_LIMIT
-        self._body = RequestBody(receive, limit)
+        self._body = RequestBody(exchange.receive, limit)
         self._began = trio.current_time()
         self._answered = False
 
@@ -114,18 +126,20 @@ class _Exchange:
             await self._body.begin()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._leave_with_client, nursery.cancel_scope, name="broker client")
-                await self._exchange()
+                await self._there_and_back()
                 nursery.cancel_scope.cancel(reason="answered")
         except* ClientGone:
             pass
         except* TooLarge:
+            self._passage.outcome = "denied"
             await self._fail(413, "The body is too large")
         except* httpx2.HTTPError as group:
             kinds = sorted({type(error).__name__ for error in leaves(group)})
+            self._passage.outcome = "no_answer"
             log.warning("broker.no_answer", to=self._goal.to.value, path=self._goal.path, problems=kinds)
             if self._goal.to is To.GATEWAY and not self._answered:
                 # What kilo would see without a broker: it waits for the network then; a status fails the turn.
-                await _hang_up(self._send)
+                await self._exchange.hang_up()
             else:
                 await self._fail(502, f"The {self._goal.to.value} does not answer ({', '.join(kinds)})")
 
@@ -133,31 +147,36 @@ class _Exchange:
         await self._body.ended_by_client()
         scope.cancel(reason="the agent is gone")
 
-    async def _exchange(self) -> None:
+    async def _there_and_back(self) -> None:
         token, again = self._upstreams.worker_token, self._body.is_whole
         response = await self._ask()
         if response is None:
             return
         try:
             refused = self._goal.to is To.WORKER and response.status_code == 401
-            if refused and again and await self._upstreams.renew_worker_token(token):
+            # Also for a body that was not kept: whoever sends it a second time then finds a token that is good.
+            if refused and await self._upstreams.renew_worker_token(token) and again:
                 await response.aclose()
                 response = await self._ask() or response
             await self._hand_back(response)
         finally:
-            with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
+            with trio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await response.aclose()
 
     async def _ask(self) -> httpx2.Response | None:
         """Send the request on, with what is live now; None when that cannot be, which has been answered then."""
-        url = self._upstreams.worker_url if self._goal.to is To.WORKER else self._upstreams.gateway_url
+        url, path = self._upstreams.worker_url, self._goal.path
+        if self._goal.to is To.GATEWAY:
+            url = self._upstreams.gateway_url
+            path = gateway_path(path, self._grant.access.gateway().organization)
         if url is None:
+            self._passage.outcome = "denied"
             await self._fail(503, "This town has no orchestrator")
             return None
         query = self._scope["query_string"]
         request = self._client.build_request(
             self._scope["method"],
-            url + self._goal.path + (f"?{query.decode('ascii')}" if query else ""),
+            url + path + (f"?{query.decode('ascii')}" if query else ""),
             headers=for_upstream(list(self._scope["headers"]), self._grant.bearer.reveal(), self._own_headers()),
             content=self._body.content(),
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
@@ -178,12 +197,15 @@ class _Exchange:
     async def _hand_back(self, response: httpx2.Response) -> None:
         self._answered = True
         headers = for_agent((name.lower(), value) for name, value in response.headers.raw)
-        await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await self._exchange.send(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
         async for piece in response.aiter_raw():
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        if not self._body.is_whole:
-            await discard(self._receive)
-        await _last(self._send)
+            self._passage.answering()
+            await self._exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self._exchange.send(_END)
+        self._passage.answering()
+        self._passage.ends_with(response.status_code)
         log.debug(
             "broker.forwarded", agent_id=self._grant.identity.agent_id, path=self._goal.path,
             status=response.status_code, ms=round((trio.current_time() - self._began) * 1000, 1),
@@ -193,18 +215,7 @@ class _Exchange:
         """Answer with an error; where an answer has begun, leaving it unfinished cuts the connection."""
         if not self._answered:
             self._answered = True
-            if not self._body.is_whole:
-                await discard(self._receive)
-            await _refuse(self._send, status, message)
-
-
-async def _hang_up(send: Send) -> None:
-    """Close the agent's connection without an answer, for which ASGI has no word."""
-    stream = getattr(send, "__self__", None)
-    if not isinstance(stream, HTTPStream):
-        raise TypeError("hypercorn's own `send` is needed here")
-    stream.closed = True  # else hypercorn would still try a 500
-    await stream.send(StreamClosed(stream_id=stream.stream_id))
+            await _refuse(self._exchange.send, status, message)
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:
@@ -221,10 +232,4 @@ async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
     if status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await _last(send, content)
-
-
-async def _last(send: Send, content: bytes = b"") -> None:
-    """The end of an answer, let out even when the client's end cancels the task (P7)."""
-    with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
-        await send({"type": "http.response.body", "body": content, "more_body": False})
+    await send({**_END, "body": content})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["MOST_HEADER_BYTES", "Headers", "bearer_of", "for_agent", "for_upstream"]
+__all__ = ["MOST_HEADER_BYTES", "Headers", "for_agent", "for_upstream"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -25,15 +25,6 @@ _HOP_BY_HOP = frozenset(
 )
 _OURS = frozenset((b"host", b"authorization", b"cookie", b"expect", b"forwarded", b"accept-encoding"))
 _IDENTITY = (b"x-gastown-", b"x-kilocode-organizationid", b"x-forwarded-", b"x-real-ip", b"x-town-config")
-
-
-def bearer_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The bearer of a request; empty when it has none, or more than one."""
-    found = [value for name, value in headers if name.lower() == b"authorization"]
-    if len(found) != 1:
-        return ""
-    scheme, _, token = found[0].decode("latin-1").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def for_upstream(headers: Headers, bearer: str, own: dict[str, str]) -> Headers:

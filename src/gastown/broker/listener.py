@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import cast
 
@@ -15,6 +15,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
+from gastown.broker.figures import BrokerFigures
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
 from gastown.broker.upstreams import Upstreams
@@ -30,10 +31,11 @@ _GRACEFUL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Broker:
-    """An open broker: where agents find it, and who may use it."""
+    """An open broker: where agents find it, who may use it, and what has passed it."""
 
     url: str
     grants: Grants
+    figures: BrokerFigures = field(default_factory=BrokerFigures)
 
 
 def upstream_client() -> httpx2.AsyncClient:
@@ -63,12 +65,12 @@ async def open_broker(client: httpx2.AsyncClient, upstreams: Upstreams) -> Async
     config.errorlog = None
     config.accesslog = None
     grants, stop = Grants(), trio.Event()
-    app = cast(ASGIFramework, BrokerApp(grants, client, upstreams))
+    app = BrokerApp(grants, client, upstreams)
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_connections, app, config, listener, stop, name="broker")
+        await nursery.start(serve_connections, cast(ASGIFramework, app), config, listener, stop, name="broker")
         log.info("broker.listening", port=port)
         try:
-            yield Broker(f"http://127.0.0.1:{port}", grants)
+            yield Broker(f"http://127.0.0.1:{port}", grants, app.figures)
         finally:
             stop.set()
             nursery.cancel_scope.deadline = trio.current_time() + _GRACEFUL_SECONDS + 1

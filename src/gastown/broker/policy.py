@@ -13,23 +13,27 @@ from gastown.broker.grants import AgentIdentity
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.tools import tools
 
-__all__ = ["Refused", "Route", "To", "route"]
+__all__ = ["Refused", "Route", "To", "gateway_path", "route"]
 
 _MOST_BYTES = 2048
 _RAW_SEGMENT = re.compile(rb"(?:[A-Za-z0-9._:@~-]|%[0-9A-Fa-f]{2})+\Z")
 _SEGMENT = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._:@~-]*\Z")
 _QUERY = re.compile(rb"[\x21-\x7e]{0,4096}\Z")
 
+_MODELS = ("api", "openrouter", "models")
 _GATEWAY = (
     # What kilo 7.7.7 asks of its gateway for a conversation; everything else of it is for a person's account.
     ("POST", ("api", "openrouter", "chat", "completions")),
     ("POST", ("api", "openrouter", "responses")),
     ("POST", ("api", "openrouter", "messages")),
     ("POST", ("api", "openrouter", "embeddings")),
-    ("GET", ("api", "openrouter", "models")),
+    ("GET", _MODELS),
     ("GET", ("api", "user")),
     ("GET", ("api", "profile")),
     ("GET", ("api", "profile", "balance")),
+    # The tool `websearch`: in every other session kilo has the gateway search, in the rest it goes to another
+    # service by itself, without a credential.
+    ("POST", ("api", "exa", "search")),
 )
 
 
@@ -75,6 +79,17 @@ def route(identity: AgentIdentity, method: str, raw_path: bytes, query: bytes = 
     if any(method == verb and _fits(identity, pattern, segments) for verb, pattern in _calls(identity.is_mayor)):
         return Route(To.WORKER, path)
     raise Refused(403, f"Agent {identity.agent_id} may not do this")
+
+
+def gateway_path(path: str, organization: str | None) -> str:
+    """Where a path of the gateway's is asked for an agent whose organisation this is.
+
+    A kilo that knows of an organisation asks it for the models that it allows, and everything else at the same
+    places as without one. Behind the broker it knows of none, so the broker does that for it.
+    """
+    if path == "/" + "/".join(_MODELS) and organization and is_identifier(organization):
+        return f"/api/organizations/{organization}/models"
+    return path
 
 
 def _segments(raw_path: bytes) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import trio
 
 from gastown.concurrency.waiting import wait_any
+from gastown.metrics.figures import Histogram
 
 __all__ = ["HydrationGate"]
 
@@ -17,9 +18,12 @@ class HydrationGate:
 
     Every hold makes an event of its own and sets that very event on the way out, and a waiter waits for the
     event that was current when it arrived. So a second hydration can never strand a waiter of the first.
+    `waiting` is how many wait now, `waits` how long those waited who do not any more.
     """
 
     def __init__(self) -> None:
+        self.waiting = 0
+        self.waits = Histogram("gastown_gate_wait_seconds")
         self._current = trio.Event()
         self._current.set()
 
@@ -41,4 +45,10 @@ class HydrationGate:
         """Return when the hydration that was current on arrival lets requests through, or when one of `others`
         is set; a checkpoint always.
         """
-        await wait_any(self._current, *others)
+        began = trio.current_time()
+        self.waiting += 1
+        try:
+            await wait_any(self._current, *others)
+        finally:
+            self.waiting -= 1
+            self.waits.observe(trio.current_time() - began)

@@ -81,13 +81,18 @@ class _Ring(Generic[T]):
 
 
 class Hub(Generic[T]):
-    """Rings of `size` items. Ids are the publisher's, and grow over all keys."""
+    """Rings of `size` items. Ids are the publisher's, and grow over all keys.
+
+    `subscribers` are there now; `gaps` counts how often one of them was told of a loss.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._rings: dict[str, _Ring[T]] = {}
         self._all: _Ring[T] = _Ring(None, size)
         self.newest = 0
+        self.subscribers = 0
+        self.gaps = 0
         self.closed: str | None = None
 
     def publish(self, key: str, number: int, item: T) -> None:
@@ -119,9 +124,11 @@ class Hub(Generic[T]):
     def subscribe(self) -> Iterator[Subscription[T]]:
         """A subscription to nothing yet, for the length of the block."""
         subscription: Subscription[T] = Subscription(self)
+        self.subscribers += 1
         try:
             yield subscription
         finally:
+            self.subscribers -= 1
             for ring in subscription.places:
                 self.leave(ring)
 
@@ -229,11 +236,13 @@ class Subscription(Generic[T]):
             found.sort(key=lambda entry: entry.last if isinstance(entry, Gap) else entry.id)
         return found
 
-    @staticmethod
-    def _read(ring: _Ring[T], place: int, until: int | None = None) -> list[Published[T] | Gap]:
+    def _read(self, ring: _Ring[T], place: int, until: int | None = None) -> list[Published[T] | Gap]:
         """What of `ring` lies behind `place`, up to the id `until`, and before it what is lost of that."""
         kept = ring.after(place)
         lost = ring.lost
         if until is not None:
             kept, lost = [entry for entry in kept if entry.id <= until], min(lost, until)
-        return [Gap(ring.key, place + 1, lost), *kept] if lost > place else [*kept]
+        if lost <= place:
+            return [*kept]
+        self._hub.gaps += 1
+        return [Gap(ring.key, place + 1, lost), *kept]

@@ -7,6 +7,7 @@ will (an upgrade that is refused, then one more request on the same connection),
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
@@ -14,44 +15,102 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     ASGIFramework,
     ASGIReceiveCallable,
+    ASGIReceiveEvent,
     ASGISendCallable,
     ASGISendEvent,
     ConnectionState,
+    HTTPResponseBodyEvent,
     Scope,
 )
 
 from gastown.concurrency.supervise import contain, leaves
 
-__all__ = ["FinishResponses", "serve_connections"]
+__all__ = ["Adopt", "Exchange", "FinishResponses", "serve_connections"]
 
 log = structlog.get_logger()
 
+DISCARD_SECONDS = 2.0
+"""How long a client may go on writing what nobody reads, once it has been answered."""
 _LAST_BODY_SECONDS = 5.0
+
+Adopt = Callable[[socket.socket], None]
+"""Serves a connection that was accepted elsewhere, and owns it from then on; closes it when it is too late."""
+
+
+class Exchange:
+    """A request and its answer over hypercorn's two channels, which ends in order whatever the app does.
+
+    - The last message of the answer gets out even when the client's end cancels the app's task (P7): else
+      hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
+    - A body that the app has not read is read and dropped behind the answer. hypercorn's reader would wait for
+      ever for room in the queue of an app that has ended, or close the connection under a client that still
+      writes, which then sees a reset in place of the answer. Who writes on for longer than 2 s is cut.
+    """
+
+    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        self._receive = receive
+        self._send = send
+        self._whole = trio.Event()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._whole.set()
+        return message
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send(message)
+        else:
+            with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
+                await self._finish(message)
+
+    async def hang_up(self) -> None:
+        """Close the connection without an answer, for which ASGI has no word."""
+        stream = getattr(self._send, "__self__", None)
+        if not isinstance(stream, HTTPStream):
+            raise TypeError("hypercorn's own `send` is needed here")
+        stream.closed = True  # else hypercorn would still try a 500
+        await stream.send(StreamClosed(stream_id=stream.stream_id))
+
+    async def _finish(self, last: HTTPResponseBodyEvent) -> None:
+        if self._whole.is_set():
+            await self._send(last)
+            return
+        if last.get("body"):  # the client need not wait for its own body to be dropped
+            await self._send({**last, "more_body": True})
+        async with trio.open_nursery() as nursery:
+            # Beside the app, which may be reading too, and also while the end is sent: that waits for the reader.
+            nursery.start_soon(self._drop, name="body dropper")
+            with trio.move_on_after(DISCARD_SECONDS):
+                await self._whole.wait()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            nursery.cancel_scope.cancel(reason="the answer has ended")
+
+    async def _drop(self) -> None:
+        while True:
+            await self.receive()
 
 
 class FinishResponses:
-    """Let the last message of a body out even when the client's end cancels the task (P7).
-
-    Without it hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
-    """
+    """An app whose every exchange ends in order: see `Exchange`."""
 
     def __init__(self, app: ASGIFramework) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        async def finish(message: ASGISendEvent) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                with trio.move_on_after(_LAST_BODY_SECONDS, shield=True):
-                    await send(message)
-            else:
-                await send(message)
-
-        await self._app(scope, receive, finish if scope["type"] == "http" else send)
+        if scope["type"] == "http":
+            exchange = Exchange(receive, send)
+            await self._app(scope, exchange.receive, exchange.send)
+        else:
+            await self._app(scope, receive, send)
 
 
 async def serve_connections(
@@ -60,28 +119,50 @@ async def serve_connections(
     listener: socket.socket,
     stop: trio.Event,
     *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until `stop` is set; what then runs has `config.graceful_timeout` seconds to finish.
 
-    Owns `listener`, which is bound, and listens already or not; started means that it accepts. Of `config` only
-    what concerns a connection counts. The app gets no lifespan.
+    Owns `listener`, which is bound, and listens already or not; started means that it accepts, and tells who
+    serves connections from elsewhere. Of `config` only what concerns a connection counts. The app gets no
+    lifespan.
     """
     listener.listen(config.backlog)
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     context = WorkerContext(None)
     handle = partial(_serve_one, ASGIWrapper(app), config, context)
     async with trio.open_nursery() as connections:
+        adoption = _Adoption(connections, handle)
         try:
             async with accepting, trio.open_nursery() as door:
                 serve = partial(trio.serve_listeners, handle, [accepting], handler_nursery=connections)
                 await door.start(serve, name="accept")
-                task_status.started()
+                task_status.started(adoption)
                 await stop.wait()
                 door.cancel_scope.cancel(reason="the server stops")
         finally:
+            adoption.open = False
             await context.terminated.set()  # noqa: ASYNC102 (sets an event, and waits for nothing)
             connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+
+
+class _Adoption:
+    """An `Adopt`, as long as it is `open`."""
+
+    def __init__(self, connections: trio.Nursery, handle: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+        self.open = True
+        self._connections = connections
+        self._handle = handle
+
+    def __call__(self, accepted: socket.socket) -> None:
+        if self.open:
+            self._connections.start_soon(self._serve, accepted, name="adopted connection")
+        else:
+            accepted.close()
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(accepted)) as stream:
+            await self._handle(stream)
 
 
 async def _serve_one(app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream) -> None:

@@ -73,6 +73,10 @@ class PrioritySlots:
     def waiting(self) -> int:
         return len(self._waiters)
 
+    def waiting_at(self, urgency: Urgency) -> int:
+        """How many wait at that urgency."""
+        return sum(waiter.urgency is urgency for waiter in self._waiters)
+
     async def take(self, urgency: Urgency) -> Slot:
         """Wait for a slot. Use it as `with await slots.take(...):`. Cancelling gives up the place in the queue."""
         waiter = _Waiter(urgency, next(self._arrivals))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from gastown.contract.access import Scope
 from gastown.contract.identifiers import printable
 from gastown.contract.wire import Wire
 
 __all__ = [
     "AgentNotFound",
     "AgentNotRunning",
+    "BearerNeeded",
     "ControlError",
     "Draining",
     "ErrorBody",
     "InvalidRequest",
     "Issue",
     "PtyNotFound",
+    "ScopeTooSmall",
     "StartDeadlineExceeded",
     "StartFailed",
     "StreamsClosed",
@@ -44,6 +47,7 @@ class ErrorBody(Wire):
     status: int | str | None = None
     error_type: str | None = None
     action: str | None = None
+    scope: str | None = None
 
 
 class ControlError(Exception):
@@ -148,13 +152,33 @@ class StartDeadlineExceeded(ControlError):
         self.phase = phase
 
 
+class BearerNeeded(ControlError):
+    """401: no token was shown, or one that is none of this container's. A stranger is not told which of them."""
+
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("A token of this container is needed: Authorization: Bearer <token>")
+
+
+class ScopeTooSmall(ControlError):
+    """403: the token is good, and not for this."""
+
+    status = 403
+
+    def __init__(self, needed: Scope, held: Scope) -> None:
+        super().__init__(
+            f"This needs a token with the scope {needed.word}; this one has {held.word}", scope=needed.word
+        )
+
+
 class TicketRequired(ControlError):
     """401: this container opens a websocket only for who shows a stream ticket."""
 
     status = 401
 
     def __init__(self) -> None:
-        super().__init__("A stream ticket is required: ask for one at /agents/:id/stream-ticket")
+        super().__init__("A stream ticket is required: ask for one at /agents/:id/stream-ticket, or send a bearer")
 
 
 class TicketRefused(ControlError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
 __all__ = ["AgentId", "Identifier", "RigId", "TownId", "is_identifier", "printable"]
 
@@ -37,7 +37,15 @@ def _check(value: str) -> str:
     return value
 
 
-Identifier = Annotated[str, StringConstraints(strict=True), AfterValidator(_check)]
+Identifier = Annotated[
+    str,
+    StringConstraints(strict=True),
+    AfterValidator(_check),
+    # The same for whoever reads the description; pydantic's own patterns cannot look ahead.
+    WithJsonSchema(
+        {"type": "string", "maxLength": MAX_LENGTH, "pattern": r"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._:@-]*$"}
+    ),
+]
 AgentId = Identifier
 RigId = Identifier
 TownId = Identifier

@@ -11,9 +11,11 @@ from gastown.contract.secret import BearerToken, Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
+    "CONFIG_HEADER",
     "DashboardContextRequest",
     "GitAuth",
     "Health",
+    "HealthStatus",
     "Hydration",
     "HydrationState",
     "MessageSent",
@@ -27,6 +29,9 @@ __all__ = [
     "TownConfig",
     "Updated",
 ]
+
+CONFIG_HEADER = "X-Town-Config"
+"""The header with which any request may bring a `TownConfig`."""
 
 HydrationState = Literal["idle", "running", "complete", "failed"]
 
@@ -64,9 +69,10 @@ class RefusedServer(Wire):
 
 
 class Health(Wire):
-    """`GET /health`. `uptime` is in seconds. Unset keys are left out."""
+    """`GET /health`. `uptime` is in seconds, `version` that of this package. Unset keys are left out."""
 
     status: Literal["ok", "degraded"]
+    version: str | None = None
     agents: int
     servers: int
     uptime: float
@@ -76,6 +82,12 @@ class Health(Wire):
     hydration: Hydration
     rigs: tuple[RigState, ...] | None = None
     refused: tuple[RefusedServer, ...] | None = None
+
+
+class HealthStatus(Wire):
+    """`GET /health` as a stranger gets it, where tokens are configured."""
+
+    status: Literal["ok", "degraded"]
 
 
 class RefreshTokenRequest(Wire):

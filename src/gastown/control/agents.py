@@ -25,7 +25,7 @@ from gastown.contract.events import EventPage
 from gastown.contract.town import MessageSent, Updated
 from gastown.control.answers import reply
 from gastown.control.body import parse, pass_gate
-from gastown.control.context import town
+from gastown.control.context import Town, town
 from gastown.control.routes import Routes
 
 __all__ = ["blueprint", "routes"]
@@ -41,19 +41,20 @@ async def start() -> Response:
     body = await parse(StartAgentRequest)
     here = town()
     seconds = here.start_seconds - here.start_margin
-    here.drain.check()
-    phase = "gate"
+    _check_drain(here, body)
     agent: Agent | None = None
     with trio.move_on_at(arrival + seconds), ExitStack() as calm:
         if body.is_mayor:
             calm.enter_context(here.services.pool.slots.quiet())
         await pass_gate(here)
-        here.drain.check()
+        _check_drain(here, body)
         agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds)
         await agent.settled.wait()
-    if agent is None or agent.state is AgentState.STARTING:
-        phase = agent.phases.current if agent is not None else phase
-        raise StartDeadlineExceeded(body.agent_id, phase, seconds)
+    if agent is None:
+        here.roster.starts.at_the_gate(body.role, "deadline")
+        raise StartDeadlineExceeded(body.agent_id, "gate", seconds)
+    if agent.state is AgentState.STARTING:
+        raise StartDeadlineExceeded(body.agent_id, agent.phases.current, seconds)
     if agent.failure is not None:
         raise agent.failure
     if agent.state is not AgentState.RUNNING:
@@ -62,6 +63,12 @@ async def start() -> Response:
             f"Agent {agent.id} was ended during its start: {agent.exit_reason}", phase=agent.phases.current
         )
     return reply(agent.public(), 201)
+
+
+def _check_drain(here: Town, body: StartAgentRequest) -> None:
+    if here.drain.is_set:
+        here.roster.starts.at_the_gate(body.role, "refused")
+    here.drain.check()
 
 
 @routes.post("/agents/<agent_id>/stop", answers={200: StopAnswer})

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 
-from gastown.control import agents, drain, nudges, repos, streams, terminals
+from gastown.concurrency.origins import App
+from gastown.contract.access import Scope
+from gastown.control import agents, drain, nudges, probes, repos, streams, terminals
 from gastown.control import town as town_routes
 from gastown.control.body import adopt_town_config
 from gastown.control.context import Town, town
+from gastown.control.door import Doorkeeper, admit_request, admit_websocket
 from gastown.control.errors import register_errors
 from gastown.control.routes import Route
 
@@ -26,6 +29,7 @@ BODY_SECONDS = 30
 
 ROUTES: tuple[Route, ...] = (
     *town_routes.routes.table,
+    *probes.routes.table,
     *agents.routes.table,
     *drain.routes.table,
     *nudges.routes.table,
@@ -34,12 +38,16 @@ ROUTES: tuple[Route, ...] = (
     *terminals.routes.table,
 )
 SOCKETS = (*streams.sockets.table, *terminals.sockets.table)
-GATED = frozenset(
-    f"{blueprint.name}.{route.handler.__name__}"
-    for blueprint, routes in ((town_routes.blueprint, town_routes.routes), (agents.blueprint, agents.routes))
-    for route in routes.table
-    if route.gated
+OPENAPI = "/openapi.json"
+BLUEPRINTS = tuple(
+    resource.blueprint for resource in (town_routes, probes, agents, drain, nudges, repos, streams, terminals)
 )
+GATED = frozenset(route.endpoint for route in ROUTES if route.gated)
+SCOPES: dict[str, Scope] = {
+    "openapi": Scope.READ,
+    **{route.endpoint: route.scope for route in ROUTES},
+    **{socket.endpoint: socket.scope for socket in SOCKETS},
+}
 
 
 def create_app(here: Town) -> QuartTrio:
@@ -51,16 +59,15 @@ def create_app(here: Town) -> QuartTrio:
     app.config["RESPONSE_TIMEOUT"] = None
     app.extensions["gastown"] = here
     register_errors(app)
-    app.register_blueprint(town_routes.blueprint)
-    app.register_blueprint(agents.blueprint)
-    app.register_blueprint(drain.blueprint)
-    app.register_blueprint(nudges.blueprint)
-    app.register_blueprint(repos.blueprint)
-    app.register_blueprint(streams.blueprint)
-    app.register_blueprint(terminals.blueprint)
-    app.add_url_rule("/openapi.json", "openapi", _openapi, methods=["GET"])
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    app.add_url_rule(OPENAPI, "openapi", _openapi, methods=["GET"])
     app.before_request(_begin)
+    app.before_websocket(_begin_websocket)
     app.after_request(_end)
+    open_paths = {route.path for route in ROUTES if route.scope is Scope.OPEN}
+    behind = cast(Any, Doorkeeper(cast(App, app.asgi_app), here.door, open_paths))
+    app.asgi_app = behind  # type: ignore[method-assign]
     return app
 
 
@@ -74,8 +81,14 @@ async def _openapi() -> dict[str, Any]:
 async def _begin() -> None:
     g.began = trio.current_time()
     structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(4))
+    admit_request(SCOPES)
     if request.endpoint not in GATED:
         adopt_town_config(town())
+
+
+async def _begin_websocket() -> None:
+    here = town()
+    admit_websocket(here.door, here.tickets, SCOPES)
 
 
 async def _end(response: Response) -> Response:

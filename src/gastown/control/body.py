@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from quart import request
 
 from gastown.contract.errors import InvalidRequest, Issue
-from gastown.contract.town import TownConfig
+from gastown.contract.town import CONFIG_HEADER, TownConfig
 from gastown.control.context import Town
 
 __all__ = ["adopt_town_config", "parse", "pass_gate"]
@@ -19,8 +19,6 @@ __all__ = ["adopt_town_config", "parse", "pass_gate"]
 log = structlog.get_logger()
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-CONFIG_HEADER = "X-Town-Config"
 
 
 async def parse(model: type[ModelT], *, absent: ModelT | None = None) -> ModelT:

@@ -17,9 +17,13 @@ from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
+from gastown.concurrency.lag import LoopLag
 from gastown.concurrency.locks import NamedLocks
+from gastown.control.door import Door
 from gastown.control.tickets import Tickets
 from gastown.logs import LiveRedactor
+from gastown.metrics.figures import Attempts
+from gastown.worker.calls import worker_calls
 
 __all__ = ["Town", "town"]
 
@@ -40,13 +44,19 @@ class Town:
     start_seconds: float
     start_margin: float
     now: Callable[[], datetime]
+    door: Door
     redactor: LiveRedactor = field(default_factory=lambda: LiveRedactor(tuple))
     """For sentences that leave in answers."""
     town_id: str | None = None
-    require_tickets: bool = False
-    """Whether a websocket is opened only for who shows a stream ticket."""
+    livez_seconds: float = 60.0
+    """How long the event loop may stand still before /livez says 503."""
+    lag: LoopLag = field(default_factory=LoopLag)
+    worker_calls: Attempts = field(default_factory=worker_calls)
+    """What was asked of the worker, if there is one."""
     tickets: Tickets = field(default_factory=Tickets)
     merges: Merges = field(default_factory=Merges)
+    dashboard: trio.Lock = field(default_factory=trio.Lock)
+    """Who writes the dashboard's file: it is read, and written anew."""
     terminals: NamedLocks = field(default_factory=NamedLocks)
     """Per agent: who looks for its terminal, and makes it when there is none."""
     refresh_answer_seconds: float = field(default=9.0)

@@ -22,7 +22,7 @@ async def state() -> Response:
     return reply(town().drain.to_wire())
 
 
-@routes.post("/drain", body=DrainRequest, answers={202: DrainState})
+@routes.post("/drain", body=DrainRequest, answers={202: DrainState}, body_optional=True)
 async def begin() -> Response:
     """Drain as after a SIGTERM; the process then ends with code 0. The body may be left out."""
     body = await parse(DrainRequest, absent=DrainRequest())

@@ -6,7 +6,7 @@ import structlog
 import trio
 from quart import Response
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from gastown.contract.errors import ControlError, ErrorBody
 from gastown.control.answers import reply
@@ -34,6 +34,8 @@ def register_errors(app: QuartTrio) -> None:
         response = reply(error.body, error.status, without_unset=True)
         if error.status == 503:
             response.headers["Retry-After"] = "5"
+        if error.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
     async def kilo_error(error: KiloError) -> Response:
@@ -43,9 +45,6 @@ def register_errors(app: QuartTrio) -> None:
     async def http_error(error: HTTPException) -> Response:
         status = error.code or 500
         response = answer(status, _SENTENCES.get(status, error.name))
-        if isinstance(error, RequestEntityTooLarge):
-            # The rest of the body is not read: the connection is of no further use.
-            response.headers["Connection"] = "close"
         if (allowed := getattr(error, "valid_methods", None)) is not None:
             response.headers["Allow"] = ", ".join(sorted(allowed))
         return response

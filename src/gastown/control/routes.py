@@ -9,6 +9,8 @@ from functools import partial
 from pydantic import BaseModel
 from quart import Blueprint, Response
 
+from gastown.contract.access import Scope
+
 __all__ = ["Route", "Routes"]
 
 Handler = Callable[..., Awaitable[Response]]
@@ -17,21 +19,26 @@ Answers = Mapping[int, type[BaseModel]]
 
 @dataclass(frozen=True)
 class Route:
-    """A handler with its place and its models; the handler's docstring describes it.
+    """A handler with its place and its models, under the name `endpoint`; the handler's docstring describes it.
 
     A `gated` route waits for the hydration gate itself and changes nothing before, not even by its headers.
+    `scope` is what its caller's token must allow.
+    `body_optional` is whether the body may be left out.
     """
 
     method: str
     path: str
+    endpoint: str
     handler: Handler
     body: type[BaseModel] | None
     answers: Answers
     gated: bool
+    scope: Scope
+    body_optional: bool = False
 
 
 class Routes:
-    """The routes of one blueprint."""
+    """The routes of one blueprint. A GET needs the scope `read` and all else `control`, where nothing is said."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
@@ -50,9 +57,15 @@ class Routes:
         answers: Answers,
         body: type[BaseModel] | None = None,
         gated: bool = False,
+        scope: Scope | None = None,
+        body_optional: bool = False,
     ) -> Callable[[Handler], Handler]:
+        usual = Scope.READ if method == "GET" else Scope.CONTROL
+
         def add(handler: Handler) -> Handler:
-            self.table.append(Route(method, path, handler, body, answers, gated))
+            needed = usual if scope is None else scope
+            endpoint = f"{self._blueprint.name}.{handler.__name__}"
+            self.table.append(Route(method, path, endpoint, handler, body, answers, gated, needed, body_optional))
             self._blueprint.add_url_rule(path, handler.__name__, handler, methods=[method])
             return handler
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
@@ -11,20 +10,18 @@ import trio
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
-from gastown.concurrency.serving import FinishResponses, serve_connections
+from gastown.concurrency.origins import App, Receive, Scope, Send, is_loopback
+from gastown.concurrency.serving import Adopt, FinishResponses, serve_connections
 from gastown.control import bursts
+from gastown.settings import Settings
 
-__all__ = ["CannotListen", "Front", "listen_on", "serve_app"]
+__all__ = ["CannotListen", "Front", "listen_on", "listening_host", "serve_app"]
 
 DEAD_PEER_MS = 20_000
 """How long the kernel keeps a connection whose peer acknowledges nothing."""
 _GRACEFUL_SECONDS = 3.0
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MOST_MESSAGE_BYTES = 1024 * 1024
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class CannotListen(Exception):
@@ -55,6 +52,22 @@ async def _refuse_and_close(send: Send, message: dict[str, Any]) -> None:
     await send(message)
 
 
+def listening_host(settings: Settings) -> str:
+    """The address to listen on. Raises `CannotListen`.
+
+    Without a token it is loopback: "all addresses" can be narrowed to that, a certain other one cannot.
+    """
+    host = settings.gastown_control_host
+    if settings.gastown_control_token is not None or settings.gastown_insecure or is_loopback(host):
+        return host
+    if host in _LOOPBACK_OF:
+        return _LOOPBACK_OF[host]
+    raise CannotListen(
+        f"GASTOWN_CONTROL_HOST is {host} and there is no token: set GASTOWN_CONTROL_TOKEN, "
+        "or GASTOWN_INSECURE=1 to let whoever reaches the port do everything"
+    )
+
+
 def listen_on(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any free one. Raises `CannotListen`.
 
@@ -79,7 +92,7 @@ async def serve_app(
     listener: socket.socket,
     stop: trio.Event,
     *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
     config = Config()

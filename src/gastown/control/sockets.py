@@ -10,6 +10,7 @@ from functools import wraps
 import structlog
 from quart import Blueprint, websocket
 
+from gastown.contract.access import Scope
 from gastown.contract.errors import ControlError
 
 __all__ = ["CloseCode", "SocketRoute", "SocketRoutes", "close"]
@@ -33,10 +34,12 @@ class CloseCode(IntEnum):
 
 @dataclass(frozen=True)
 class SocketRoute:
-    """The handler's docstring describes it."""
+    """The handler's docstring describes it. `scope` is what a bearer must allow where there is no ticket."""
 
     path: str
+    endpoint: str
     handler: Handler
+    scope: Scope = Scope.ATTACH
 
 
 class SocketRoutes:
@@ -48,7 +51,7 @@ class SocketRoutes:
 
     def __call__(self, path: str) -> Callable[[Handler], Handler]:
         def add(handler: Handler) -> Handler:
-            self.table.append(SocketRoute(path, handler))
+            self.table.append(SocketRoute(path, f"{self._blueprint.name}.{handler.__name__}", handler))
             self._blueprint.add_websocket(path, handler.__name__, _guarded(handler))
             return handler
 

@@ -14,6 +14,7 @@ import trio
 from quart import Blueprint, Response, websocket
 
 from gastown.concurrency.hub import Gap, HubClosed, Published, Subscription
+from gastown.contract.access import Scope
 from gastown.contract.errors import StreamsClosed
 from gastown.contract.events import AgentEvent, StreamTicket, Subscribe
 from gastown.contract.identifiers import printable
@@ -21,9 +22,10 @@ from gastown.contract.wire import iso
 from gastown.control.answers import reply
 from gastown.control.bursts import EXTENSION, Burst, text_frame, text_of
 from gastown.control.context import town
+from gastown.control.door import ticket_agent
 from gastown.control.routes import Routes
 from gastown.control.sockets import CloseCode, SocketRoutes, close
-from gastown.control.tickets import LIFETIME_SECONDS, admit
+from gastown.control.tickets import LIFETIME_SECONDS
 
 __all__ = ["blueprint", "routes", "sockets"]
 
@@ -41,7 +43,7 @@ _KEPT_FAULTS = 8
 _TOO_SLOW = "Read too slowly, or asked for too late: these events are no longer kept"
 
 
-@routes.post("/agents/<agent_id>/stream-ticket", answers={200: StreamTicket})
+@routes.post("/agents/<agent_id>/stream-ticket", answers={200: StreamTicket}, scope=Scope.ATTACH)
 async def stream_ticket(agent_id: str) -> Response:
     """A ticket that opens one websocket of this agent, for a minute. The agent need not exist yet."""
     here = town()
@@ -63,13 +65,12 @@ async def events_of_one(agent_id: str) -> None:
 
 async def _stream(agent_id: str | None) -> None:
     here = town()
-    only = admit(here.tickets, agent_id, required=here.require_tickets)
     hub = here.services.events.hub
     if hub.closed is not None:
         raise StreamsClosed(hub.closed)
     await websocket.accept()
     with hub.subscribe() as subscription:
-        stream = _Stream(subscription, only, here.now)
+        stream = _Stream(subscription, ticket_agent(), here.now)
         if agent_id is None:
             subscription.follow_all()
         else:

@@ -12,6 +12,7 @@ from quart import Blueprint, Response, websocket
 
 from gastown.agents.model import Agent
 from gastown.concurrency.waiting import wait_any
+from gastown.contract.access import Scope
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import AgentNotRunning, ControlError, PtyNotFound, StreamsClosed
 from gastown.contract.identifiers import is_identifier
@@ -21,7 +22,6 @@ from gastown.control.body import parse
 from gastown.control.context import town
 from gastown.control.routes import Routes
 from gastown.control.sockets import CloseCode, SocketRoutes, close
-from gastown.control.tickets import admit
 from gastown.kilo.errors import KiloError, KiloRefused
 from gastown.kilo.pool import Server
 from gastown.kilo.terminal import KiloTerminals, TerminalConnection, TerminalEnded
@@ -38,7 +38,7 @@ _WAITING_FRAMES = 256
 _CURSOR = re.compile(r"-1|[0-9]{1,15}")
 
 
-@routes.post("/agents/<agent_id>/pty", answers={200: Pty})
+@routes.post("/agents/<agent_id>/pty", answers={200: Pty}, scope=Scope.ATTACH)
 async def open_pty(agent_id: str) -> Response:
     """The terminal that shows the agent's session: the running one, else a new one."""
     here = town()
@@ -60,7 +60,7 @@ async def get_pty(agent_id: str, pty_id: str) -> Response:
         return reply(await terminals.get(pty_id))
 
 
-@routes.put("/agents/<agent_id>/pty/<pty_id>", body=PtyChange, answers={200: Pty})
+@routes.put("/agents/<agent_id>/pty/<pty_id>", body=PtyChange, answers={200: Pty}, scope=Scope.ATTACH)
 async def change_pty(agent_id: str, pty_id: str) -> Response:
     """Resize a terminal, or give it another title."""
     change = await parse(PtyChange)
@@ -68,7 +68,7 @@ async def change_pty(agent_id: str, pty_id: str) -> Response:
         return reply(await terminals.change(pty_id, change))
 
 
-@routes.delete("/agents/<agent_id>/pty/<pty_id>", answers={200: PtyRemoved})
+@routes.delete("/agents/<agent_id>/pty/<pty_id>", answers={200: PtyRemoved}, scope=Scope.ATTACH)
 async def remove_pty(agent_id: str, pty_id: str) -> Response:
     """End a terminal and what runs in it."""
     async with _asking(agent_id, pty_id) as (_, terminals):
@@ -80,7 +80,6 @@ async def connect_pty(agent_id: str, pty_id: str) -> None:
     """A terminal's raw frames, both ways, replayed from `?cursor=`. Closes with 1011 when the agent or the
     terminal is gone, with 1000 when the terminal ends; the terminal outlives its viewers."""
     here = town()
-    admit(here.tickets, agent_id, required=here.require_tickets)
     if (closed := here.services.events.hub.closed) is not None:
         raise StreamsClosed(closed)
     await websocket.accept()

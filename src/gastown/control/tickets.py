@@ -7,12 +7,8 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 import trio
-from quart import websocket
 
-from gastown.contract.errors import TicketRefused, TicketRequired
-from gastown.contract.identifiers import printable
-
-__all__ = ["LIFETIME_SECONDS", "MOST_TICKETS", "Tickets", "admit"]
+__all__ = ["LIFETIME_SECONDS", "MOST_TICKETS", "Tickets"]
 
 LIFETIME_SECONDS = 60.0
 MOST_TICKETS = 1000
@@ -46,22 +42,3 @@ class Tickets:
         if ticket is None or ticket.expires <= trio.current_time():
             return None
         return ticket.agent_id
-
-
-def admit(tickets: Tickets, agent_id: str | None, *, required: bool) -> str | None:
-    """Check the ticket of the present websocket before it is accepted; returns the only agent that it opens.
-
-    A ticket that is shown is used up, and must be good even where none is required. Raises `TicketRequired`
-    or `TicketRefused`, which become the answer to the upgrade.
-    """
-    name = websocket.args.get("ticket")
-    if not name:
-        if required:
-            raise TicketRequired
-        return None
-    holder = tickets.use(name)
-    if holder is None:
-        raise TicketRefused("The stream ticket is unknown, used or expired")
-    if holder != agent_id:
-        raise TicketRefused(f"The stream ticket is for agent {printable(holder)}")
-    return holder

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import trio
 from quart import Blueprint, Response, request
 
+from gastown import __version__
 from gastown.agents.hotswap import refresh_all
 from gastown.agents.rotation import rotate
+from gastown.contract.access import Scope
 from gastown.contract.town import (
     DashboardContextRequest,
     Health,
+    HealthStatus,
     Pushed,
     RefreshAnswer,
     RefreshTokenRequest,
@@ -23,6 +27,7 @@ from gastown.contract.wire import iso
 from gastown.control.answers import reply
 from gastown.control.body import parse, pass_gate
 from gastown.control.context import Town, town
+from gastown.control.door import caller
 from gastown.control.routes import Routes
 
 __all__ = ["blueprint", "routes"]
@@ -34,13 +39,21 @@ _KEPT_SNAPSHOTS = 5
 _LONGEST_NONCE = 200
 
 
-@routes.get("/health", answers={200: Health})
+@routes.get("/health", answers={200: Health}, scope=Scope.OPEN)
 async def health() -> Response:
-    """Whether the container serves, and what boot hydration did. Answers before hydration has begun."""
+    """Whether the container serves, and what boot hydration did. Answers before hydration has begun.
+
+    Where tokens are configured, who shows none is told the `status` alone.
+    """
     here = town()
-    _acknowledge(here)
+    status: Literal["ok", "degraded"] = "degraded" if here.report.state == "failed" else "ok"
+    if caller() < Scope.READ:
+        return reply(HealthStatus(status=status))
+    if caller() >= Scope.CONTROL:
+        _acknowledge(here)
     answer = Health(
-        status="degraded" if here.report.state == "failed" else "ok",
+        status=status,
+        version=__version__,
         agents=len(here.roster.active()),
         servers=len(here.services.pool.servers),
         uptime=round(trio.current_time() - here.process_start, 3),
@@ -112,7 +125,8 @@ async def dashboard_context() -> Response:
     """Keep what the user's dashboard shows, the newest five, where the mayor's plugin reads them."""
     body = await parse(DashboardContextRequest)
     here = town()
-    await trio.to_thread.run_sync(_keep, here, body.context)
+    async with here.dashboard:
+        await trio.to_thread.run_sync(_keep, here, body.context)
     return reply(Pushed())
 
 

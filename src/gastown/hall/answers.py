@@ -34,8 +34,6 @@ _Data = TypeVar("_Data", bound=Shown | Sequence[Shown])
 
 JSON_LIMIT = 32 * 1024 * 1024
 _BODY_SECONDS = 60
-_SWALLOWED = 16 * 1024 * 1024
-"""Read and dropped beyond the limit: a client that still writes when its answer comes sees a reset instead."""
 
 
 class Refusal(Exception):
@@ -89,23 +87,19 @@ async def read_bytes(limit: int) -> bytes:
     # P14: Quart's own cap and clock do not bind a body that is read in pieces.
     if (request.content_length or 0) > limit:
         _too_large(limit)
-    content, received = bytearray(), 0
+    content = bytearray()
     with trio.move_on_after(_BODY_SECONDS) as scope:
         try:
             async for chunk in request.body:
-                received += len(chunk)
-                if received <= limit:
-                    content += chunk
-                elif received > limit + _SWALLOWED:
-                    break
+                content += chunk
+                if len(content) > limit:
+                    _too_large(limit)
         except RequestEntityTooLarge:
             _too_large(limit)
         except RequestTimeout:
             scope.cancel()
     if scope.cancelled_caught:
         raise Refusal(408, f"The body did not arrive within {_BODY_SECONDS} s")
-    if received > limit:
-        _too_large(limit)
     return bytes(content)
 
 

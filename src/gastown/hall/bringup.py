@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import trio
 from pydantic import ValidationError
 
+from gastown.contract.secret import Secret
 from gastown.contract.town import Health
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.hall.container import (
@@ -24,6 +27,7 @@ from gastown.hall.container import (
     container_environment,
     end_strays,
     run_container,
+    write_private,
 )
 from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
@@ -31,7 +35,10 @@ from gastown.hall.mayor import Told, Turn, follow, tell
 from gastown.hall.screen import Screen
 from gastown.hall.waterfall import Bar, Sightings, bars_from
 
-__all__ = ["DEFAULT_MESSAGE", "UpFailed", "UpOptions", "bring_up"]
+__all__ = ["CONTROL_TOKEN", "DEFAULT_MESSAGE", "UpFailed", "UpOptions", "bring_up"]
+
+CONTROL_TOKEN = "control.token"  # noqa: S105  a file name
+"""The file in the town's data directory that holds the bearer of its control port while the town is up."""
 
 DEFAULT_MESSAGE = "Good morning, Mayor! In one sentence: who are you, and what can you do for this town?"
 
@@ -147,21 +154,33 @@ async def _town(options: UpOptions, screen: Screen, interrupts: _Interrupts) -> 
         await trio.to_thread.run_sync(end_strays, data / "homes")
         port = choose_port(_HOST, options.port)
         url = f"http://{_HOST}:{port}"
-        async with open_dispatch(url) as dispatch:
-            boot = _Boot(options, screen, hall, dispatch, began, began_at)
-            boot.seen.hall_ms = boot.ms(trio.current_time())
-            _introduce(screen, hall, url, data)
-            container_options = await _container_options(options, hall, port)
-            boot.seen.spawned_ms = boot.ms(trio.current_time())
-            async with run_container(container_options) as container:
-                interrupts.container = container
-                with interrupts.scope:
-                    turn = await _first_turn(boot, url)
-                    if options.exit_after_first_answer:
-                        return 0 if turn.answered else 1
-                    screen.line("the town is up; Ctrl-C ends it")
-                    await trio.sleep_forever()
+        token = Secret(options.environment.get("GASTOWN_CONTROL_TOKEN") or secrets.token_urlsafe(32))
+        with _written(data / CONTROL_TOKEN, token):
+            async with open_dispatch(url, token) as dispatch:
+                boot = _Boot(options, screen, hall, dispatch, began, began_at)
+                boot.seen.hall_ms = boot.ms(trio.current_time())
+                _introduce(screen, hall, url, data)
+                container_options = await _container_options(options, hall, port, token)
+                boot.seen.spawned_ms = boot.ms(trio.current_time())
+                async with run_container(container_options) as container:
+                    interrupts.container = container
+                    with interrupts.scope:
+                        turn = await _first_turn(boot, url)
+                        if options.exit_after_first_answer:
+                            return 0 if turn.answered else 1
+                        screen.line("the town is up; Ctrl-C ends it")
+                        await trio.sleep_forever()
     return _INTERRUPTED if options.exit_after_first_answer else 0
+
+
+@contextmanager
+def _written(path: Path, token: Secret) -> Iterator[None]:
+    """The token of the control port in a file for its owner only, for the length of the block."""
+    write_private(path, f"{token.reveal()}\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _introduce(screen: Screen, hall: Hall, control_url: str, data: Path) -> None:
@@ -172,16 +191,17 @@ def _introduce(screen: Screen, hall: Hall, control_url: str, data: Path) -> None
     )
     screen.line(f"town     {hall.town_id} in {data}")
     screen.line(f"hall     {hall.url}")
-    screen.line(f"control  {control_url} (log: {data / 'serve.log'})")
+    screen.line(f"control  {control_url} (log: {data / 'serve.log'}, bearer: {data / CONTROL_TOKEN})")
     screen.line(f"gateway  {gateway}")
 
 
-async def _container_options(options: UpOptions, hall: Hall, port: int) -> ContainerOptions:
+async def _container_options(options: UpOptions, hall: Hall, port: int, token: Secret) -> ContainerOptions:
     data = options.hall.data_dir
     homes = data / "homes"
     for folder in (homes, data / "rigs"):
         folder.mkdir(mode=0o700, exist_ok=True)
     base = {"GASTOWN_DRAIN_SECONDS": f"{options.drain_seconds:g}"} | base_environment(options.environment)
+    base["GASTOWN_CONTROL_TOKEN"] = token.reveal()
     environment = container_environment(
         base,
         await hall.town(),

@@ -31,6 +31,7 @@ __all__ = [
     "container_environment",
     "end_strays",
     "run_container",
+    "write_private",
 ]
 
 SERVE = (sys.executable, "-m", "gastown", "serve")
@@ -244,6 +245,13 @@ def _open_log(path: Path) -> int:
     if path.exists():
         path.replace(path.with_name(f"{path.name}.old"))
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def write_private(path: Path, content: str) -> None:
+    """Write a file that only its owner can read, also when it was there before."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(content)
 
 
 def _last_lines(path: Path) -> list[str]:

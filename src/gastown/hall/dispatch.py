@@ -115,10 +115,14 @@ class Dispatch:
 
 
 @asynccontextmanager
-async def open_dispatch(base_url: str) -> AsyncIterator[Dispatch]:
-    """Calls to the container at `base_url`; its connections are closed at the end of the block."""
+async def open_dispatch(base_url: str, token: Secret | None = None) -> AsyncIterator[Dispatch]:
+    """Calls to the container at `base_url`, with the `token` of its control port when it has one.
+
+    The connections are closed at the end of the block.
+    """
+    headers = {} if token is None else {"Authorization": f"Bearer {token.reveal()}"}
     # Deadlines are ours, one a call; and a proxy of the environment is none for loopback.
-    async with httpx2.AsyncClient(base_url=base_url, timeout=None, trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=None, trust_env=False) as client:
         yield Dispatch(client)
 
 

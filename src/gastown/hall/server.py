@@ -6,11 +6,13 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import trio
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
+from gastown.concurrency.origins import App, Callers, GuardOrigins, is_loopback
 from gastown.concurrency.serving import FinishResponses, serve_connections
 
 __all__ = ["PortTaken", "serving"]
@@ -29,8 +31,10 @@ async def serving(app: ASGIFramework, *, host: str, port: int, logger: logging.L
     """Serve `app` for the length of the block; the value is its URL, and it answers when the block begins.
 
     Port 0 is any free port. PortTaken when the address cannot be had. At the end no new request is taken,
-    those in flight have a second to finish, and no task or socket is left.
+    those in flight have a second to finish, and no task or socket is left. No web page may call it.
     """
+    callers = Callers(loopback_only=is_loopback(host))
+    guarded = cast(ASGIFramework, GuardOrigins(cast(App, app), callers, _refusal))
     listener = _listen(host, port)
     url = f"http://{host}:{listener.getsockname()[1]}"
     config = Config()
@@ -40,12 +44,16 @@ async def serving(app: ASGIFramework, *, host: str, port: int, logger: logging.L
     config.accesslog = None
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_connections, FinishResponses(app), config, listener, stop)
+        await nursery.start(serve_connections, FinishResponses(guarded), config, listener, stop)
         try:
             yield url
         finally:
             stop.set()
             nursery.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS + _LAST_WRITE_SECONDS
+
+
+def _refusal(reason: str) -> dict[str, Any]:
+    return {"success": False, "error": reason}
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -18,7 +17,7 @@ from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
 from gastown.hall.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
-from gastown.hall.container import REFUSED, ContainerDied
+from gastown.hall.container import REFUSED, ContainerDied, write_private
 from gastown.hall.dispatch import DispatchError
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.lock import DirectoryUnusable
@@ -82,7 +81,7 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with open_hall(options) as hall:
                 path = options.data_dir / "container.env"
-                await trio.to_thread.run_sync(_write_private, path, await _variables(hall))
+                await trio.to_thread.run_sync(write_private, path, await _variables(hall))
                 gateway = "the stand-in, no language model" if hall.stand_in else "Kilo's"
                 screen.line(f"hall     {hall.url}, town {hall.town_id} in {options.data_dir}")
                 screen.line(f"gateway  {gateway}")
@@ -180,13 +179,6 @@ async def _variables(hall: Hall) -> str:
         "KILO_API_URL": hall.url if hall.stand_in else None,
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items() if value)
-
-
-def _write_private(path: Path, content: str) -> None:
-    """Write a file that only its owner can read, also when it was there before."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(content)
 
 
 def _screen(env: Mapping[str, str]) -> Screen:

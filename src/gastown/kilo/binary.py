@@ -6,8 +6,15 @@ import platform
 import shutil
 from pathlib import Path
 
-__all__ = ["KiloMissing", "find_kilo"]
+__all__ = ["KILO_VERSION", "KiloMissing", "find_kilo"]
 
+KILO_VERSION = "7.7.7"
+"""The kilo whose facts this package relies on; tools/kilo pins the same."""
+
+_REMEDY = (
+    f"install kilo {KILO_VERSION} with `npm install --global @kilocode/cli@{KILO_VERSION}`, "
+    "or name its executable in GASTOWN_KILO_BIN"
+)
 _ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 
 
@@ -24,11 +31,11 @@ def find_kilo(configured: str | None, path: str) -> str:
     if configured is not None:
         found = shutil.which(configured, path=path)
         if found is None:
-            raise KiloMissing(f"GASTOWN_KILO_BIN is {configured!r}, which is not an executable file")
+            raise KiloMissing(f"GASTOWN_KILO_BIN is {configured!r}, which is not an executable file; {_REMEDY}")
         return found
     found = shutil.which("kilo", path=path)
     if found is None:
-        raise KiloMissing("no executable named kilo on PATH; install it, or name one in GASTOWN_KILO_BIN")
+        raise KiloMissing(f"no executable named kilo on PATH; {_REMEDY}")
     return str(_native(Path(found).resolve()) or found)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import httpx2
 import structlog
 import trio
 
@@ -14,18 +13,23 @@ from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import PrioritySlots, Slot, Urgency
 from gastown.concurrency.waiting import wait_any
+from gastown.contract.secret import Secret
+from gastown.kilo.client import Endpoint, KiloClient
 from gastown.kilo.errors import KiloError, KiloUnreachable, NotReady, ServerDied
 from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import GRACE_SECONDS, Launcher, RunningServer
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.stream import KiloEvent, follow_events
 from gastown.kilo.terminal import KiloTerminals
+from gastown.metrics.figures import Counter
 
 __all__ = ["Lease", "Refused", "Server", "ServerPool", "SpawnTimedOut", "open_pool"]
 
 log = structlog.get_logger()
 
 _RETIRE_BUDGET = GRACE_SECONDS + 4
+
+Connect = Callable[[Endpoint], KiloClient]
 
 
 class SpawnTimedOut(KiloError):
@@ -35,13 +39,20 @@ class SpawnTimedOut(KiloError):
         super().__init__(f"kilo serve was not ready {seconds:g} s after its spawn (phase {phase})")
 
 
+_OUTCOMES: Mapping[type[KiloError], str] = {
+    SpawnTimedOut: "timed_out",
+    ServerDied: "died",
+    NotReady: "refused",
+}
+
+
 class Server:
     """A server of the pool. It lives until it is retired or dies; `gone` is set when nothing of it is left."""
 
-    def __init__(self, spec: ServerSpec, running: RunningServer, client: httpx2.AsyncClient) -> None:
+    def __init__(self, spec: ServerSpec, running: RunningServer, client: KiloClient) -> None:
         self.spec = spec
         self.running = running
-        self.rest = KiloRest(client, running.url)
+        self.rest = KiloRest(client)
         self._client = client
         self.leased = False
         self.free = trio.Event()
@@ -49,12 +60,8 @@ class Server:
         self.gone = trio.Event()
 
     @property
-    def url(self) -> str:
-        return self.running.url
-
-    @property
     def port(self) -> int | None:
-        return httpx2.URL(self.running.url).port
+        return self.running.endpoint.port
 
     @property
     def ended(self) -> trio.Event:
@@ -69,11 +76,11 @@ class Server:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every event to `take` until cancelled. See `follow_events`."""
-        await follow_events(self._client, self.url, take, reconnected, task_status=task_status)
+        await follow_events(self._client, take, reconnected, task_status=task_status)
 
     def terminals(self) -> KiloTerminals:
         """The terminals of the server's working directory."""
-        return KiloTerminals(self._client, self.url, self.spec.cwd)
+        return KiloTerminals(self._client, self.spec.cwd)
 
     def lease_out(self) -> None:
         self.leased, self.free = True, trio.Event()
@@ -147,13 +154,16 @@ class Lease:
 
 
 class ServerPool:
-    """Made by `open_pool`. All servers live in the pool's nursery and end with it."""
+    """Made by `open_pool`. All servers live in the pool's nursery and end with it.
+
+    `spawns` and `deaths` count them.
+    """
 
     def __init__(
         self,
         nursery: trio.Nursery,
         launch: Launcher,
-        client: httpx2.AsyncClient,
+        connect: Connect,
         slots: PrioritySlots,
         spawn_seconds: float,
         on_refused: Callable[[Refused], None],
@@ -161,10 +171,12 @@ class ServerPool:
         self.slots = slots
         self._nursery = nursery
         self._launch = launch
-        self._client = client
+        self._connect = connect
         self._spawn_seconds = spawn_seconds
         self._on_refused = on_refused
         self.refused: dict[tuple[str, str], Refused] = {}
+        self.spawns = Counter("gastown_server_spawns_total")
+        self.deaths = Counter("gastown_server_deaths_total")
         self._servers: list[Server] = []
         self._locks = NamedLocks()
 
@@ -172,6 +184,10 @@ class ServerPool:
     def servers(self) -> tuple[Server, ...]:
         """Every server whose process lives."""
         return tuple(s for s in self._servers if not s.ended.is_set())
+
+    def secrets(self) -> list[Secret]:
+        """What opens the servers that are there now, for the log's redaction."""
+        return [server.running.endpoint.password for server in self._servers]
 
     @asynccontextmanager
     async def lease(
@@ -211,6 +227,18 @@ class ServerPool:
 
     async def spawn(self, spec: ServerSpec, phases: PhaseLog) -> Server:
         """Start a server and make sure that it is what was asked for. The caller holds a slot."""
+        outcome = "cancelled"
+        try:
+            server = await self._spawn(spec, phases)
+            outcome = "ready"
+            return server
+        except KiloError as error:
+            outcome = _OUTCOMES.get(type(error), "failed")
+            raise
+        finally:
+            self.spawns.add(outcome)
+
+    async def _spawn(self, spec: ServerSpec, phases: PhaseLog) -> Server:
         with trio.move_on_after(self._spawn_seconds):
             phases.enter("spawn")
             server: Server = await self._nursery.start(self._host, spec, name=f"kilo {spec.cwd}")
@@ -272,11 +300,12 @@ class ServerPool:
         server: Server | None = None
         try:
             async with self._launch(spec) as running:
-                server = Server(spec, running, self._client)
+                server = Server(spec, running, self._connect(running.endpoint))
                 self._servers.append(server)
                 task_status.started(server)
                 await wait_any(server.retirement, running.ended)
                 if not server.retirement.is_set():
+                    self.deaths.add()
                     log.warning("server.died", cwd=spec.cwd, pid=running.pid, reason=str(server.death()))
         finally:
             if server is not None:
@@ -287,7 +316,7 @@ class ServerPool:
 @asynccontextmanager
 async def open_pool(
     launch: Launcher,
-    client: httpx2.AsyncClient,
+    connect: Connect,
     slots: PrioritySlots,
     *,
     spawn_seconds: float,
@@ -298,5 +327,5 @@ async def open_pool(
     `on_refused` hears of every server that came up without its tools.
     """
     async with trio.open_nursery() as nursery:
-        yield ServerPool(nursery, launch, client, slots, spawn_seconds, on_refused)
+        yield ServerPool(nursery, launch, connect, slots, spawn_seconds, on_refused)
         nursery.cancel_scope.cancel(reason="the pool closes")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import httpx2
-
-from gastown.kilo.errors import KiloRefused, KiloUnreachable
+from gastown.kilo.client import KiloClient
 
 __all__ = ["KiloRest", "ModelName", "Session"]
 
@@ -31,21 +29,20 @@ class Session(NamedTuple):
 class KiloRest:
     """Requests to one server. Raises `KiloUnreachable` or `KiloRefused`; deadlines are the caller's."""
 
-    def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
+    def __init__(self, client: KiloClient) -> None:
         self._client = client
-        self.url = url
 
     async def tool_ids(self, directory: str) -> frozenset[str]:
         """The registered tools. Asking boots the directory's instance: the first turn then need not."""
-        return frozenset(await self._call("GET", "/experimental/tool/ids", query={"directory": directory}))
+        return frozenset(await self._client.call("GET", "/experimental/tool/ids", query={"directory": directory}))
 
     async def create_session(self, directory: str, title: str) -> Session:
-        answer = await self._call("POST", "/session", {"title": title}, {"directory": directory})
+        answer = await self._client.call("POST", "/session", {"title": title}, {"directory": directory})
         return Session(answer["id"], answer["directory"])
 
     async def sessions(self, directory: str) -> list[Session]:
         """The top-level sessions of `directory`, the one that changed last first."""
-        answer = await self._call("GET", "/session", query={"directory": directory, "roots": "true"})
+        answer = await self._client.call("GET", "/session", query={"directory": directory, "roots": "true"})
         return [Session(item["id"], item["directory"]) for item in answer if not item.get("parentID")]
 
     async def prompt(
@@ -53,19 +50,19 @@ class KiloRest:
     ) -> None:
         """Queue a prompt. The 204 says nothing about success: only `session.turn.open` does (kilo-facts 2)."""
         body = _prompt([{"type": "text", "text": text}], model, system)
-        await self._call("POST", f"/session/{session}/prompt_async", body)
+        await self._client.call("POST", f"/session/{session}/prompt_async", body)
 
     async def abort(self, session: str) -> None:
-        await self._call("POST", f"/session/{session}/abort", {})
+        await self._client.call("POST", f"/session/{session}/abort", {})
 
     async def resume(self, session: str, message_id: str) -> None:
         """Go on with an interrupted turn, without a new user message."""
-        await self._call("POST", f"/kilocode/session/{session}/resume", {"messageID": message_id})
+        await self._client.call("POST", f"/kilocode/session/{session}/resume", {"messageID": message_id})
 
     async def messages(self, session: str, *, newest: int) -> list[dict[str, Any]]:
         """The newest messages as kilo gives them, `{info, parts}` each, the oldest of them first."""
         path = f"/session/{session}/message"
-        found: list[dict[str, Any]] = await self._call("GET", path, query={"limit": str(newest)})
+        found: list[dict[str, Any]] = await self._client.call("GET", path, query={"limit": str(newest)})
         return found
 
     async def take_up(self, session: str, *, model: str) -> bool:
@@ -88,29 +85,29 @@ class KiloRest:
             model,
             info.get("system"),
         )
-        await self._call("POST", f"/session/{session}/prompt_async", {"messageID": info["id"], **body})
+        await self._client.call("POST", f"/session/{session}/prompt_async", {"messageID": info["id"], **body})
         return True
 
     async def status(self, session: str, directory: str) -> dict[str, Any]:
         """`{"type": "idle"}`, or what kilo says: busy, retry or offline, with details."""
-        answer = await self._call("GET", "/session/status", query={"directory": directory})
+        answer = await self._client.call("GET", "/session/status", query={"directory": directory})
         found: dict[str, Any] = answer.get(session, {"type": "idle"})
         return found
 
     async def retry_network(self, request: str, directory: str) -> None:
         """Tell an offline session to ask its gateway again now; it would wait for ever (kilo-facts 2)."""
-        await self._call("POST", f"/network/{request}/reply", {}, {"directory": directory})
+        await self._client.call("POST", f"/network/{request}/reply", {}, {"directory": directory})
 
     async def set_model(self, session: str, model: str) -> None:
         """Change the model of a session from its next turn on; a running turn is not touched."""
         name = ModelName.parse(model)
         body = {"model": {"providerID": name.provider, "id": name.model}}
-        await self._call("POST", f"/api/session/{session}/model", body)
+        await self._client.call("POST", f"/api/session/{session}/model", body)
 
     async def knows_model(self, directory: str, model: str) -> bool:
         """Whether a prompt with `model` would be accepted rather than end in "Model not found"."""
         name = ModelName.parse(model)
-        answer = await self._call("GET", "/config/providers", query={"directory": directory})
+        answer = await self._client.call("GET", "/config/providers", query={"directory": directory})
         return any(
             name.model in provider.get("models", {})
             for provider in answer.get("providers", [])
@@ -119,18 +116,8 @@ class KiloRest:
 
     async def healthy(self) -> bool:
         """Liveness only: it stays true when every session is broken (kilo-facts 1)."""
-        answer = await self._call("GET", "/global/health")
+        answer = await self._client.call("GET", "/global/health")
         return bool(answer.get("healthy"))
-
-    async def _call(self, method: str, path: str, body: Any = None, query: dict[str, str] | None = None) -> Any:
-        try:
-            answer = await self._client.request(method, self.url + path, json=body, params=query, timeout=None)
-        except httpx2.TransportError as error:
-            raise KiloUnreachable(f"no answer to {method} {path}: {type(error).__name__}") from error
-        if answer.status_code >= 400:
-            name, message = _error_of(answer)
-            raise KiloRefused(method, path, answer.status_code, name, message)
-        return answer.json() if answer.content else None
 
 
 def _prompt(parts: list[dict[str, str]], model: str | None, system: str | None) -> dict[str, Any]:
@@ -147,12 +134,3 @@ def _is_interrupted(info: dict[str, Any]) -> bool:
     """A killed server leaves an answer without an end; one that is told to leave ends it as aborted (measured)."""
     aborted = (info.get("error") or {}).get("name") == "MessageAbortedError"
     return aborted or "completed" not in info.get("time", {})
-
-
-def _error_of(answer: httpx2.Response) -> tuple[str, str]:
-    """kilo's `{name, data: {message}}`, or what can be said without it."""
-    try:
-        body = answer.json()
-        return str(body["name"]), str(body["data"]["message"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return "Error", answer.text[:200]

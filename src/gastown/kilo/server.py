@@ -11,6 +11,7 @@ import trio
 
 from gastown.concurrency.processes import CannotStart, Child, Exit, open_child
 from gastown.concurrency.waiting import wait_any
+from gastown.kilo.client import Endpoint, new_password
 from gastown.kilo.errors import ServerDied
 from gastown.kilo.spec import ServerSpec
 
@@ -25,7 +26,7 @@ class RunningServer(Protocol):
     """A server that listens. What fakes must offer, too."""
 
     @property
-    def url(self) -> str: ...
+    def endpoint(self) -> Endpoint: ...
     @property
     def pid(self) -> int: ...
     @property
@@ -41,6 +42,7 @@ class RunningServer(Protocol):
 class Launcher(Protocol):
     """Starts a server for the length of a block; entering waits until it listens, leaving until it is gone.
 
+    Every server gets a password of its own, which is not part of the spec: equal specs are interchangeable.
     Entering raises `ServerDied` when the process ends first. There is no time-out: deadlines are the caller's.
     """
 
@@ -50,9 +52,9 @@ class Launcher(Protocol):
 class KiloProcess:
     """A real `kilo serve` that printed its address."""
 
-    def __init__(self, child: Child, url: str) -> None:
+    def __init__(self, child: Child, endpoint: Endpoint) -> None:
         self._child = child
-        self.url = url
+        self.endpoint = endpoint
 
     @property
     def pid(self) -> int:
@@ -79,6 +81,8 @@ class KiloProcess:
 async def launch(spec: ServerSpec) -> AsyncIterator[KiloProcess]:
     """Run the spec's process. See `Launcher`."""
     address: list[str] = []
+    password = new_password()
+    env = {**spec.env, "KILO_SERVER_PASSWORD": password.reveal()}
     listening = trio.Event()
 
     def read(line: str) -> None:
@@ -88,11 +92,11 @@ async def launch(spec: ServerSpec) -> AsyncIterator[KiloProcess]:
 
     try:
         # One that does not listen yet has nothing to save, and its busy thread would let a TERM wait.
-        async with open_child(spec.argv, cwd=spec.cwd, env=spec.env, on_stdout=read, grace=0) as child:
+        async with open_child(spec.argv, cwd=spec.cwd, env=env, on_stdout=read, grace=0) as child:
             await wait_any(listening, child.ended)
             if listening.is_set():
                 child.grace = GRACE_SECONDS
-                yield KiloProcess(child, address[0])
+                yield KiloProcess(child, Endpoint(address[0], password))
                 return
     except CannotStart as error:
         raise ServerDied(None, (), str(error)) from error

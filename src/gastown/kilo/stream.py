@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
 import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.kilo.client import KiloClient
+from gastown.kilo.errors import KiloError
 from gastown.kilo.frames import FrameReader, FrameTooLarge
 
 __all__ = ["KiloEvent", "follow_events"]
@@ -34,8 +35,7 @@ class KiloEvent:
 
 
 async def follow_events(
-    client: httpx2.AsyncClient,
-    url: str,
+    client: KiloClient,
     take: Callable[[KiloEvent], None],
     reconnected: Callable[[], None],
     *,
@@ -60,29 +60,26 @@ async def follow_events(
     pauses = delays(_FIRST_DELAY, _MOST_DELAY)
     while True:
         began = trio.current_time()
-        why = await _read_once(client, url, take, connected)
+        why = await _read_once(client, take, connected)
         if trio.current_time() - began > SILENCE_SECONDS:
             pauses = delays(_FIRST_DELAY, _MOST_DELAY)
         log.info("kilo.stream_ended", reason=why)
         await trio.sleep(next(pauses))
 
 
-async def _read_once(
-    client: httpx2.AsyncClient, url: str, take: Callable[[KiloEvent], None], connected: Callable[[], None]
-) -> str:
+async def _read_once(client: KiloClient, take: Callable[[KiloEvent], None], connected: Callable[[], None]) -> str:
     """Read one connection to its end; returns why it ended."""
     with trio.move_on_after(SILENCE_SECONDS) as silence:
         try:
-            async with client.stream("GET", f"{url}/global/event", timeout=None) as response:
-                response.raise_for_status()
+            async with client.stream("/global/event") as chunks:
                 frames = FrameReader(_MAX_EVENT_BYTES)
-                async for chunk in response.aiter_bytes():
+                async for chunk in chunks:
                     silence.deadline = trio.current_time() + SILENCE_SECONDS
                     for data in frames.feed(chunk):
                         if (event := _parse(data, connected)) is not None:
                             take(event)
-        except (httpx2.HTTPError, FrameTooLarge) as error:
-            return type(error).__name__
+        except (KiloError, FrameTooLarge) as error:
+            return str(error)
     return "silence" if silence.cancelled_caught else "end of stream"
 
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx2
-from httpx2.websockets import (
-    AsyncWebSocketSession,
-    WebSocketDisconnect,
-    WebSocketNetworkError,
-    WebSocketUpgradeError,
-)
+from httpx2.websockets import AsyncWebSocketSession, WebSocketDisconnect, WebSocketNetworkError
 from wsproto.events import BytesMessage, TextMessage
 from wsproto.utilities import LocalProtocolError
 
 from gastown.contract.terminals import Pty, PtyChange
-from gastown.kilo.errors import KiloError, KiloRefused, KiloUnreachable
-from gastown.kilo.rest import KiloRest
+from gastown.kilo.client import KiloClient
+from gastown.kilo.errors import KiloError
 
 __all__ = ["KiloTerminals", "TerminalConnection", "TerminalEnded", "TerminalLost"]
 
 _MOST_MESSAGE_BYTES = 1024 * 1024
 """kilo replays a terminal in pieces of 64 k characters; httpx2 alone would refuse those of more bytes (P20)."""
+_SHELL = "/bin/sh"
+_PASSWORD = "GASTOWN_TERMINAL_PASSWORD"  # noqa: S105 - the name of the variable
+_ATTACH = (
+    f'KILO_SERVER_USERNAME=kilo KILO_SERVER_PASSWORD="${_PASSWORD}" && unset {_PASSWORD}'
+    ' && export KILO_SERVER_USERNAME KILO_SERVER_PASSWORD && exec "$0" "$@"'
+)
+"""kilo blanks its password in the environment of a terminal, whatever is asked for (measured, 7.7.7), and its
+client takes it from there or from the command line, which everybody can read."""
 
 
 class TerminalEnded(KiloError):
@@ -66,37 +68,45 @@ class TerminalConnection:
                 return bytes(event.data)
 
 
-class KiloTerminals(KiloRest):
-    """The terminals of one working directory. Raises what `KiloRest` raises; deadlines are the caller's."""
+class KiloTerminals:
+    """The terminals of one working directory. Raises what `KiloClient` raises; deadlines are the caller's."""
 
-    def __init__(self, client: httpx2.AsyncClient, url: str, directory: str) -> None:
-        super().__init__(client, url)
+    def __init__(self, client: KiloClient, directory: str) -> None:
+        self._client = client
         self._query = {"directory": directory}
         self._directory = directory
 
     async def all(self) -> tuple[Pty, ...]:
         """Those whose process lives."""
-        return tuple(Pty.model_validate(item) for item in await self._call("GET", "/pty", query=self._query))
+        found = await self._client.call("GET", "/pty", None, self._query)
+        return tuple(Pty.model_validate(item) for item in found)
 
     async def get(self, pty_id: str) -> Pty:
-        return Pty.model_validate(await self._call("GET", f"/pty/{pty_id}", query=self._query))
+        return Pty.model_validate(await self._client.call("GET", f"/pty/{pty_id}", None, self._query))
 
     async def attached(self, kilo_bin: str, session: str) -> Pty:
         """The running terminal that shows a session, made when there is none. Callers take turns."""
-        args = ("attach", self.url, f"--session={session}")
+        endpoint = self._client.endpoint
+        args = ("-c", _ATTACH, kilo_bin, "attach", endpoint.url, f"--session={session}")
         for pty in await self.all():
-            if (pty.command, pty.args, pty.status) == (kilo_bin, args, "running"):
+            if (pty.command, pty.args, pty.status) == (_SHELL, args, "running"):
                 return pty
-        body = {"command": kilo_bin, "args": args, "cwd": self._directory, "title": "kilo attach"}
-        return Pty.model_validate(await self._call("POST", "/pty", body, self._query))
+        body = {
+            "command": _SHELL,
+            "args": args,
+            "cwd": self._directory,
+            "title": "kilo attach",
+            "env": {_PASSWORD: endpoint.password.reveal()},
+        }
+        return Pty.model_validate(await self._client.call("POST", "/pty", body, self._query))
 
     async def change(self, pty_id: str, change: PtyChange) -> Pty:
         body = change.model_dump(by_alias=True, exclude_none=True)
-        return Pty.model_validate(await self._call("PUT", f"/pty/{pty_id}", body, self._query))
+        return Pty.model_validate(await self._client.call("PUT", f"/pty/{pty_id}", body, self._query))
 
     async def remove(self, pty_id: str) -> bool:
         """End a terminal and what runs in it."""
-        return bool(await self._call("DELETE", f"/pty/{pty_id}", query=self._query))
+        return bool(await self._client.call("DELETE", f"/pty/{pty_id}", None, self._query))
 
     @asynccontextmanager
     async def connect(self, pty_id: str, cursor: int | None) -> AsyncIterator[TerminalConnection]:
@@ -104,19 +114,10 @@ class KiloTerminals(KiloRest):
 
         What fails inside the block comes out as a group: catch it there.
         """
-        path = f"/pty/{pty_id}/connect"
+        # kilo never answers an upgrade that is the first question about a directory's terminals (7.7.7).
+        await self.get(pty_id)
         query = self._query | ({"cursor": str(cursor)} if cursor is not None else {})
-        try:
-            async with self._client.websocket(
-                self.url.replace("http", "ws", 1) + path,
-                params=query,
-                max_message_size_bytes=_MOST_MESSAGE_BYTES,
-                # P20: whoever reads slowly would be cut. The server is on loopback, and watched.
-                keepalive_ping_interval_seconds=None,
-                timeout=None,
-            ) as session:
-                yield TerminalConnection(session)
-        except WebSocketUpgradeError as error:
-            raise KiloRefused("GET", path, error.response.status_code, "Error", "no websocket") from None
-        except httpx2.TransportError as error:
-            raise KiloUnreachable(f"no answer to GET {path}: {type(error).__name__}") from error
+        async with self._client.websocket(
+            f"/pty/{pty_id}/connect", query, most_message_bytes=_MOST_MESSAGE_BYTES
+        ) as session:
+            yield TerminalConnection(session)

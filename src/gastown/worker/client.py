@@ -23,6 +23,7 @@ from gastown.contract.worker import (
     Nudges,
     RegistryEntry,
 )
+from gastown.worker.calls import CALLBACK, outcome_of, route_of, worker_calls
 from gastown.worker.tokens import LiveCredentials
 
 __all__ = ["Registry", "WorkerClient", "WorkerError"]
@@ -63,6 +64,7 @@ class WorkerClient:
     """Calls of one town. Each raises `WorkerError`; deadlines are the caller's (`trio.fail_after`).
 
     A 401 refreshes the container token once, however many calls run into it, and the call is sent again.
+    `calls` counts every request.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class WorkerClient:
         self._credentials = credentials
         self._refreshing = trio.Lock()
         self.town_id = town_id
+        self.calls = worker_calls()
 
     async def registry(self) -> Registry:
         """The agents of the last container. Entries that do not validate are left out, with a warning."""
@@ -146,12 +149,15 @@ class WorkerClient:
             await self._send("POST", url.removeprefix(self._base), body)
             return
         headers = {"Content-Type": "application/json"}
-        try:
-            answer = await self._client.request(
-                "POST", url, content=_json_bytes(body), headers=headers, timeout=None
-            )
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise WorkerError(call, f"no answer ({type(error).__name__})", transient=True) from None
+        with self.calls.attempt(CALLBACK) as counted:
+            try:
+                answer = await self._client.request(
+                    "POST", url, content=_json_bytes(body), headers=headers, timeout=None
+                )
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                counted.outcome = "no_answer"
+                raise WorkerError(call, f"no answer ({type(error).__name__})", transient=True) from None
+            counted.outcome = outcome_of(answer.status_code)
         self._raise_for(answer, call)
 
     async def forward(self, method: str, route: str, body: Any, agent: tuple[str, str]) -> tuple[int, Any]:
@@ -248,13 +254,17 @@ class WorkerClient:
             binary = isinstance(body, _Binary)
             headers["Content-Type"] = "application/octet-stream" if binary else "application/json"
         content = body if body is None or isinstance(body, bytes) else _json_bytes(body)
-        try:
-            return await self._client.request(
-                method, self._base + path, content=content, headers=headers, timeout=None
-            )
-        except httpx2.HTTPError as error:
-            problem = f"no answer ({type(error).__name__})"
-            raise WorkerError(f"{method} {path}", problem, transient=True) from error
+        with self.calls.attempt(route_of(path)) as counted:
+            try:
+                answer = await self._client.request(
+                    method, self._base + path, content=content, headers=headers, timeout=None
+                )
+            except httpx2.HTTPError as error:
+                counted.outcome = "no_answer"
+                problem = f"no answer ({type(error).__name__})"
+                raise WorkerError(f"{method} {path}", problem, transient=True) from error
+            counted.outcome = outcome_of(answer.status_code)
+            return answer
 
     @staticmethod
     def _raise_for(answer: httpx2.Response, call: str) -> None:

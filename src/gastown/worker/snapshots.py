@@ -18,6 +18,7 @@ import trio
 
 from gastown.concurrency.locks import NamedLocks
 from gastown.contract.agents import SnapshotState
+from gastown.metrics.figures import Attempts, Histogram
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.database import CannotCopy, copy, database_path, install, is_sound, set_aside, unpack
 
@@ -59,7 +60,7 @@ class Snapshots:
     """Databases of agents. One operation at a time per home, so a prewarm and a start never fetch twice.
 
     Deadlines are the caller's. Without a worker nothing is fetched or saved. `limit` is the most bytes that a
-    saved database may have.
+    saved database may have. `operations` counts and times them, `sizes` has the bytes that were moved.
     """
 
     def __init__(self, worker: WorkerClient | None, limit: int) -> None:
@@ -68,6 +69,8 @@ class Snapshots:
         self._locks = NamedLocks()
         self._copies = trio.Semaphore(_COPIES)
         self._apart: set[str] = set()
+        self.operations = Attempts("gastown_snapshot_operations_total", "gastown_snapshot_duration_seconds")
+        self.sizes = Histogram("gastown_snapshot_size_bytes")
 
     async def is_unsettled(self, home: str) -> bool:
         return await trio.Path(_mark(home)).exists()
@@ -78,6 +81,16 @@ class Snapshots:
         A database that fails its check is set aside; a stored one is deleted too. `unused` says that no server
         has the home open: then an unsettled local one gives way to the stored one.
         """
+        with self.operations.attempt("restore") as operation:
+            try:
+                restored = await self._restore(home, rig_id, agent_id, unused=unused)
+            except OSError:
+                operation.outcome = "failed"
+                raise
+            operation.outcome = restored
+            return restored
+
+    async def _restore(self, home: str, rig_id: str, agent_id: str, *, unused: bool) -> Restored:
         async with self._locks.of(home):
             path = database_path(home)
             await trio.Path(path.parent).mkdir(parents=True, exist_ok=True)
@@ -102,12 +115,22 @@ class Snapshots:
         """
         if self._worker is None:
             return False
+        with self.operations.attempt("save") as operation:
+            try:
+                saved = await self._save(self._worker, home, rig_id, agent_id)
+            except NotSaved as error:
+                operation.outcome = error.state
+                raise
+            operation.outcome = "saved" if saved else "nothing"
+            return saved
+
+    async def _save(self, worker: WorkerClient, home: str, rig_id: str, agent_id: str) -> bool:
         async with self._locks.of(home):
             state = SnapshotState.FAILED
             try:
                 if await self.is_unsettled(home):
                     state = SnapshotState.UNSETTLED
-                    await self._settle(self._worker, home, rig_id, agent_id)
+                    await self._settle(worker, home, rig_id, agent_id)
                     state = SnapshotState.FAILED
                 async with self._copies:
                     work = partial(copy, database_path(home), self._limit)
@@ -115,13 +138,14 @@ class Snapshots:
                     if content is None:
                         return False
                     with trio.fail_after(_UPLOAD_SECONDS):
-                        await self._worker.save_snapshot(rig_id, agent_id, content)
+                        await worker.save_snapshot(rig_id, agent_id, content)
             except WorkerError as error:
                 raise NotSaved(str(error), transient=error.transient, state=state) from error
             except trio.TooSlowError as error:
                 raise NotSaved("worker API: no answer in time", transient=True, state=state) from error
             except (CannotCopy, OSError) as error:
                 raise NotSaved(str(error), transient=False) from error
+            self.sizes.observe(len(content), "save")
             log.info("snapshot.saved", agent_id=agent_id, size=len(content))
             return True
 
@@ -152,6 +176,7 @@ class Snapshots:
             return "unavailable"
         draft = await trio.to_thread.run_sync(unpack, stored, path) if stored is not None else None
         if draft is not None:
+            self.sizes.observe(len(stored or b""), "restore")
             return await self._replace(home, agent_id, draft, local=outcome == "local")
         if stored is not None:
             log.warning("snapshot.unreadable", agent_id=agent_id, size=len(stored))

@@ -1,0 +1,87 @@
+"""`make bench-memory`: what the control process needs with no agent, with ten and with fifty, and one kilo server.
+
+The control process is one of its own with a stand-in for kilo, since fifty real servers would need 30 GB; each
+agent has had a turn of 100 events. Beside it, in the same run, an interpreter that only imports the libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import trio
+
+from bench.boot import KILO, LIBRARIES, kilo_alone, resident_mb
+from bench.events import line, post, spawn, start_request
+from gastown.kilo.server import launch
+
+SETTLED_SECONDS = 5.0
+
+
+def libraries_mb() -> float:
+    code = f"import {LIBRARIES}; print(flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    line(process)
+    found = resident_mb(process.pid)
+    process.communicate("\n")
+    return found
+
+
+def control_mb(numbers: list[int]) -> dict[int, float]:
+    """Resident megabytes of one control process, as agents are added to it."""
+    found = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-")))
+        log = folder / "log"
+        kilo = f"http://127.0.0.1:{line(spawn(stack, 'kilo', log=log))}"
+        worker = f"http://127.0.0.1:{line(spawn(stack, 'worker', log=log))}"
+        town = spawn(stack, "town", "--kilo", kilo, "--worker", worker, "--folder", str(folder), log=log)
+        url = f"http://127.0.0.1:{line(town)}"
+        there = 0
+        for number in sorted(numbers):
+            for each in range(there, number):
+                post(f"{url}/agents/start", start_request() | {"agentId": f"agent-{each}", "rigId": f"rig-{each}"})
+            there = number
+            with urllib.request.urlopen(f"{url}/health", timeout=60) as answer:
+                assert json.load(answer)["agents"] == number
+            found[number] = resident_mb(town.pid)
+    return found
+
+
+async def kilo_mb(home: Path) -> float:
+    """Resident megabytes of a kilo server that has listened for five seconds."""
+    async with launch(kilo_alone(KILO, home)) as server:
+        await trio.sleep(SETTLED_SECONDS)
+        return resident_mb(server.pid)
+    raise SystemExit("kilo serve did not start")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", type=int, nargs="*", default=[0, 10, 50], help="agents (0 10 50)")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    options = parser.parse_args()
+    libraries = libraries_mb()
+    control = control_mb(options.agents)
+    with tempfile.TemporaryDirectory(prefix="gastown-bench-") as folder:
+        kilo = trio.run(kilo_mb, Path(folder) / "home")
+    print(f"importing the libraries           {libraries:6.0f} MB")
+    for number, found in control.items():
+        print(f"control process, {number:3} agents      {found:6.0f} MB")
+    print(f"one kilo server, {SETTLED_SECONDS:g} s after ready  {kilo:6.0f} MB")
+    if options.json:
+        found = {"libraries": libraries, "kilo": kilo, "control": {str(n): mb for n, mb in control.items()}}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

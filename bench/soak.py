@@ -1,0 +1,225 @@
+"""`make soak`: five minutes of what a town goes through in weeks, and whether anything of it stays behind.
+
+A hall, `gastown serve` as its own process, the real kilo. Agents are started, messaged, replaced, stopped and
+crashed (their server gets a KILL) at random, from a seed that is printed. After every few of these all agents are
+stopped, and the container is measured at rest: memory, open handles, threads, descendants, temporary files. Over
+the time each must stay flat. Writes bench/soak.csv; ends with 1 when something grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import httpx2
+import trio
+
+from bench.boot import resident_mb
+from gastown.hall.config import town_config
+from tests.kilo.town import RealTown, alive, descendants, eventually, real_town
+
+TABLE = Path(__file__).with_name("soak.csv")
+AGENTS = [f"triage-{number}" for number in range(4)]
+MOST_AT_ONCE = 3
+ACTIONS_A_ROUND = 8
+PATIENCE = 90.0
+
+ALLOWED = {"memory_mb": 4.0, "handles": 2.0, "threads": 4.0, "descendants": 0.0, "temporary_files": 0.0}
+"""By how much each may have grown between the two halves of the time after the warm-up. Threads come and go."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The container at rest: no agent, nothing under way."""
+
+    seconds: float
+    actions: int
+    memory_mb: float
+    handles: int
+    threads: int
+    descendants: int
+    temporary_files: int
+
+
+class TooShort(Exception):
+    """There are not enough samples to tell."""
+
+
+def growth(samples: Sequence[Sample], name: str) -> float:
+    """How much the median of the later half is above that of the earlier one; the first third is warm-up."""
+    settled = [float(getattr(sample, name)) for sample in samples[len(samples) // 3 :]]
+    if len(settled) < 4:
+        raise TooShort(f"{len(samples)} samples are too few; give it more SECONDS")
+    half = len(settled) // 2
+    return statistics.median(settled[-half:]) - statistics.median(settled[:half])
+
+
+def grown(samples: Sequence[Sample]) -> list[str]:
+    """A sentence for each thing that is not flat. Raises `TooShort`."""
+    found = {name: growth(samples, name) for name in ALLOWED}
+    return [
+        f"{name} grew by {by:.1f}, allowed are {ALLOWED[name]:g}"
+        for name, by in found.items()
+        if by > ALLOWED[name]
+    ]
+
+
+class Soak:
+    """One container, and what is done to it."""
+
+    def __init__(self, town: RealTown, client: httpx2.AsyncClient, chance: random.Random, temporary: Path) -> None:
+        self._town = town
+        self._client = client
+        self._chance = chance
+        self._temporary = temporary
+        self._began = trio.current_time()
+        self._running: set[str] = set()
+        self.done: Counter[str] = Counter()
+
+    async def act(self) -> None:
+        """One thing at random, and its answer."""
+        actions = [self.message, self.replace, self.stop, self.crash, self.refresh] if self._running else []
+        if len(self._running) < MOST_AT_ONCE:
+            actions += [self.start] * 3
+        action = self._chance.choice(actions)
+        with trio.fail_after(PATIENCE):
+            await action()
+        self.done[action.__name__] += 1
+
+    async def start(self) -> None:
+        agent_id = self._chance.choice(sorted(set(AGENTS) - self._running))
+        await self._start(agent_id)
+        self._running.add(agent_id)
+
+    async def replace(self) -> None:
+        """A second start of a running agent."""
+        await self._start(self._one())
+
+    async def message(self) -> None:
+        await self._call("POST", f"/agents/{self._one()}/message", {"prompt": "And now?"})
+
+    async def stop(self) -> None:
+        agent_id = self._one()
+        self._running.discard(agent_id)
+        await self._call("POST", f"/agents/{agent_id}/stop", {})
+
+    async def crash(self) -> None:
+        """A KILL to an agent's server; done when the agent has another one."""
+        agent_id = self._one()
+        before = await trio.to_thread.run_sync(self._town.server_of, agent_id)
+        with suppress(ProcessLookupError):
+            os.kill(before, signal.SIGKILL)
+
+        async def back() -> bool:
+            status = await self._town.dispatch.status(agent_id)
+            server = await trio.to_thread.run_sync(self._town.server_of, agent_id)
+            return status is not None and status.status == "running" and server not in (0, before)
+
+        await eventually(back, PATIENCE)
+
+    async def refresh(self) -> None:
+        token = await self._town.hall.container_token()
+        await self._call("POST", "/refresh-token", {"token": token.reveal()})
+
+    async def rest(self) -> Sample:
+        """Stop what runs, wait until nothing is left of it, and measure."""
+        for agent_id in sorted(self._running):
+            await self._call("POST", f"/agents/{agent_id}/stop", {})
+        self._running.clear()
+        pid = self._town.container.pid
+
+        async def quiet() -> bool:
+            return not alive(descendants(pid))
+
+        with trio.move_on_after(20):  # what is still there then is in the sample
+            await eventually(quiet, 30)
+        status = Path(f"/proc/{pid}/status").read_text()
+        return Sample(
+            seconds=round(trio.current_time() - self._began, 1),
+            actions=sum(self.done.values()),
+            memory_mb=round(resident_mb(pid), 1),
+            handles=len(list(Path(f"/proc/{pid}/fd").iterdir())),
+            threads=int(status.split("Threads:")[1].split()[0]),
+            descendants=len(alive(descendants(pid))),
+            temporary_files=sum(1 for path in self._temporary.rglob("*") if path.is_file()),
+        )
+
+    def _one(self) -> str:
+        return self._chance.choice(sorted(self._running))
+
+    async def _start(self, agent_id: str) -> None:
+        hall = self._town.hall
+        config = town_config(await hall.town(), hall.url)
+        body = {
+            "agentId": agent_id, "rigId": f"rig-{agent_id}", "townId": hall.town_id, "role": "triage",
+            "name": agent_id, "identity": "an agent of the soak", "prompt": "Begin.", "gitUrl": "", "branch": "",
+            "defaultBranch": "", "model": "anthropic/claude-sonnet-4.6",
+            "envVars": {"KILOCODE_TOKEN": config.kilocode_token.reveal()},
+        }  # fmt: skip
+        await self._call("POST", "/agents/start", body)
+
+    async def _call(self, method: str, path: str, body: object) -> None:
+        answer = await self._client.request(method, path, json=body)
+        if not answer.is_success:
+            raise SystemExit(f"soak: {method} {path} was answered {answer.status_code}: {answer.text}")
+
+
+async def soak(options: argparse.Namespace, folder: Path) -> list[Sample]:
+    """Rounds of random actions until the seconds are over; a sample after each."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    settings = {"AGENT_IDLE_TIMEOUT_MS": "3600000", "TMPDIR": str(temporary)}
+    samples: list[Sample] = []
+    async with (
+        real_town(folder / "town", {"turn_seconds": 0.5}, **settings) as town,
+        httpx2.AsyncClient(base_url=town.url, timeout=PATIENCE, trust_env=False) as client,
+    ):
+        await town.prewarmed()
+        mayor = await town.hall.start_mayor(town.dispatch, "Good morning.")
+        await client.post(f"/agents/{mayor.agent_id}/stop")
+        here = Soak(town, client, random.Random(options.seed), temporary)
+        end = trio.current_time() + options.seconds
+        while trio.current_time() < end:
+            for _ in range(ACTIONS_A_ROUND):
+                await here.act()
+            samples.append(await here.rest())
+            print(" ".join(f"{name}={value}" for name, value in asdict(samples[-1]).items()), flush=True)
+    print("soak: did", ", ".join(f"{number} {name}" for name, number in sorted(here.done.items())))
+    return samples
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long (300)")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="which random actions (any)")
+    options = parser.parse_args()
+    print(f"soak: {options.seconds:g} s, --seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="gastown-soak-") as folder:
+        samples = trio.run(soak, options, Path(folder))
+    with TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Sample)])
+        writer.writeheader()
+        writer.writerows(asdict(sample) for sample in samples)
+    try:
+        faults = grown(samples)
+    except TooShort as short:
+        faults = [str(short)]
+    last = samples[-1]
+    print(f"soak: {last.actions} actions in {last.seconds:g} s, {len(samples)} rests; ", end="")
+    print("; ".join(faults) if faults else "all flat")
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The door of the control port: which web page, which bearer and which ticket gets how far.
+
+`Doorkeeper` is in front of the framework, and refuses strangers before anything of a body is read. What a caller's
+scope opens is asked where the route is known: `admit_request` and `admit_websocket` are the app's hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import structlog
+from quart import g, request, websocket
+
+from gastown.concurrency.origins import (
+    App,
+    Callers,
+    GuardOrigins,
+    Receive,
+    Send,
+    is_loopback,
+    refuse,
+)
+from gastown.concurrency.origins import Scope as AsgiScope
+from gastown.contract.access import Scope, bearer_of
+from gastown.contract.errors import BearerNeeded, ScopeTooSmall, TicketRefused, TicketRequired
+from gastown.contract.identifiers import printable
+from gastown.contract.town import CONFIG_HEADER
+from gastown.control.access import Tokens
+from gastown.control.tickets import Tickets
+from gastown.settings import Settings
+
+__all__ = ["Door", "Doorkeeper", "admit_request", "admit_websocket", "caller", "door_of", "ticket_agent"]
+
+log = structlog.get_logger()
+
+_REMEDY = "set GASTOWN_CONTROL_TOKEN"
+_CALLER = "gastown.caller"
+"""The key in ASGI's scope under which the caller's `Scope` is found."""
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+    (b"access-control-allow-headers", b"authorization, content-type, x-town-config"),
+    (b"access-control-max-age", b"600"),
+)
+_EXPOSED = (b"access-control-expose-headers", b"allow, retry-after, www-authenticate")
+
+
+@dataclass(frozen=True)
+class Door:
+    """Who gets in. Without `tokens` everybody that `callers` lets through is allowed everything."""
+
+    tokens: Tokens
+    callers: Callers
+    require_tickets: bool = False
+    """Whether a websocket without a bearer needs a stream ticket. With tokens it always does."""
+
+    @property
+    def wants_tickets(self) -> bool:
+        return self.require_tickets or bool(self.tokens)
+
+    def tell(self, host: str) -> None:
+        """Say loudly when the door, on `host`, has no lock."""
+        if self.tokens:
+            return
+        if self.callers.loopback_only:
+            consequence = "every process of this machine may do everything with the town, its agents' commands too"
+            log.warning("control.unlocked", host=host, consequence=consequence, remedy=_REMEDY)
+        else:
+            consequence = "whoever reaches the port may run commands here and use the town's credentials"
+            log.warning("control.open_to_all", host=host, consequence=consequence, remedy=_REMEDY)
+
+
+def door_of(settings: Settings, host: str) -> Door:
+    """The door of a container that listens on `host`."""
+    given = {
+        Scope.CONTROL: settings.gastown_control_token,
+        Scope.ATTACH: settings.gastown_attach_token,
+        Scope.READ: settings.gastown_read_token,
+    }
+    tokens = Tokens({scope: token for scope, token in given.items() if token is not None})
+    callers = Callers(
+        # With tokens a page that got in by a name gets no further. Beyond loopback our names are not known to us.
+        loopback_only=not tokens and is_loopback(host),
+        named_origins=bool(tokens),
+        listed=frozenset(settings.gastown_control_origins),
+        hint="; GASTOWN_CONTROL_ORIGINS lists those that may",
+    )
+    return Door(tokens, callers, settings.gastown_require_tickets)
+
+
+class Doorkeeper:
+    """An app behind the door. `open_paths` are those for which nobody needs a token."""
+
+    def __init__(self, app: App, door: Door, open_paths: Collection[str]) -> None:
+        self._app = app
+        self._door = door
+        self._open = open_paths
+        self._guard = GuardOrigins(self._enter, door.callers, lambda reason: {"error": reason})
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+        else:
+            await self._guard(scope, receive, send)
+
+    async def _enter(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        origin = self._door.callers.listed_origin(scope["headers"])
+        if origin is not None and scope["type"] == "http":
+            send = partial(_share, send, origin.encode("latin-1"))
+            if _is_preflight(scope):
+                await send({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT)})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+        bearer = bearer_of(scope["headers"])
+        held = self._door.tokens.scope_of(bearer) if self._door.tokens else Scope.CONTROL
+        ticket = scope["type"] == "websocket" and not bearer
+        if held is None and not ticket and scope["path"] not in self._open:
+            log.info("request.unknown_bearer", path=scope["path"][:200], shown=bool(bearer))
+            stranger = BearerNeeded()
+            headers = [(b"www-authenticate", b"Bearer")]
+            await refuse(scope, send, stranger.status, stranger.body.model_dump(exclude_none=True), headers)
+            return
+        await self._app({**scope, _CALLER: held or Scope.OPEN}, receive, send)
+
+
+def _is_preflight(scope: AsgiScope) -> bool:
+    asks = any(name.lower() == b"access-control-request-method" for name, _ in scope["headers"])
+    return scope["method"] == "OPTIONS" and asks
+
+
+async def _share(send: Send, origin: bytes, message: dict[str, object]) -> None:
+    """Let a page of `origin` see the answer."""
+    if message["type"] == "http.response.start":
+        headers = cast("list[tuple[bytes, bytes]]", message["headers"])
+        shared = [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), _EXPOSED]
+        message = {**message, "headers": [*headers, *shared]}
+    await send(message)
+
+
+def _of(scope: object) -> Scope:
+    return cast(Scope, cast(AsgiScope, scope)[_CALLER])
+
+
+def caller() -> Scope:
+    """What the token of the present request allows."""
+    return _of(request.scope)
+
+
+def admit_request(scopes: Mapping[str, Scope]) -> None:
+    """Raise `BearerNeeded` or `ScopeTooSmall` when the present request may not. `scopes` are those of endpoints.
+
+    What no route serves is told to whoever may read; what is served without a scope, to nobody but control.
+    """
+    endpoint = request.endpoint
+    needed = Scope.READ if endpoint is None else scopes.get(endpoint, Scope.CONTROL)
+    if CONFIG_HEADER in request.headers:
+        needed = Scope.CONTROL  # it changes the town, whatever the route is
+    _check(needed, caller())
+
+
+def _check(needed: Scope, held: Scope) -> None:
+    if held < needed:
+        raise BearerNeeded if held is Scope.OPEN else ScopeTooSmall(needed, held)
+
+
+def admit_websocket(door: Door, tickets: Tickets, scopes: Mapping[str, Scope]) -> None:
+    """Check the present websocket before it is accepted: by its bearer, else by its ticket.
+
+    A ticket that is shown is used up, and must be good even where none is required. Raises what becomes the
+    answer to the upgrade.
+    """
+    held = _of(websocket.scope)
+    by_bearer = bool(door.tokens) and held is not Scope.OPEN
+    if by_bearer:
+        _check(scopes.get(websocket.endpoint or "", Scope.READ), held)
+    agent_id = (websocket.view_args or {}).get("agent_id") or websocket.args.get("agentId") or None
+    name = websocket.args.get("ticket")
+    g.ticket_agent = None
+    if name:
+        g.ticket_agent = _use(tickets, name, agent_id)
+    elif door.wants_tickets and not by_bearer:
+        raise TicketRequired
+
+
+def _use(tickets: Tickets, name: str, agent_id: str | None) -> str:
+    holder = tickets.use(name)
+    if holder is None:
+        raise TicketRefused("The stream ticket is unknown, used or expired")
+    if holder != agent_id:
+        raise TicketRefused(f"The stream ticket is for agent {printable(holder)}")
+    return holder
+
+
+def ticket_agent() -> str | None:
+    """The only agent that the ticket of the present websocket opens; None when it came without one."""
+    return cast("str | None", g.ticket_agent)

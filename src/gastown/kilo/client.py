@@ -1,0 +1,113 @@
+"""The only way to a kilo server: whatever goes to one carries its password.
+
+Nothing else in this room speaks HTTP (tests/unit/test_house.py), so nothing can forget it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
+
+from gastown.contract.secret import Secret
+from gastown.kilo.errors import KiloRefused, KiloUnreachable
+
+__all__ = ["Endpoint", "KiloClient", "new_password"]
+
+_USER = "kilo"
+
+
+def new_password() -> Secret:
+    """A password for one server. The log's redaction knows its shape, also when the server is long gone."""
+    return Secret(f"gts.{secrets.token_urlsafe(32)}")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens, and the password without which it answers nothing."""
+
+    url: str
+    password: Secret
+
+    @property
+    def port(self) -> int | None:
+        return httpx2.URL(self.url).port
+
+
+class KiloClient:
+    """Requests, streams and websockets to one server. Deadlines are the caller's.
+
+    Raises `KiloUnreachable` where there is no answer, and `KiloRefused` for one with an error status.
+    """
+
+    def __init__(self, http: httpx2.AsyncClient, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._http = http
+        self._auth = httpx2.BasicAuth(_USER, endpoint.password.reveal())
+
+    async def call(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Any:
+        """The answer's JSON; None when it is empty."""
+        try:
+            answer = await self._http.request(
+                method, self._at(path), json=body, params=query, auth=self._auth, timeout=None
+            )
+        except httpx2.TransportError as error:
+            raise _unreachable(method, path, error) from error
+        if answer.status_code >= 400:
+            raise _refused(method, path, answer)
+        return answer.json() if answer.content else None
+
+    @asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """An answer that does not end, piece by piece. What breaks while it is read is `KiloUnreachable` too."""
+        try:
+            async with self._http.stream("GET", self._at(path), auth=self._auth, timeout=None) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    raise _refused("GET", path, answer)
+                yield answer.aiter_bytes()
+        except httpx2.HTTPError as error:
+            raise _unreachable("GET", path, error) from error
+
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, query: Mapping[str, str], *, most_message_bytes: int
+    ) -> AsyncIterator[AsyncWebSocketSession]:
+        """What fails inside the block comes out as a group: catch it there."""
+        try:
+            async with self._http.websocket(
+                self._at(path).replace("http", "ws", 1),
+                params=dict(query),
+                auth=self._auth,
+                max_message_size_bytes=most_message_bytes,
+                # P20: whoever reads slowly would be cut. The server is on loopback, and watched.
+                keepalive_ping_interval_seconds=None,
+                timeout=None,
+            ) as session:
+                yield session
+        except WebSocketUpgradeError as error:
+            raise KiloRefused("GET", path, error.response.status_code, "Error", "no websocket") from None
+        except httpx2.TransportError as error:
+            raise _unreachable("GET", path, error) from error
+
+    def _at(self, path: str) -> str:
+        return self.endpoint.url + path
+
+
+def _unreachable(method: str, path: str, error: Exception) -> KiloUnreachable:
+    return KiloUnreachable(f"no answer to {method} {path}: {type(error).__name__}")
+
+
+def _refused(method: str, path: str, answer: httpx2.Response) -> KiloRefused:
+    """kilo's `{name, data: {message}}`, or what can be said without it."""
+    try:
+        body = answer.json()
+        name, message = str(body["name"]), str(body["data"]["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        name, message = "Error", answer.text[:200]
+    return KiloRefused(method, path, answer.status_code, name, message)

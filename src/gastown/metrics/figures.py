@@ -1,0 +1,97 @@
+"""Counters and histograms as plain objects: whoever counts owns one, and a scrape reads it.
+
+They need no library: a town that is never scraped pays an addition for each event, and nothing at boot.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+
+import trio
+
+from gastown.metrics.table import METRICS, Metric, MetricType
+
+__all__ = ["Attempt", "Attempts", "Counter", "Distribution", "Histogram", "Labels"]
+
+Labels = tuple[str, ...]
+"""The values of a metric's labels, in the order of the table."""
+
+
+class Counter:
+    """The counter of that name in the table; every combination of its labels is there from the beginning.
+
+    A combination that appeared with its first event would be invisible to `increase()`, which needs two values.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.metric = _metric(name, MetricType.COUNTER)
+        self.values: dict[Labels, float] = dict.fromkeys(product(*self.metric.labels.values()), 0)
+
+    def add(self, *labels: str, by: float = 1) -> None:
+        """Count. Raises `ValueError` for labels that the table does not have."""
+        self.values[self.metric.key(labels)] += by
+
+
+class Distribution:
+    """What was observed under one combination of labels: `counts` per bucket, the last one above all bounds."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * (buckets + 1)
+        self.total = 0.0
+
+
+class Histogram:
+    """The histogram of that name in the table. Without labels it is there from the beginning."""
+
+    def __init__(self, name: str) -> None:
+        self.metric = _metric(name, MetricType.HISTOGRAM)
+        self.values: dict[Labels, Distribution] = {}
+        if not self.metric.labels:
+            self.values[()] = Distribution(len(self.metric.buckets))
+
+    def observe(self, value: float, *labels: str) -> None:
+        """Take a value in. Raises `ValueError` for labels that the table does not have."""
+        key = self.metric.key(labels)
+        found = self.values.get(key)
+        if found is None:
+            found = self.values[key] = Distribution(len(self.metric.buckets))
+        found.counts[bisect_left(self.metric.buckets, value)] += 1
+        found.total += value
+
+
+@dataclass
+class Attempt:
+    """`outcome` is what is counted at its end; one that is left by a cancellation was cut."""
+
+    outcome: str = "cut"
+
+
+class Attempts:
+    """What takes time and may fail: a counter whose last label is the outcome, and a histogram with the others."""
+
+    def __init__(self, counter: str, histogram: str) -> None:
+        self.over = Counter(counter)
+        self.seconds = Histogram(histogram)
+
+    @contextmanager
+    def attempt(self, *labels: str) -> Iterator[Attempt]:
+        """One of them, for the length of the block."""
+        attempt, began = Attempt(), trio.current_time()
+        try:
+            yield attempt
+        finally:
+            self.over.add(*labels, attempt.outcome)
+            self.seconds.observe(trio.current_time() - began, *labels)
+
+
+def _metric(name: str, kind: MetricType) -> Metric:
+    metric = METRICS[name]
+    if metric.type is not kind:
+        raise ValueError(f"{name} is a {metric.type}, not a {kind}")
+    return metric
