@@ -261,7 +261,10 @@ def nothing() -> Iterator[None]:
 
 
 def test_a_process_that_was_stopped_is_not_taken_for_a_stuck_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listen_on("127.0.0.1", 0) as listener, closing(LoopWatch(listener, LoopLag(), 60, print)) as watch:
+    with (
+        listen_on("127.0.0.1", 0) as listener,
+        closing(LoopWatch(listener, LoopLag(), 60, print, print)) as watch,
+    ):
         seen: list[float] = []
         moments = iter([0.0, 3600.0, 3600.0])
 

@@ -22,6 +22,7 @@ import structlog
 import trio
 
 from gastown.concurrency.lag import LoopLag
+from gastown.concurrency.serving import Adopt
 
 __all__ = ["STANDS_STILL_SECONDS", "LoopWatch", "watch_loop"]
 
@@ -38,23 +39,26 @@ _REQUEST_BYTES = 65_536
 _PROBE = (b"GET /livez ", b"GET /livez?")
 _FRAMES = 8
 
-HandOver = Callable[[socket.socket], None]
+InLoop = Callable[[Callable[[], None]], None]
 
 
 class LoopWatch:
-    """The thread's side. `hand_over` gets, in the thread, every connection that is the loop's.
+    """The thread's side. `adopt` gets, in the loop, every connection that is the loop's; `in_loop` gets it there.
 
     What counts as standing still is the time in which this thread ran and the loop did not: a process that was
     stopped, or got no processor, is not taken for a stuck one when it goes on.
     """
 
-    def __init__(self, listener: socket.socket, lag: LoopLag, budget: float, hand_over: HandOver) -> None:
+    def __init__(
+        self, listener: socket.socket, lag: LoopLag, budget: float, adopt: Adopt, in_loop: InLoop
+    ) -> None:
         self.stood_still = 0.0
         self._listener = listener.dup()
         self._listener.setblocking(False)
         self._lag = lag
         self._budget = budget
-        self._hand_over = hand_over
+        self._adopt = adopt
+        self._in_loop = in_loop
         self._loop_thread = threading.get_ident()
         self._bell, self._ring = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -106,7 +110,9 @@ class LoopWatch:
         self._accept(wanted=False)
         for connection in list(self._silent):
             self._keep(connection)
-        log.warning("loop.stood_still", seconds=round(stood_still, 1), where=self._where, kept=self._kept)
+        told = {"seconds": round(stood_still, 1), "where": self._where, "kept": self._kept}
+        # In the loop: what masks secrets in the log looks at things that the loop changes again.
+        self._in_loop(partial(log.warning, "loop.stood_still", **told))
         self._kept = 0
 
     def _accept(self, *, wanted: bool) -> None:
@@ -152,7 +158,7 @@ class LoopWatch:
         self._let_go(connection)
         self._kept += 1
         if self._kept <= _MOST_KEPT:
-            self._hand_over(connection)
+            self._in_loop(partial(self._adopt, connection))
             return
         _answer(connection, _response(503, {"error": "The event loop stands still; come back later"}))
 
@@ -192,28 +198,19 @@ def _response(status: int, body: Mapping[str, object]) -> bytes:
 
 @asynccontextmanager
 async def watch_loop(
-    listener: socket.socket, lag: LoopLag, budget: float, adopt: HandOver
+    listener: socket.socket, lag: LoopLag, budget: float, adopt: Adopt
 ) -> AsyncIterator[LoopWatch]:
     """Measure the present event loop and watch it for the length of the block; at its end the thread has ended.
 
     `listener` stays the caller's. `adopt` is called in the loop with every connection that came meanwhile, and
     owns it then. After `budget` seconds of standing still /livez says 503.
     """
-    token = trio.lowlevel.current_trio_token()
-
-    def hand_over(connection: socket.socket) -> None:
-        try:
-            token.run_sync_soon(adopt, connection)
-        except trio.RunFinishedError:
-            connection.close()
-
-    with closing(LoopWatch(listener, lag, budget, hand_over)) as watch:
+    in_loop = trio.lowlevel.current_trio_token().run_sync_soon
+    with closing(LoopWatch(listener, lag, budget, adopt, in_loop)) as watch:
         async with trio.open_nursery() as nursery:
             watching = trio.Event()
             nursery.start_soon(lag.measure, name="loop lag")
-            nursery.start_soon(
-                _run_in_thread, watch, partial(token.run_sync_soon, watching.set), name="loop watch"
-            )
+            nursery.start_soon(_run_in_thread, watch, partial(in_loop, watching.set), name="loop watch")
             try:
                 await watching.wait()
                 yield watch
