@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from gastown.contract.git import RigState
 from gastown.contract.secret import BearerToken, Secret, SecretMap
@@ -15,6 +15,7 @@ __all__ = [
     "DashboardContextRequest",
     "GitAuth",
     "Health",
+    "HealthAnswer",
     "HealthStatus",
     "Hydration",
     "HydrationState",
@@ -88,6 +89,10 @@ class HealthStatus(Wire):
     """`GET /health` as a stranger gets it, where tokens are configured."""
 
     status: Literal["ok", "degraded"]
+
+
+class HealthAnswer(RootModel[Health | HealthStatus]):
+    """Either of them, as the description of the API tells it."""
 
 
 class RefreshTokenRequest(Wire):

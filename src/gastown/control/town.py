@@ -16,6 +16,7 @@ from gastown.contract.access import Scope
 from gastown.contract.town import (
     DashboardContextRequest,
     Health,
+    HealthAnswer,
     HealthStatus,
     Pushed,
     RefreshAnswer,
@@ -39,7 +40,7 @@ _KEPT_SNAPSHOTS = 5
 _LONGEST_NONCE = 200
 
 
-@routes.get("/health", answers={200: Health}, scope=Scope.OPEN)
+@routes.get("/health", answers={200: HealthAnswer}, scope=Scope.OPEN)
 async def health() -> Response:
     """Whether the container serves, and what boot hydration did. Answers before hydration has begun.
 
