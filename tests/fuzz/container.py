@@ -11,18 +11,23 @@ from pathlib import Path
 
 import trio
 import trio.testing
+from pydantic import SecretStr
 
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, serve_app
 from tests.fakes.town import open_fake_town
 
 AGENTS = ("mayor-1", "pole-1")
+TOKEN = "fuzz-control-token-that-is-long-enough"
+"""What its control port asks for; schemathesis.toml has it, too."""
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 async def serve(folder: Path) -> None:
-    async with open_fake_town(folder, gastown_broker=True) as town, trio.open_nursery() as nursery:
+    locked = {"gastown_broker": True, "gastown_control_token": SecretStr(TOKEN)}
+    async with open_fake_town(folder, **locked) as town, trio.open_nursery() as nursery:
         for agent_id in AGENTS:
-            answer = await town.start(agent_id)
+            answer = await town.start(agent_id, headers=BEARER)
             assert answer.status_code == 201, answer.text
         listener = listen_on("127.0.0.1", 0)
         await nursery.start(serve_app, create_app(town.opened.town), listener, trio.Event())

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.fuzz.budget import FACTOR
+from tests.fuzz.container import BEARER
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -45,8 +46,10 @@ def container(tmp_path: Path) -> Iterator[str]:
 def test_every_answer_is_one_that_the_description_foresees(container: str, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(CONFIG)]
     search = ["--generation-deterministic"] if FACTOR == 1 else ["--phases", "coverage,fuzzing,stateful"]
+    description = tmp_path / "openapi.json"
+    description.write_bytes(httpx2.get(f"{container}/openapi.json", headers=BEARER, trust_env=False).content)
     found = subprocess.run(
-        [*command, "run", f"{container}/openapi.json", "--max-examples", str(5 * FACTOR), *search],
+        [*command, "run", str(description), "--url", container, "--max-examples", str(5 * FACTOR), *search],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -62,7 +65,7 @@ async def test_fifty_at_once_are_served_as_one_after_the_other(container: str) -
         answers.append(await client.post("/dashboard-context", json={"context": f"page {number}"}))
 
     async with (
-        httpx2.AsyncClient(base_url=container, timeout=60, trust_env=False) as client,
+        httpx2.AsyncClient(base_url=container, headers=BEARER, timeout=60, trust_env=False) as client,
         trio.open_nursery() as nursery,
     ):
         for number in range(50):

@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gastown.broker.grants import AgentIdentity, Grants
-from gastown.broker.headers import bearer_of, for_agent, for_upstream
+from gastown.broker.headers import for_agent, for_upstream
 from gastown.broker.policy import Refused, route
+from gastown.contract.access import bearer_of
 from gastown.contract.git import Remote, is_branch_name, is_revision
 from gastown.contract.identifiers import is_identifier, printable
 from gastown.git.workspace import WorkspacePaths
