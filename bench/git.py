@@ -79,8 +79,8 @@ async def one_start(town: RealTown, url: str, number: int) -> dict[str, float]:
     whole = trio.current_time() - began
     if agent.status is not AgentState.RUNNING:
         raise SystemExit(f"the polecat is {agent.status}, not running")
-    async with httpx2.AsyncClient(base_url=town.url, timeout=30, trust_env=False) as client:
-        await client.post(f"/agents/{agent.agent_id}/stop")
+    async with httpx2.AsyncClient(base_url=town.url, headers=town.bearer, timeout=30, trust_env=False) as client:
+        (await client.post(f"/agents/{agent.agent_id}/stop")).raise_for_status()
     lines = town.log("agent.phase")[seen:]
     times = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines]
     spans = {line["phase"]: end - start for line, start, end in zip(lines, times, times[1:], strict=False)}
