@@ -11,8 +11,8 @@ from pathlib import Path
 
 import trio
 import trio.testing
-from pydantic import SecretStr
 
+from gastown.contract.secret import Secret
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, serve_app
 from tests.fakes.town import open_fake_town
@@ -24,7 +24,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 async def serve(folder: Path) -> None:
-    locked = {"gastown_broker": True, "gastown_control_token": SecretStr(TOKEN)}
+    locked = {"gastown_broker": True, "gastown_control_token": Secret(TOKEN)}
     async with open_fake_town(folder, **locked) as town, trio.open_nursery() as nursery:
         for agent_id in AGENTS:
             answer = await town.start(agent_id, headers=BEARER)

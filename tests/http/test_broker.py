@@ -313,7 +313,11 @@ async def test_a_body_that_was_not_kept_is_sent_again_by_its_agent_and_finds_a_n
     bench.expired.add("canary-worker-1")
     client = bench.client(bench.admit())
     reply = await client.post(STATUS, content=b"x" * 1_000_000)
-    assert (reply.status_code, bench.upstreams.renewals, len(bench.worker)) == (401, ["canary-worker-1"], 1)
+    assert (reply.status_code, bench.upstreams.renewals, len(bench.worker)) == (
+        401,
+        [Secret("canary-worker-1")],
+        1,
+    )
     assert (await client.post(STATUS, content=b"x" * 1_000_000)).status_code == 200
 
 

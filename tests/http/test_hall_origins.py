@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gastown.contract.secret import Secret
 from gastown.hall.app import create_app
 from gastown.hall.context import HallContext, StandIn
 from gastown.hall.hall import Hall, HallOptions, open_hall
@@ -22,14 +23,14 @@ async def hall(tmp_path: Path) -> AsyncIterator[Hall]:
 
 @pytest.fixture
 async def client(hall: Hall) -> AsyncIterator[httpx2.AsyncClient]:
-    bearer = {"Authorization": f"Bearer {await hall.container_token()}"}
+    bearer = {"Authorization": f"Bearer {(await hall.container_token()).reveal()}"}
     async with httpx2.AsyncClient(base_url=hall.url, headers=bearer, trust_env=False) as client:
         yield client
 
 
 def addresses(hall: Hall) -> set[tuple[str, str]]:
     """A request for every route that a hall serves."""
-    context = HallContext(store=hall.store, now=hall.now, stand_in=StandIn(token="stand-in"))
+    context = HallContext(store=hall.store, now=hall.now, stand_in=StandIn(token=Secret("stand-in")))
     rules = create_app(context).url_map.iter_rules()
     return {(method, _filled(rule.rule)) for rule in rules for method in rule.methods or ()}
 

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 import trio
 
+from gastown.contract.secret import Secret
 from tests.fakes.asgi import Answer, Asked, answer, app_of
 from tests.fakes.town import FakeTown
 
@@ -83,7 +84,7 @@ class Orchestrator:
         self.calls: list[tuple[str, str, str | None, str | None]] = []
         town.network.serve(app_of(self._answer), "worker")
         town.network.cut("worker")
-        town.opened.town.services.credentials.replace_token("canary-stale")
+        town.opened.town.services.credentials.replace_token(Secret("canary-stale"))
 
     async def _answer(self, asked: Asked) -> Answer:
         if asked.path.endswith("/refresh-container-token"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -36,10 +36,11 @@ class Watch:
 
     async def run(self) -> None:
         while True:
-            for pid in (self._root, *descendants(self._root)):
-                self.lines.add(" ".join(command_of(pid)))
-                self.values |= self._secrets_of(pid)
-            self.looks += 1
+            with suppress(FileNotFoundError, ProcessLookupError):  # one that has ended meanwhile
+                for pid in (self._root, *descendants(self._root)):
+                    self.lines.add(" ".join(command_of(pid)))
+                    self.values |= self._secrets_of(pid)
+                self.looks += 1
             await trio.sleep(0.005)
 
     def found(self) -> list[str]:
