@@ -53,13 +53,17 @@ def _serve() -> int:
     except BadSettings as error:
         return _complain(str(error))
 
+    from gastown.agents.users import BadAgentUser
+    from gastown.concurrency.users import hide_memory
     from gastown.control.server import CannotListen
     from gastown.kilo.binary import KiloMissing
     from gastown.main import serve
 
+    if settings.gastown_parent_pid is None:  # `gastown up` knows its containers by their environment
+        hide_memory()
     try:
         trio.run(serve, settings)
-    except (CannotListen, KiloMissing) as error:
+    except (BadAgentUser, CannotListen, KiloMissing) as error:
         return _complain(str(error))
     except Exception as error:  # noqa: BLE001 - Python's own traceback would bypass the log, and its redaction
         structlog.get_logger().critical("container.crashed", exc_info=error)

@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,13 +31,14 @@ import trio
 from gastown import logs
 from gastown.agents.brokering import TownUpstreams
 from gastown.agents.drain import Drain, DrainParts, run_drain
-from gastown.agents.environment import ChildDefaults, dashboard_file
+from gastown.agents.environment import ChildDefaults
 from gastown.agents.events import EventLog
 from gastown.agents.farewell import FarewellParts
 from gastown.agents.pulse import pulse
 from gastown.agents.repositories import git_of
 from gastown.agents.roster import Roster, open_roster
 from gastown.agents.services import AgentServices, Deadlines
+from gastown.agents.users import AgentUsers, agent_users, find_python, make_dashboard
 from gastown.boot.hydrate import Hydration, hydrate
 from gastown.boot.report import BootReport
 from gastown.broker.listener import Broker, open_broker, upstream_client
@@ -68,6 +70,7 @@ from gastown.logs import LiveRedactor
 from gastown.settings import Settings
 from gastown.worker.calls import worker_calls
 from gastown.worker.client import WorkerClient
+from gastown.worker.database_work import DatabaseWork
 from gastown.worker.git_tokens import GitTokens
 from gastown.worker.heartbeat import open_heartbeats
 from gastown.worker.nudges import NudgeDesk
@@ -110,6 +113,9 @@ class Parts:
     process_start: float
     """When the process started, on Trio's clock."""
     git: GitRunner = run_git
+    users: AgentUsers = field(default_factory=AgentUsers)
+    python: str = sys.executable
+    """One that every agent may run."""
     open_broker: Callable[[Upstreams], AbstractAsyncContextManager[Broker]] = listening_broker
 
 
@@ -152,7 +158,7 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             report=report,
             drain=Drain(Leaving(settings.gastown_drain_seconds)),
             background=background,
-            dashboard_file=Path(dashboard_file(settings.gastown_agent_home_root)),
+            dashboard_file=await make_dashboard(settings.gastown_agent_home_root, parts.users.mayor),
             started_at=parts.now(),
             process_start=parts.process_start,
             start_seconds=settings.gastown_start_seconds,
@@ -202,7 +208,7 @@ async def open_services(
     repositories = await stack.enter_async_context(open_repositories(git_tools))
     return AgentServices(
         pool=pool,
-        snapshots=Snapshots(worker, settings.gastown_snapshot_mb * 1024 * 1024),
+        snapshots=Snapshots(worker, settings.gastown_snapshot_mb * 1024 * 1024, DatabaseWork(parts.python)),
         telemetry=telemetry,
         credentials=credentials,
         defaults=defaults,
@@ -222,6 +228,7 @@ async def open_services(
         outbox=outbox,
         reports=reports,
         nudges=NudgeDesk(worker, reports),
+        users=parts.users,
         broker=broker,
         server_rss_mb=settings.gastown_server_rss_mb,
     )
@@ -279,13 +286,17 @@ async def open_git(
         kilocode_token=settings.kilocode_token,
     )
     credentials = GitCredentials(lambda: live.current.town.git_auth, source)
+    users = parts.users
+    helper = open_helper_service(credentials, for_all=users.main is not None, python=parts.python)
     return Tools(
         run=parts.git,
         env=settings.base_env,
         paths=WorkspacePaths(settings.gastown_workspace_root),
         credentials=credentials,
-        access=await stack.enter_async_context(open_helper_service(credentials)),
+        access=await stack.enter_async_context(helper),
         limits=GitLimits(clone=settings.gastown_clone_seconds, operation=settings.gastown_git_seconds),
+        keeper=users.keeper,
+        browser=users.mayor,
     )
 
 
@@ -305,8 +316,11 @@ def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None =
 
 
 async def serve(settings: Settings) -> None:
-    """Run the container until it is told to leave. Raises `CannotListen` and `KiloMissing` before it serves."""
+    """Run the container until it is told to leave. Before it serves it may raise `CannotListen`, `KiloMissing` and
+    `BadAgentUser`.
+    """
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
+    users = agent_users(settings, kilo_bin)
     host = listening_host(settings)
     listener = listen_on(host, settings.gastown_control_port)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
@@ -322,6 +336,8 @@ async def serve(settings: Settings) -> None:
             worker_client=worker_client,
             now=lambda: datetime.now(UTC),
             process_start=trio.current_time() - _process_age(),
+            users=users,
+            python=find_python(settings.gastown_agent_user, settings.path),
         )
         async with open_town(parts) as opened:
             opened.town.door.tell(host)
@@ -388,9 +404,7 @@ def drain_parts(opened: Open) -> DrainParts:
             "reports": reports,
             "events": services.outbox.flushed,
         }
-    farewell = FarewellParts(
-        town.roster, town.services, opened.worker, lambda request: git_of(request, town.services)
-    )
+    farewell = FarewellParts(town.roster, town.services, opened.worker, lambda agent: git_of(agent, town.services))
     return DrainParts(farewell, flushes)
 
 

@@ -181,6 +181,18 @@ class Settings(BaseSettings):
             description="Open websockets only for who shows a stream ticket of the agent; always so with tokens."
         ),
     ] = False
+    gastown_agent_user: Annotated[
+        Text,
+        Field(
+            description="User, by name or number, that agents are when the control server is root; each is one of "
+            "its own if that user has subordinate ids (/etc/subuid)."
+        ),
+    ] = None
+    gastown_agent_uids: Annotated[
+        tuple[int, int] | None,
+        NoDecode,
+        Field(description="Range FIRST-LAST of user ids, one for each agent; default: that of /etc/subuid."),
+    ] = None
     gastown_parent_pid: Annotated[
         int | None, Field(gt=1, description="Process whose end ends this one; set by `gastown up`.")
     ] = None
@@ -217,6 +229,18 @@ class Settings(BaseSettings):
         if before and info.data.get(_TOKENS[0], value) is None:
             raise ValueError(f"needs {_TOKENS[0].upper()} beside it: without that nobody could start an agent")
         return value
+
+    @field_validator("gastown_agent_uids", mode="before")
+    @classmethod
+    def _range(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not value.strip():
+            return None
+        first, _, last = value.partition("-")
+        if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 2**32 - 1):
+            raise ValueError("must be two user ids, FIRST-LAST")
+        return int(first), int(last)
 
     @field_validator("gastown_api_url", "kilo_api_url", "kilo_cloud_url", "kilo_openrouter_base")
     @classmethod

@@ -34,6 +34,8 @@ class FakeGit:
         config: Iterable[tuple[str, str]] = (),
         secrets: Iterable[str] = (),
         on_progress: Any = None,
+        user: Any = None,
+        stdin: bytes | None = None,
     ) -> str:
         self.asked.append(arguments)
         if on_progress is not None and arguments[0] == "clone":
@@ -42,13 +44,14 @@ class FakeGit:
         match arguments:
             case ("clone", *_):
                 _write(Path(arguments[-1]) / ".git", "HEAD", "packed-refs")
-            case ("worktree", "add", *_):
-                path = next(argument for argument in arguments if argument.startswith("/"))
-                admin = Path(cwd) / ".git" / "worktrees" / Path(path).name
-                _write(admin, "HEAD", "index")
-                _write(Path(path), ".git")
-                (Path(path) / ".git").write_text(f"gitdir: {admin}\n")
-            case ("rev-parse" | "for-each-ref", *_):
+            case ("init", *_):
+                _write(Path(cwd) / ".git", "HEAD", "config")
+                (Path(cwd) / ".git" / "objects").mkdir()
+            case ("checkout", *_):
+                _write(Path(cwd) / ".git", "index")
+            case ("for-each-ref", *_):
+                return f"{COMMIT} refs/remotes/origin/main "
+            case ("rev-parse", *_):
                 return COMMIT
             case _:
                 pass

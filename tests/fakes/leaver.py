@@ -35,7 +35,7 @@ class Leaver:
         await self.drain.leaving.told.wait()
         began = trio.current_time()
         parts = drain_parts(self.town.opened)
-        farewell = replace(parts.farewell, git_of=lambda request: self.worktrees[request.agent_id])
+        farewell = replace(parts.farewell, git_of=lambda agent: self.worktrees[agent.id])
         await run_drain(self.drain, replace(parts, farewell=farewell))
         self.took = trio.current_time() - began
         self.over.set()

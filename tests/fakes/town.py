@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings
 
 from gastown import logs
 from gastown.agents.roster import workdir_of
+from gastown.agents.users import AgentUsers
 from gastown.boot.hydrate import hydrate
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
@@ -232,6 +233,7 @@ async def open_fake_town(
     kilo: Callable[[MemoryNetwork], FakeLauncher] = FakeLauncher,
     worker: Callable[[MemoryNetwork], FakeWorker] | None = FakeWorker,
     git: GitRunner | None = None,
+    users: AgentUsers | None = None,
     **settings: Any,
 ) -> AsyncIterator[FakeTown]:
     """A town at http://town for the length of the block, not hydrated. `settings` are those of `Settings`.
@@ -255,6 +257,7 @@ async def open_fake_town(
                     now=clock,
                     process_start=trio.current_time(),
                     git=git or FakeGit(),
+                    users=users or AgentUsers(),
                     open_broker=partial(open_fake_broker, network),
                 )
                 knows = (worker or FakeWorker)(network)

@@ -27,6 +27,7 @@ class FakeWorktree:
     ran: list[tuple[str, ...]] = field(default_factory=list)
     pushed: list[str] = field(default_factory=list)
     author: dict[str, str] | None = None
+    user: None = None
 
     @property
     def rig(self) -> Rig:

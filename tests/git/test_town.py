@@ -179,7 +179,7 @@ async def test_a_setup_is_accepted_at_once_and_done_behind_the_answer(git_town, 
         ready = await town.until(browse_of(town))
         assert ready == {"rigId": "r", "state": "ready", "browse": str(town.root / "r" / "browse")}
         assert (town.root / "r" / "browse" / "a.txt").read_text() == "one\n"
-        assert (town.root / "r" / "browse" / ".git").is_file()
+        assert (town.root / "r" / "browse" / ".git" / "index").is_file()
         assert tip
 
 

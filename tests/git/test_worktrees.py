@@ -26,6 +26,10 @@ async def head(place: Place, path: str) -> str:
     return (await place.git(Path(path), "rev-parse", "HEAD")).strip()
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 async def test_a_new_branch_starts_at_the_default_branch_with_all_its_files(place):
     tip = place.server.make("r", FILES)
     phases: list[str] = []
@@ -130,15 +134,69 @@ async def test_a_worktree_with_work_of_its_own_is_left_alone(place, work):
     assert (await head(place, made.path), await place.git(path, "status", "--porcelain")) == before
 
 
-async def test_a_branch_whose_worktree_was_deleted_gets_a_new_one_with_its_commits(place):
+async def test_a_branch_whose_worktree_was_deleted_gets_a_new_one_with_what_was_pushed(place):
+    """A worktree is a repository of its own: commits that are only there go with it."""
     place.server.make("r", FILES)
     async with place.life() as life:
         made = await worktree(place, life)
-        await place.git(Path(made.path), "commit", "--allow-empty", "-m", "only here")
+        await place.git(Path(made.path), "commit", "--allow-empty", "-m", "pushed")
+        await place.git(Path(made.path), "push", "origin", "work/1", life=life)
         before = await head(place, made.path)
         await trio.run_process(["rm", "-rf", made.path])
         again = await worktree(place, life)
-    assert (again.how, again.commit) == ("reused", before)
+    assert (again.how, again.commit) == ("created", before)
+
+
+async def test_what_is_left_of_a_worktree_that_was_being_made_is_removed_and_it_is_made_anew(place):
+    place.server.make("r", FILES)
+    async with place.life() as life:
+        await worktree(place, life)
+    (place.room() / "worktrees" / ".draft-1234" / ".git").mkdir(parents=True)
+    async with place.life() as life:
+        assert (await worktree(place, life, branch="work/2")).how == "created"
+    assert {entry.name for entry in (place.room() / "worktrees").iterdir()} == {"work__1", "work__2"}
+
+
+async def test_a_worktree_knows_all_branches_and_tags_of_the_remote_when_it_is_made(place):
+    main = place.server.make("r", FILES)
+    place.server.commit("r", "other", {"c.txt": "three\n"}, parent=main)
+    place.server.git("r", "tag", "v1", "main")
+    async with place.life() as life:
+        path = Path((await worktree(place, life)).path)
+    known = await place.git(path, "for-each-ref", "--format=%(refname)")
+    assert known.split() == [
+        "refs/heads/work/1",
+        "refs/remotes/origin/HEAD",
+        "refs/remotes/origin/main",
+        "refs/remotes/origin/other",
+        "refs/tags/v1",
+    ]
+    assert (await place.git(path, "rev-parse", "origin/HEAD")).strip() == main
+
+
+async def test_the_files_of_a_second_worktree_are_not_fetched_again(place):
+    place.server.make("r", FILES)
+    async with place.life() as life:
+        await worktree(place, life)
+        before = len([asked for asked in place.server.asked if asked.method == "POST"])
+        await worktree(place, life, branch="work/2")
+        after = [asked for asked in place.server.asked if asked.method == "POST"][before:]
+    assert len(after) <= 1  # that of its fetch
+
+
+async def test_what_an_agent_writes_into_its_repository_is_in_no_other(place):
+    """Its configuration, its hooks and its objects: what git runs for another agent is not for it to say."""
+    place.server.make("r", FILES)
+    async with place.life() as life:
+        mine = Path((await worktree(place, life)).path)
+        before = contents(place.clone())
+        await place.git(mine, "config", "core.fsmonitor", "touch /tmp/never; false")
+        (mine / "a.txt").write_text("mine\n")
+        await place.git(mine, "-c", "core.fsmonitor=false", "commit", "-q", "-a", "-m", "mine")
+        after = contents(place.clone())
+        theirs = Path((await worktree(place, life, branch="work/2")).path)
+    assert after == before
+    assert (await place.git(theirs, "config", "--default", "", "--get", "core.fsmonitor")).strip() == ""
 
 
 async def test_a_checkout_that_was_cut_is_completed(place):
@@ -146,8 +204,7 @@ async def test_a_checkout_that_was_cut_is_completed(place):
     async with place.life() as life:
         made = await worktree(place, life)
     path = Path(made.path)
-    admin = Path((path / ".git").read_text().strip().removeprefix("gitdir: "))
-    (admin / "index").rename(admin / "index.lock")
+    (path / ".git" / "index").unlink()
     (path / "a.txt").unlink()
     async with place.life() as life:
         await worktree(place, life)

@@ -50,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "GASTOWN_BROKER": True,
     "GASTOWN_MAYOR_TOOLS": mayor_tools(),
     "GASTOWN_REQUIRE_TICKETS": False,
+    "GASTOWN_AGENT_USER": None,
+    "GASTOWN_AGENT_UIDS": None,
     "GASTOWN_PARENT_PID": None,
 }
 
@@ -103,6 +105,8 @@ GIVEN = {
         "https://Town.example, http://[::1]:3000, vscode-webview://0a1b",
         ("https://town.example", "http://[::1]:3000", "vscode-webview://0a1b"),
     ),
+    "GASTOWN_AGENT_USER": ("agent", "agent"),
+    "GASTOWN_AGENT_UIDS": ("20000-59999", (20_000, 59_999)),
     "GASTOWN_CONTROL_PORT": ("0", 0),
     "GASTOWN_WORKSPACE_ROOT": ("/w", "/w"),
     "GASTOWN_SPAWN_SLOTS": ("1", 1),
@@ -149,6 +153,11 @@ WRONG = [
     ("GASTOWN_CONTROL_ORIGINS", "oak.example"),
     ("GASTOWN_CONTROL_ORIGINS", "null"),
     ("GASTOWN_INSECURE", "perhaps"),
+    ("GASTOWN_AGENT_UIDS", "20000"),
+    ("GASTOWN_AGENT_UIDS", "30000-20000"),
+    ("GASTOWN_AGENT_UIDS", "0-20000"),
+    ("GASTOWN_AGENT_UIDS", "20000-4294967295"),
+    ("GASTOWN_AGENT_UIDS", "some-more"),
 ]
 
 

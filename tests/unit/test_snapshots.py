@@ -291,6 +291,6 @@ async def test_a_disk_that_fails_is_a_reason_and_no_crash(tmp_path: Path, monkey
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("gastown.worker.snapshots.copy", full)
+        monkeypatch.setattr("gastown.worker.database.copy", full)
         with pytest.raises(NotSaved, match="No space left on device"):
             await here.save()

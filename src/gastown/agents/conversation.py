@@ -31,7 +31,7 @@ async def restore_conversation(agent: Agent, services: AgentServices) -> Restore
     always left for the spawn. `unavailable` after that: the agent starts with what is there, unsettled.
     """
     home, start = home_of(services.defaults, agent.id), services.deadlines.start
-    if await services.snapshots.is_unsettled(home):
+    if await services.snapshots.is_unsettled(home, agent.user):
         # One that was parked for this start has the database open that may have to give way.
         await services.pool.discard((agent.workdir, home))
     now = trio.current_time()
@@ -41,7 +41,9 @@ async def restore_conversation(agent: Agent, services: AgentServices) -> Restore
     try:
         with trio.move_on_at(until):
             while outcome == "unavailable":
-                outcome = await services.snapshots.restore(home, agent.request.rig_id, agent.id, unused=True)
+                outcome = await services.snapshots.restore(
+                    home, agent.request.rig_id, agent.id, unused=True, user=agent.user
+                )
                 if outcome == "unavailable":
                     await trio.sleep(next(pauses))
     except OSError as error:
@@ -58,7 +60,7 @@ async def save_conversation(agent: Agent, services: AgentServices) -> bool:
     """Save once; False when there is nothing to save or nowhere to. Raises `NotSaved`."""
     home = home_of(services.defaults, agent.id)
     try:
-        saved = await services.snapshots.save(home, agent.request.rig_id, agent.id)
+        saved = await services.snapshots.save(home, agent.request.rig_id, agent.id, agent.user)
     except NotSaved as error:
         agent.saving.is_(error.state, str(error))
         log.warning("snapshot.not_saved", agent_id=agent.id, state=error.state, reason=str(error))

@@ -9,7 +9,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from gastown.concurrency.users import User, uid_of
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_map
 from gastown.git.access import HelperAccess
@@ -28,6 +30,7 @@ __all__ = [
     "organization_of",
     "registry_environment",
     "shell_variables",
+    "temporary",
 ]
 
 DEFAULT_MODEL = "kilo-auto/frontier"
@@ -91,9 +94,15 @@ def is_reserved(name: str) -> bool:
     return _RESERVED.match(name) is not None
 
 
-def dashboard_file(home_root: str) -> str:
-    """Where the mayor's plugin reads what the user's dashboard shows."""
-    return f"{home_root}/gastown-dashboard-context.json"
+def dashboard_file(home_root: str, mayor: User | None = None) -> str:
+    """Where the mayor's plugin reads what the user's dashboard shows; a `mayor` has a directory for it."""
+    folder = f"{home_root}/gastown-" + ("mayor/" if mayor is not None else "")
+    return f"{folder}dashboard-context.json"
+
+
+def temporary(home: str) -> str:
+    """Where an agent's temporary files go, if it is a user of its own."""
+    return str(Path(home) / "tmp")
 
 
 def home_of(defaults: ChildDefaults, agent_id: str) -> str:
@@ -108,8 +117,9 @@ def derive(
     *,
     inherited: Mapping[str, Secret] | None = None,
     door: Door | None = None,
+    user: User | None = None,
 ) -> ServerSpec:
-    """The server that `request` needs. Same inputs give the same bytes.
+    """The server that `request` needs, running as `user`. Same inputs give the same bytes.
 
     With a `door` the server holds no secret of the town: the bearer stands in their place, the broker in the
     place of what they are for, and what may change while the server lives stays out of it.
@@ -130,10 +140,9 @@ def derive(
         "GASTOWN_RIG_ID": request.rig_id,
         "GASTOWN_TOWN_ID": request.town_id,
         "GASTOWN_AGENT_ROLE": request.role,
-        "KILO_TEST_HOME": home,
-        "XDG_DATA_HOME": f"{home}/.local/share",
+        **_person(user, home),
         **_authorship(request, live),
-        **(defaults.git.agent_variables(request.rig_id, request.agent_id) if defaults.git else {}),
+        **_git_access(request, workdir, defaults, user),
         **tokens,
         **shown.addresses,
         "KILO_CONFIG_CONTENT": config,
@@ -142,7 +151,7 @@ def derive(
     optional = {
         "GASTOWN_CONTAINER_TOKEN": _plain(shown.container_token),
         "GASTOWN_SESSION_TOKEN": _plain(shown.session_token),
-        "GASTOWN_DASHBOARD_FILE": dashboard_file(defaults.home_root) if request.is_mayor else None,
+        "GASTOWN_DASHBOARD_FILE": dashboard_file(defaults.home_root, user) if request.is_mayor else None,
         "KILO_ORG_ID": organization,
         "GASTOWN_ORGANIZATION_ID": organization,
         "GH_TOKEN": _plain(_gh_token(shown.tokens)),
@@ -157,6 +166,7 @@ def derive(
         home=home,
         env={**custom, **own},
         required_tools=defaults.mayor_tools if request.is_mayor else frozenset(),
+        user=user,
     )
 
 
@@ -309,6 +319,25 @@ def _authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]
     if coauthor:
         variables |= {"GASTOWN_AI_AGENT_NAME": agent_name, "GASTOWN_AI_AGENT_EMAIL": agent_email}
     return variables
+
+
+def _git_access(
+    request: StartAgentRequest, workdir: str, defaults: ChildDefaults, user: User | None
+) -> dict[str, str]:
+    if defaults.git is None:
+        return {}
+    # git and kilo do not look into a repository of another user's, if they are not told to.
+    shared = user is not None and not request.is_mayor and not request.works_in_repository
+    more = (("safe.directory", workdir),) if shared else ()
+    return defaults.git.agent_variables(request.rig_id, request.agent_id, uid_of(user), *more)
+
+
+def _person(user: User | None, home: str) -> dict[str, str]:
+    """Where a server is at home. One of another user must be told who it is: its uid need not have a name."""
+    homes = {"KILO_TEST_HOME": home, "XDG_DATA_HOME": f"{home}/.local/share"}
+    if user is None:
+        return homes
+    return homes | {"HOME": home, "TMPDIR": temporary(home), "USER": user.name, "LOGNAME": user.name}
 
 
 def _kilo_config(request: StartAgentRequest, token: str, organization: str | None, plugin: str | None) -> str:

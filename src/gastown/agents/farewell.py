@@ -16,7 +16,7 @@ from gastown.agents.services import AgentServices
 from gastown.agents.startup import spec_of
 from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.supervise import contain
-from gastown.contract.agents import AgentState, Role, StartAgentRequest
+from gastown.contract.agents import AgentState, Role
 from gastown.contract.drain import DrainReceipt, EvictionContext, FarewellStep, TurnEnd
 from gastown.git.errors import GitError
 from gastown.git.rig import RigGit, limited
@@ -47,12 +47,12 @@ class Leavers(Protocol):
 
 @dataclass(frozen=True)
 class FarewellParts:
-    """`git_of` gives the git of an agent's rig. One git at a time works in a worktree."""
+    """`git_of` gives the git of an agent's worktree. One git at a time works in a worktree."""
 
     roster: Leavers
     services: AgentServices
     worker: WorkerClient | None
-    git_of: Callable[[StartAgentRequest], RigGit]
+    git_of: Callable[[Agent], RigGit]
     worktrees: NamedLocks = field(default_factory=NamedLocks)
 
 
@@ -176,7 +176,7 @@ class Farewell:
             await self._commit_and_push(parts)
 
     async def _commit_and_push(self, parts: FarewellParts) -> None:
-        agent, git = self.agent, parts.git_of(self.agent.request)
+        agent, git = self.agent, parts.git_of(self.agent)
         identity = {name: spec_of(agent, parts.services).env[name] for name in _IDENTITY}
         alone = all(other.workdir != agent.workdir for other in parts.roster.active())
         try:

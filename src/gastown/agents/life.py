@@ -104,6 +104,7 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
     if not agent.successor_waits:
         revoke(agent.id, services)
         await services.pool.discard((agent.workdir, home_of(services.defaults, agent.id)))
+        agent.leftovers += tuple(f"process {pid}" for pid in await services.users.move_out(agent.id))
         if agent.session_id is not None and not agent.evicted:  # a drain saves by itself, and says so
             with trio.move_on_after(_SAVE_SECONDS):
                 await save_at_the_end(agent, services)
@@ -157,6 +158,7 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
     with ExitStack() as calm:
         if agent.request.is_mayor:
             calm.enter_context(services.pool.slots.quiet())
+        agent.user = services.users.move_in(agent.request, agent.workdir)
         agent.door = admit(agent, services)
         await prepare(agent, services)
         await _on_servers(agent, services, options.urgency, calm)

@@ -17,6 +17,7 @@ from gastown.agents.progress import Progress
 from gastown.agents.saving import Saving
 from gastown.agents.starts import CountedStart, Outcome
 from gastown.concurrency.phases import PhaseLog
+from gastown.concurrency.users import User
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError, StartDeadlineExceeded
 from gastown.contract.secret import Secret, credentials_among
@@ -53,8 +54,8 @@ class Agent:
     life and are there while it has a server. `swapping` is held for a whole change of server, `switching` only
     for the moment in which one server takes over from the other: no prompt may be sent then. `returning` is
     set once a server of it has died and it is coming back, or has come back. `repository` is
-    there while git works for its start. `ends_told` is how many ends of its turns the worker has been told of.
-    `secrets` are the credentials that its start brought.
+    there while git works for its start. `user` is who it lives as, once it does: ourselves, if None. `ends_told`
+    is how many ends of its turns the worker has been told of. `secrets` are the credentials of its start.
     `counted` is who counts its starts, if anybody does.
     """
 
@@ -75,6 +76,7 @@ class Agent:
         self.inherited = inherited
         self.secrets = (*credentials_among(request.env_vars), *credentials_among(inherited or {}))
         self.door: Door | None = None
+        self.user: User | None = None
         self.state = AgentState.STARTING
         self.failure: ControlError | None = None
         self.exit_reason: str | None = None

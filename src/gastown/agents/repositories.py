@@ -19,7 +19,7 @@ from gastown.contract.git import Remote
 from gastown.contract.secret import Secret
 from gastown.git.errors import AuthFailed, GitError, NetworkFailed, PushRaced, RepositoryNotFound
 from gastown.git.rig import Rig, RigGit, limited
-from gastown.git.workspace import write_agents_md
+from gastown.git.workspace import make_private, write_agents_md
 from gastown.git.worktrees import browse, check_out
 
 __all__ = ["behind", "browse_rigs", "git_of", "know", "prepare_worktree", "set_up", "write_instructions"]
@@ -52,9 +52,10 @@ def know(
     return rig
 
 
-def git_of(request: StartAgentRequest, services: AgentServices) -> RigGit:
-    """git for the rig of an agent. Raises `ValueError` as `know` does."""
-    return services.repositories.git(_rig_of(request, services))
+def git_of(agent: Agent, services: AgentServices) -> RigGit:
+    """git for the worktree of an agent, as the agent. Raises `ValueError` as `know` does."""
+    owner = services.users.owner(agent.request, agent.user)
+    return services.repositories.git(_rig_of(agent.request, services), agent.workdir, owner)
 
 
 def _rig_of(
@@ -79,7 +80,13 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
     agent.repository = repositories.report(rig.rig_id)
     try:
         made = await check_out(
-            repositories, rig, agent.workdir, request.branch, request.start_point, agent.phases.enter
+            repositories,
+            rig,
+            agent.workdir,
+            request.branch,
+            request.start_point,
+            agent.phases.enter,
+            agent.user,
         )
     except GitError as error:
         raise StartFailed(
@@ -92,7 +99,7 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
     finally:
         agent.repository = None
     if made.how != "not ours":
-        preflight = partial(_preflight, agent, repositories.git(rig))
+        preflight = partial(_preflight, agent, repositories.git(rig, agent.workdir, agent.user))
         repositories.nursery.start_soon(behind, "preflight", preflight, name=f"preflight {agent.id}")
 
 
@@ -106,7 +113,7 @@ async def _preflight(agent: Agent, git: RigGit) -> None:
     try:
         with limited("push --dry-run", _PREFLIGHT_SECONDS):
             target = f"HEAD:refs/heads/{agent.request.branch}"
-            await git.run("push", "--dry-run", "--quiet", "origin", target, cwd=agent.workdir)
+            await git.run("push", "--dry-run", "--quiet", "origin", target)
     except PushRaced:
         pass  # the remote would take a push, only not this one
     except GitError as error:
@@ -168,7 +175,11 @@ async def write_instructions(agent: Agent, services: AgentServices) -> None:
     if agent.request.is_mayor and agent.request.rigs:
         parts.append(_list_of(agent, services))
     if agent.request.system_prompt is not None or len(parts) > 1:
-        await write_agents_md(agent.workdir, "\n\n".join(part for part in parts if part))
+        text = "\n\n".join(part for part in parts if part)
+        owner = services.users.owner(agent.request, agent.user)
+        if not await trio.Path(agent.workdir).exists():
+            await make_private(agent.workdir, owner)
+        await write_agents_md(agent.workdir, text, owner)
 
 
 def _list_of(agent: Agent, services: AgentServices) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import trio
 
 from gastown.agents.environment import ChildDefaults
 from gastown.agents.events import EventLog
+from gastown.agents.users import AgentUsers
 from gastown.broker.listener import Broker
 from gastown.git.repos import Repositories
 from gastown.git.workspace import WorkspacePaths
@@ -59,6 +60,7 @@ class AgentServices:
     outbox: Outbox
     reports: Reports
     nudges: NudgeDesk
+    users: AgentUsers = field(default_factory=AgentUsers)
     broker: Broker | None = None
     """None: servers hold the town's credentials themselves."""
     server_rss_mb: int = 0

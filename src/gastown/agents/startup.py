@@ -16,10 +16,12 @@ from gastown.agents.events import TurnFailed
 from gastown.agents.model import Agent
 from gastown.agents.repositories import prepare_worktree, write_instructions
 from gastown.agents.services import AgentServices
+from gastown.agents.users import settle_in
 from gastown.concurrency.slots import Urgency
 from gastown.concurrency.waiting import wait_any
 from gastown.contract.errors import StartFailed
 from gastown.contract.worker import StartupPhaseEvent
+from gastown.git.errors import GitError
 from gastown.git.workspace import OutsideRoot, prepare_workspace
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
@@ -73,6 +75,7 @@ def spec_of(agent: Agent, services: AgentServices) -> ServerSpec:
         services.defaults,
         inherited=agent.inherited,
         door=agent.door,
+        user=agent.user,
     )
 
 
@@ -83,9 +86,17 @@ async def prepare(agent: Agent, services: AgentServices) -> None:
         await prepare_worktree(agent, services)
         return
     try:
-        await prepare_workspace(services.paths, agent.workdir, services.defaults.base_env)
-    except OutsideRoot as error:
-        raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=False) from error
+        owner = services.users.owner(agent.request, agent.user)
+        await prepare_workspace(
+            services.paths,
+            agent.workdir,
+            services.defaults.base_env,
+            owner,
+            0o700 if agent.request.is_mayor else 0o750,
+        )
+    except GitError as error:
+        lasting = isinstance(error, OutsideRoot)
+        raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=not lasting) from error
     if agent.request.is_mayor:
         await write_instructions(agent, services)
 
@@ -100,6 +111,7 @@ async def lease_server(
     """
     home = home_of(services.defaults, agent.id)
     agent.phases.enter("snapshot")
+    await settle_in(home, agent.user)
     await restore_conversation(agent, services)
     report.reached("db_hydrated")
 
@@ -112,7 +124,7 @@ async def lease_server(
         except ServerDied as error:
             if not error.database_unusable:
                 raise
-            await services.snapshots.reject(home, agent.request.rig_id, agent.id)
+            await services.snapshots.reject(home, agent.request.rig_id, agent.id, agent.user)
             lease = await stack.enter_async_context(leasing())
         report.reached("sdk_ready")
         yield lease

@@ -9,6 +9,7 @@ from gastown.agents.brokering import admit_request
 from gastown.agents.environment import derive, home_of, model_name
 from gastown.agents.roster import workdir_of
 from gastown.agents.services import AgentServices
+from gastown.agents.users import settle_in
 from gastown.boot.report import BootReport
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import Urgency
@@ -98,19 +99,21 @@ async def _check_model(request: StartAgentRequest, workdir: str, server: Server)
 async def _warm(request: StartAgentRequest, services: AgentServices, report: BootReport) -> None:
     workdir = workdir_of(request, services.paths)
     home = home_of(services.defaults, request.agent_id)
+    user = services.users.of(request)
     with report.bar("workspace", request.agent_id):
-        await prepare_workspace(services.paths, workdir, services.defaults.base_env)
+        await prepare_workspace(services.paths, workdir, services.defaults.base_env, user)
+        await settle_in(home, user)
 
     door = admit_request(request, services)
 
     def spec() -> ServerSpec:
-        return derive(request, workdir, services.credentials.current, services.defaults, door=door)
+        return derive(request, workdir, services.credentials.current, services.defaults, door=door, user=user)
 
     restored = trio.Event()
 
     async def restore() -> None:
         with report.bar("snapshot", request.agent_id) as bar:
-            bar.outcome = await services.snapshots.restore(home, request.rig_id, request.agent_id)
+            bar.outcome = await services.snapshots.restore(home, request.rig_id, request.agent_id, user=user)
         if bar.outcome == "unavailable":
             # A server that is warm without the stored conversation would have to go when it can be had.
             raise ConversationUnknown

@@ -19,6 +19,8 @@ from subprocess import DEVNULL, PIPE
 
 import trio
 
+from gastown.concurrency.users import User, identity, run_as
+
 __all__ = ["CannotStart", "Child", "Exit", "marked_processes", "open_child"]
 
 MARK = "GASTOWN_SPAWN_MARK"
@@ -57,9 +59,10 @@ class Child:
     should be none.
     """
 
-    def __init__(self, process: trio.Process, mark: str, grace: float) -> None:
+    def __init__(self, process: trio.Process, mark: str, grace: float, user: User | None = None) -> None:
         self.process = process
         self.mark = mark
+        self.user = user
         self.grace = grace
         self.ended = trio.Event()
         self.exit: Exit | None = None
@@ -104,8 +107,9 @@ async def open_child(
     env: Mapping[str, str],
     on_stdout: Callable[[str], None],
     grace: float,
+    user: User | None = None,
 ) -> AsyncIterator[Child]:
-    """Run `argv` for the length of the block; raises `CannotStart` when that is not possible.
+    """Run `argv` for the length of the block, as `user`; raises `CannotStart` when that is not possible.
 
     Both pipes are drained for as long as it lives: `on_stdout` gets each line of stdout, stderr is kept as a
     tail. Leaving the block takes at most `grace` plus about two seconds, also when the block is cancelled, and
@@ -121,10 +125,11 @@ async def open_child(
             stdout=PIPE,
             stderr=PIPE,
             start_new_session=True,
+            **identity(user),
         )
     except OSError as error:
         raise CannotStart(f"{argv[0]} in {cwd}: {error.strerror or error}") from error
-    child = Child(process, mark, grace)
+    child = Child(process, mark, grace, user)
     async with trio.open_nursery() as nursery:
         # A cancelled block still has to see its child end; the scope is cancelled below, at the latest.
         attending = trio.CancelScope(shield=True)
@@ -145,7 +150,8 @@ async def _end(child: Child) -> None:
             await child.ended.wait()
     _signal(os.killpg, child.pid, signal.SIGKILL)
     for _ in range(20):
-        child.leftovers = await trio.to_thread.run_sync(marked_processes, child.mark)
+        # As its user: to read /proc/*/environ of another one takes more than being root (CAP_SYS_PTRACE).
+        child.leftovers = await run_as(child.user, marked_processes, child.mark)
         if not child.leftovers:
             break
         for pid in child.leftovers:

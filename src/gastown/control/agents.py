@@ -102,7 +102,6 @@ async def system_prompt(agent_id: str) -> Response:
     body = await parse(SystemPromptRequest)
     agent = town().roster.get(agent_id)
     agent.request = agent.request.model_copy(update={"system_prompt": body.system_prompt})
-    await trio.Path(agent.workdir).mkdir(parents=True, exist_ok=True)
     await write_instructions(agent, town().services)
     agent.announce()
     return reply(Updated())

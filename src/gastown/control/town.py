@@ -12,6 +12,8 @@ from quart import Blueprint, Response, request
 from gastown import __version__
 from gastown.agents.hotswap import refresh_all
 from gastown.agents.rotation import rotate
+from gastown.concurrency.ownership import read_small, write_whole
+from gastown.concurrency.users import run_as
 from gastown.contract.access import Scope
 from gastown.contract.town import (
     DashboardContextRequest,
@@ -127,7 +129,7 @@ async def dashboard_context() -> Response:
     body = await parse(DashboardContextRequest)
     here = town()
     async with here.dashboard:
-        await trio.to_thread.run_sync(_keep, here, body.context)
+        await run_as(here.services.users.mayor, _keep, here, body.context)
     return reply(Pushed())
 
 
@@ -135,15 +137,13 @@ def _keep(here: Town, context: str) -> None:
     path = here.dashboard_file
     path.parent.mkdir(parents=True, exist_ok=True)
     newest = [{"context": context, "receivedAt": iso(here.now())}, *_kept(path)][:_KEPT_SNAPSHOTS]
-    draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(newest))
-    draft.replace(path)
+    write_whole(path, json.dumps(newest))
 
 
 def _kept(path: Path) -> list[dict[str, str]]:
     """What is kept so far; a file that cannot be read starts anew, since only the newest page matters."""
     try:
-        kept = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        kept = json.loads(read_small(path) or "[]")
+    except ValueError:
         return []
     return kept if isinstance(kept, list) else []

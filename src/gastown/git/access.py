@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -20,43 +21,49 @@ _HELPER = Path(__file__).with_name("credential_helper.py")
 class HelperAccess:
     """Where the control server answers helpers, and the secret from which each asker's key is made.
 
-    A key names a rig and an agent, or a command of our own, and cannot be made for another. It is
-    worth nothing outside of this container and nothing after its end.
+    A key names a rig, an agent or a command of our own, and the user (`uid`) who may show it, and cannot be made
+    for another. It is worth nothing outside of this container and nothing after its end. `python` is one that
+    every user of git may run.
     """
 
     socket: str
     secret: bytes = field(repr=False)
+    python: str = sys.executable
 
-    def key(self, rig_id: str, agent_id: str) -> str:
-        who = f"{rig_id}/{agent_id}"
+    def key(self, rig_id: str, agent_id: str, uid: int | None = None) -> str:
+        who = f"{rig_id}/{agent_id}/{os.getuid() if uid is None else uid}"
         return f"{who}/{hmac.new(self.secret, who.encode(), hashlib.sha256).hexdigest()}"
 
-    def owner(self, key: str) -> tuple[str, str] | None:
-        """Rig and agent of a key; None for one that is not ours."""
+    def owner(self, key: str, uid: int) -> tuple[str, str] | None:
+        """Rig and agent of a key that the user `uid` shows; None for one that is not ours, or not that user's."""
         rig_id, _, rest = key.partition("/")
         agent_id = rest.partition("/")[0]
-        if not hmac.compare_digest(key.encode(), self.key(rig_id, agent_id).encode()):
+        if not hmac.compare_digest(key.encode(), self.key(rig_id, agent_id, uid).encode()):
             return None
         return rig_id, agent_id
 
-    def variables(self, rig_id: str, agent_id: str) -> dict[str, str]:
-        """Who asks, for the environment of git."""
-        return {"GASTOWN_GIT_SOCKET": self.socket, "GASTOWN_GIT_KEY": self.key(rig_id, agent_id)}
+    def variables(self, rig_id: str, agent_id: str, uid: int | None = None) -> dict[str, str]:
+        """Who asks, for the environment of a git that `uid` runs; ourselves, if nobody is named."""
+        return {"GASTOWN_GIT_SOCKET": self.socket, "GASTOWN_GIT_KEY": self.key(rig_id, agent_id, uid)}
 
     @property
     def config(self) -> tuple[tuple[str, str], ...]:
         """The empty entry takes all other helpers away: one that stores would write our token to the disk."""
-        command = "!" + shlex.join((sys.executable, "-I", "-S", str(_HELPER)))
+        command = "!" + shlex.join((self.python, "-I", "-S", str(_HELPER)))
         return (
             ("credential.helper", ""),
             ("credential.helper", command),
             ("credential.useHttpPath", "true"),
         )
 
-    def agent_variables(self, rig_id: str, agent_id: str) -> dict[str, str]:
-        """All that an agent's own git needs. The same for the same agent as long as this container lives."""
+    def agent_variables(
+        self, rig_id: str, agent_id: str, uid: int | None = None, *more: tuple[str, str]
+    ) -> dict[str, str]:
+        """All that an agent's own git needs, with `more` configuration. The same for the same agent as long as
+        this container lives.
+        """
         return {
             "GIT_TERMINAL_PROMPT": "0",
-            **self.variables(rig_id, agent_id),
-            **config_variables(self.config),
+            **self.variables(rig_id, agent_id, uid),
+            **config_variables((*self.config, *more)),
         }

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import trio
 
+from gastown.concurrency.users import User, identity
 from gastown.contract.secret import Secret
 from gastown.git.errors import GitError, GitFailed, failure
 from gastown.git.progress import OnProgress, read_progress
@@ -65,6 +66,8 @@ class GitRunner(Protocol):
         config: Iterable[tuple[str, str]] = (),
         secrets: Iterable[Secret] = (),
         on_progress: OnProgress | None = None,
+        user: User | None = None,
+        stdin: bytes | None = None,
     ) -> str: ...
 
 
@@ -86,9 +89,11 @@ async def run_git(
     config: Iterable[tuple[str, str]] = (),
     secrets: Iterable[Secret] = (),
     on_progress: OnProgress | None = None,
+    user: User | None = None,
+    stdin: bytes | None = None,
 ) -> str:
-    """Run git in `cwd` and return its stdout, up to 16 MiB. `env` needs PATH; no configuration of a user or of
-    the system is read, and `config` is added to ours. `secrets` are taken out of what an error says.
+    """Run git in `cwd` as `user` and return its stdout, up to 16 MiB. `env` needs PATH; no configuration of a user
+    or of the system is read, and `config` is added to ours. `secrets` are taken out of what an error says.
 
     Raises `GitFailed` or one of its kinds. Cancelling ends the whole process group: TERM, two seconds, KILL.
     """
@@ -98,10 +103,11 @@ async def run_git(
             ["git", *arguments],
             cwd=cwd,
             env=environment,
-            stdin=DEVNULL,
+            stdin=DEVNULL if stdin is None else PIPE,
             stdout=PIPE,
             stderr=PIPE,
             start_new_session=True,
+            **identity(user),
         )
     except OSError as error:
         raise GitError(f"git {arguments[0]} cannot run: {error.strerror or type(error).__name__}") from None
@@ -110,6 +116,8 @@ async def run_git(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(said.read_stdout, process, name="git stdout")
             nursery.start_soon(said.read_stderr, process, name="git stderr")
+            if stdin is not None:
+                nursery.start_soon(_tell, process, stdin, name="git stdin")
             await process.wait()
             # Something below git may hold a pipe open; the last words of git itself are in it already.
             nursery.cancel_scope.deadline = trio.current_time() + 1
@@ -117,7 +125,7 @@ async def run_git(
         if process.returncode is None:
             with trio.move_on_after(_GRACE_SECONDS + 3, shield=True):
                 await _end_group(process)
-        for pipe in (process.stdout, process.stderr):
+        for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with trio.move_on_after(0, shield=True):
                     await pipe.aclose()
@@ -168,6 +176,14 @@ class _Said:
                 self._on_progress(progress)
         elif text:
             self._lines.append(text)
+
+
+async def _tell(process: trio.Process, text: bytes) -> None:
+    assert process.stdin is not None  # noqa: S101 - opened as a pipe
+    # It has ended before it has read all: its exit code says why.
+    with suppress(trio.BrokenResourceError):
+        await process.stdin.send_all(text)
+    await process.stdin.aclose()
 
 
 async def _end_group(process: trio.Process) -> None:

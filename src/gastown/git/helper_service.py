@@ -6,6 +6,8 @@ import json
 import secrets
 import shutil
 import socket
+import struct
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,14 +31,21 @@ _HELPERS_AT_A_TIME = 128
 
 
 @asynccontextmanager
-async def open_helper_service(credentials: GitCredentials) -> AsyncIterator[HelperAccess]:
-    """Answer helpers for the length of the block, on a socket in a directory that only this user may enter."""
+async def open_helper_service(
+    credentials: GitCredentials, *, for_all: bool = False, python: str = sys.executable
+) -> AsyncIterator[HelperAccess]:
+    """Answer helpers for the length of the block, on a socket in a directory that only this user may enter.
+
+    `for_all`: that every user may reach. Who asks is known by the key, and the kernel says whose process shows it.
+    """
     directory = Path(tempfile.mkdtemp(prefix="gastown-git-"))
     try:
-        access = HelperAccess(str(directory / "s"), secrets.token_bytes(32))
+        access = HelperAccess(str(directory / "s"), secrets.token_bytes(32), python)
         with trio.socket.socket(socket.AF_UNIX) as listening:
             await listening.bind(access.socket)
-            await trio.Path(access.socket).chmod(0o600)
+            await trio.Path(access.socket).chmod(0o666 if for_all else 0o600)
+            if for_all:
+                await trio.Path(directory).chmod(0o711)
             listening.listen(_HELPERS_AT_A_TIME)
             async with trio.open_nursery() as nursery:
                 answer, listeners = partial(_answer, credentials, access), [trio.SocketListener(listening)]
@@ -51,7 +60,8 @@ async def _answer(credentials: GitCredentials, access: HelperAccess, stream: tri
     with trio.move_on_after(_SECONDS):
         try:
             question = json.loads(await _line(stream))
-            answer = await _reply(credentials, access, {str(k): str(v) for k, v in dict(question).items()})
+            asked = {str(k): str(v) for k, v in dict(question).items()}
+            answer = await _reply(credentials, access, asked, _peer(stream))
             await stream.send_all(json.dumps(answer).encode() + b"\n")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("git.helper_left")
@@ -60,10 +70,12 @@ async def _answer(credentials: GitCredentials, access: HelperAccess, stream: tri
     await stream.aclose()
 
 
-async def _reply(credentials: GitCredentials, access: HelperAccess, asked: dict[str, str]) -> dict[str, str]:
-    owner = access.owner(asked.get("key", ""))
+async def _reply(
+    credentials: GitCredentials, access: HelperAccess, asked: dict[str, str], uid: int
+) -> dict[str, str]:
+    owner = access.owner(asked.get("key", ""), uid)
     if owner is None:
-        log.warning("git.helper_refused")
+        log.warning("git.helper_refused", uid=uid)
         return {}
     rig_id, agent_id = owner
     if asked.get("action") == "erase":
@@ -74,6 +86,12 @@ async def _reply(credentials: GitCredentials, access: HelperAccess, asked: dict[
     asker = "gastown" if agent_id.startswith(OWN) else agent_id
     log.info("git.credentials_asked", rig_id=rig_id, asker=asker, origin=origin, given=login is not None)
     return {"username": login.username, "password": login.password.reveal()} if login is not None else {}
+
+
+def _peer(stream: trio.SocketStream) -> int:
+    """The user whose process is at the other end, as the kernel knows it."""
+    peer = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", peer)[1])
 
 
 async def _line(stream: trio.SocketStream) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -13,6 +15,7 @@ import trio
 from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, PushRaced
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import IDENTITY, Rig
+from gastown.git.workspace import make_private
 
 __all__ = ["Merged", "merge"]
 
@@ -94,9 +97,11 @@ async def _merge_once(clone: Clone, path: str, theirs: str, message: str, identi
 async def _worktree(clone: Clone) -> AsyncIterator[str]:
     """A detached worktree for the length of the block, removed however it ends."""
     path = str(trio.Path(clone.tools.paths.rig(clone.rig.rig_id)) / f".merge-{secrets.token_hex(4)}")
-    await clone.run("worktree", "add", "--quiet", "--no-checkout", "--detach", path, "HEAD")
+    await make_private(path, clone.user)  # its room is ours, and no user's
     try:
+        await clone.run("worktree", "add", "--quiet", "--no-checkout", "--detach", path, "HEAD")
         yield path
     finally:
         with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            await clone.run("worktree", "remove", "--force", "--force", path)
+            await trio.to_thread.run_sync(partial(shutil.rmtree, path, ignore_errors=True))
+            await clone.run("worktree", "prune")

@@ -11,11 +11,14 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
+from gastown.concurrency.ownership import NotOurs, give_directory
+from gastown.concurrency.users import User, run_as
 from gastown.git.errors import GitError, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
 from gastown.git.workspace import OutsideRoot
@@ -56,7 +59,7 @@ class Clone(RigGit):
     """A rig's clone while its lock is held. Made by `Repositories.hold`."""
 
     def __init__(self, tools: Tools, rig: Rig, known: _Known, arrived: float) -> None:
-        super().__init__(tools, rig, known.report)
+        super().__init__(tools, rig, known.report, user=tools.keeper)
         self._known = known
         self._arrived = arrived
 
@@ -74,6 +77,22 @@ class Clone(RigGit):
     async def object_id(self, revision: str) -> str | None:
         """The commit that `revision` is; None when there is none."""
         return await self.says("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+
+    async def remote_branch(self, name: str) -> str | None:
+        """The commit of the remote's branch, as far as is known here."""
+        return await self.object_id(f"refs/remotes/origin/{name}")
+
+    async def bring_files(self, commit: str) -> None:
+        """Have all files of `commit` here, in one request or none, so that no worktree fetches them for itself."""
+        objects = ("--objects", "--no-object-names", "--no-walk", "--missing=print")
+        listed = await self.run("rev-list", *objects, commit)
+        missing = [line[1:] for line in listed.splitlines() if line.startswith("?")]
+        if missing:
+            # As git itself does it when it misses objects.
+            quiet = ("--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none")
+            negotiation = ("-c", "fetch.negotiationAlgorithm=noop")
+            wanted = "".join(f"{name}\n" for name in missing).encode()
+            await self.talk(*negotiation, "fetch", "--progress", *quiet, "--stdin", "origin", stdin=wanted)
 
     async def default(self) -> str:
         """The commit that new work starts from. Raises `GitError` when the remote has no such branch."""
@@ -102,9 +121,9 @@ class Repositories:
     def reports(self) -> list[RigReport]:
         return [known.report for known in self._known.values()]
 
-    def git(self, rig: Rig) -> RigGit:
-        """git for a rig without its lock, for a worktree that somebody has to themselves."""
-        return RigGit(self.tools, rig, self.report(rig.rig_id))
+    def git(self, rig: Rig, place: str | None = None, user: User | None = None) -> RigGit:
+        """git for a rig without its lock, in a worktree that `user` has for himself."""
+        return RigGit(self.tools, rig, self.report(rig.rig_id), place=place, user=user)
 
     @asynccontextmanager
     async def hold(self, rig: Rig, doing: str, enter: Enter = nobody) -> AsyncIterator[Clone]:
@@ -128,15 +147,18 @@ class Repositories:
                 try:
                     await self._tidy(clone, known)
                     yield clone
-                except OSError as error:
-                    raise GitError(f"{doing}: {error.strerror or type(error).__name__}") from error
+                except (OSError, NotOurs) as error:
+                    raise GitError(f"{doing}: {getattr(error, 'strerror', None) or error}") from error
+
+    async def _is_whole(self, rig_id: str) -> bool:
+        return await trio.to_thread.run_sync(_is_whole, Path(self.tools.paths.clone(rig_id)))
 
     def _of(self, rig_id: str) -> _Known:
         return self._known.setdefault(rig_id, _Known(RigReport(rig_id)))
 
     async def _cloned(self, rig: Rig, known: _Known, enter: Enter) -> None:
         """Return when the clone is there; raises `GitError` when it cannot be made."""
-        whole = await _is_whole(trio.Path(self.tools.paths.clone(rig.rig_id)))
+        whole = await self._is_whole(rig.rig_id)
         if known.cloning is None and not whole:
             known.cloning = _Cloning()
             self.nursery.start_soon(self._clone, rig, known, known.cloning, name=f"clone {rig.rig_id}")
@@ -152,14 +174,14 @@ class Repositories:
             async with self._locks.of(rig.rig_id):
                 clone = Clone(self.tools, rig, known, began)
                 # Who looked before the last clone was done, and asks after it, has this one begun for nothing.
-                if not await _is_whole(trio.Path(clone.clone)):
+                if not await self._is_whole(rig.rig_id):
                     with known.report.busy("clone"), limited("clone", self.tools.limits.clone):
                         await self._clone_anew(clone)
                     known.fetched_at = began
                     log.info("git.cloned", rig_id=rig.rig_id, seconds=round(trio.current_time() - began, 3))
             cloning.failure = None
-        except OSError as error:
-            cloning.failure = GitError(f"git clone: {error.strerror or type(error).__name__}")
+        except (OSError, NotOurs) as error:
+            cloning.failure = GitError(f"git clone: {getattr(error, 'strerror', None) or error}")
         except GitError as error:
             cloning.failure = error
         except Exception as error:  # the boundary of a clone: a bug in it is not the container's end
@@ -173,24 +195,26 @@ class Repositories:
 
     async def _clone_anew(self, clone: Clone) -> None:
         """Clone beside the clone's place and move it there whole: what is in its place is never half a clone."""
-        room, place = trio.Path(self.tools.paths.rig(clone.rig.rig_id)), trio.Path(clone.clone)
-        await room.mkdir(parents=True, exist_ok=True)
+        room, place = trio.Path(self.tools.paths.rig(clone.rig.rig_id)), trio.Path(clone.place)
+        await room.mkdir(mode=0o755, parents=True, exist_ok=True)
         for leftover in await room.glob(".repo-*"):
             log.info("git.leftover_removed", rig_id=clone.rig.rig_id, name=leftover.name)
             await _remove(leftover)
         draft = room / f".repo-{secrets.token_hex(4)}"
-        clone.clone = str(draft)
+        clone.place = str(draft)
         try:
+            await trio.to_thread.run_sync(give_directory, str(draft), clone.user, 0o750)
             address = self.tools.credentials.address(clone.rig.rig_id)
             # Its trees without its files: those that a worktree needs come in one request when it is checked out.
             partial = ("--no-checkout", "--filter=blob:none", "--progress")
-            await clone.talk("clone", *partial, "--", address, str(draft), cwd=str(room))
+            await clone.talk("clone", *partial, "--", address, str(draft))
             await _fill_empty(clone)
             await _let_go_of_branches(clone)
             if await place.exists():
                 log.warning("git.broken_clone_removed", rig_id=clone.rig.rig_id)
                 await _remove(place)
             await draft.rename(place)
+            clone.place = str(place)
         finally:
             with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
                 await _remove(draft)
@@ -200,12 +224,11 @@ class Repositories:
         if known.tidied:
             return
         room = trio.Path(self.tools.paths.rig(clone.rig.rig_id))
-        git = trio.Path(clone.clone) / ".git"
-        locks = [*await git.glob("*.lock"), *await (git / "refs").glob("**/*.lock")]
-        locks += await git.glob("worktrees/*/*.lock")
-        for lock in locks:
-            await lock.unlink(missing_ok=True)
-        for leftover in await room.glob(".merge-*"):
+        place = self.tools.paths.clone(clone.rig.rig_id)
+        # It may be another one's from an earlier life of the container.
+        await trio.to_thread.run_sync(give_directory, place, clone.user, 0o750)
+        await run_as(clone.user, _unlock, Path(place) / ".git")
+        for leftover in (*await room.glob(".merge-*"), *await room.glob("worktrees/.draft-*")):
             await _remove(leftover)
         await clone.run("worktree", "prune")
         known.tidied = True
@@ -233,12 +256,17 @@ async def _let_go_of_branches(clone: Clone) -> None:
         await clone.run("update-ref", "-d", branch)
 
 
-async def _is_whole(place: trio.Path) -> bool:
+def _is_whole(place: Path) -> bool:
     """Whether a clone got as far as its references, which git writes last."""
     git = place / ".git"
-    if not await (git / "HEAD").exists():
+    if not (git / "HEAD").exists():
         return False
-    return await (git / "packed-refs").exists() or await (git / "refs" / "remotes" / "origin").exists()
+    return (git / "packed-refs").exists() or (git / "refs" / "remotes" / "origin").exists()
+
+
+def _unlock(git: Path) -> None:
+    for lock in (*git.glob("*.lock"), *(git / "refs").glob("**/*.lock")):
+        lock.unlink(missing_ok=True)
 
 
 async def _remove(directory: trio.Path) -> None:

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.concurrency.users import User, uid_of
 from gastown.contract.git import Progress, Remote, RigState
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner
@@ -51,7 +52,10 @@ class GitLimits:
 
 @dataclass(frozen=True)
 class Tools:
-    """What git is run with. `env` is the container's allow-list."""
+    """What git is run with. `env` is the container's allow-list.
+
+    `keeper` is whose the rigs' clones are, `browser` who looks at them; both are ourselves where they are None.
+    """
 
     run: GitRunner
     env: Mapping[str, str] = field(repr=False)
@@ -59,6 +63,8 @@ class Tools:
     credentials: GitCredentials
     access: HelperAccess
     limits: GitLimits
+    keeper: User | None = None
+    browser: User | None = None
 
 
 @dataclass
@@ -115,25 +121,45 @@ def limited(operation: str, seconds: float) -> Iterator[None]:
 
 
 class RigGit:
-    """Runs git for `rig`. Raises `GitError`; cancelling ends the git that runs."""
+    """Runs git for `rig` in one repository, as the user that it belongs to. Raises `GitError`; cancelling ends the
+    git that runs.
 
-    def __init__(self, tools: Tools, rig: Rig, report: RigReport) -> None:
+    A repository can make git run whatever its owner likes (filters, a pager, a monitor), so nobody else's git,
+    ours least of all, works in it.
+    """
+
+    def __init__(
+        self, tools: Tools, rig: Rig, report: RigReport, *, place: str | None = None, user: User | None = None
+    ) -> None:
         self.rig = rig
         self.report = report
         self.tools = tools
-        self.clone = tools.paths.clone(rig.rig_id)
+        self.place = place or tools.paths.clone(rig.rig_id)
+        self.user = user
 
-    async def run(self, *arguments: str, cwd: str | None = None, identity: Mapping[str, str] = IDENTITY) -> str:
-        """Run git once, in the clone if not told otherwise. It has the rig's credentials, should it need them."""
+    def at(self, place: str, user: User | None) -> RigGit:
+        """git for the same rig in another repository."""
+        return RigGit(self.tools, self.rig, self.report, place=place, user=user)
+
+    async def run(
+        self,
+        *arguments: str,
+        cwd: str | None = None,
+        identity: Mapping[str, str] = IDENTITY,
+        stdin: bytes | None = None,
+    ) -> str:
+        """Run git once, in its place if not told otherwise. It has the rig's credentials, should it need them."""
         tools, asker = self.tools, f"{OWN}{secrets.token_hex(4)}"
         try:
             return await tools.run(
                 *arguments,
-                cwd=cwd or self.clone,
-                env={**tools.env, **identity, **tools.access.variables(self.rig.rig_id, asker)},
+                cwd=cwd or self.place,
+                env={**tools.env, **identity, **tools.access.variables(self.rig.rig_id, asker, uid_of(self.user))},
                 config=tools.access.config,
                 secrets=tuple(tools.credentials.secrets()),
                 on_progress=log_progress(self.rig.rig_id, self._progressed),
+                user=self.user,
+                stdin=stdin,
             )
         except AuthFailed as error:
             error.refused = tools.credentials.handed(asker)
@@ -142,14 +168,14 @@ class RigGit:
             tools.credentials.handed(asker)
             self.report.progress = None
 
-    async def talk(self, *arguments: str, cwd: str | None = None) -> str:
+    async def talk(self, *arguments: str, cwd: str | None = None, stdin: bytes | None = None) -> str:
         """As `run`, for a command that may be run again: with other credentials where the remote refuses them,
         and a moment later where the network broke or another git had a lock.
         """
         pauses, tries, renewed = delays(0.2, 2.0), 0, False
         while True:
             try:
-                return await self.run(*arguments, cwd=cwd)
+                return await self.run(*arguments, cwd=cwd, stdin=stdin)
             except (AuthFailed, NetworkFailed, Busy) as error:
                 problem = error
             if isinstance(problem, AuthFailed):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import structlog
-import trio
 
+from gastown.concurrency.users import run_as
 from gastown.git.rig import RigGit
 
 __all__ = ["commit_all", "has_unpushed", "push", "unlock"]
@@ -16,10 +17,16 @@ log = structlog.get_logger()
 
 async def unlock(git: RigGit, worktree: str) -> None:
     """Remove the index lock that a killed git left. Only for a worktree in which nobody works any more."""
-    lock = trio.Path(worktree) / (await git.run("rev-parse", "--git-path", "index.lock", cwd=worktree)).strip()
-    if await lock.exists():
-        await lock.unlink(missing_ok=True)
+    lock = Path(worktree) / (await git.run("rev-parse", "--git-path", "index.lock", cwd=worktree)).strip()
+    if await run_as(git.user, _remove, lock):
         log.warning("worktree.unlocked", rig_id=git.rig.rig_id, worktree=worktree)
+
+
+def _remove(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    lock.unlink(missing_ok=True)
+    return True
 
 
 async def commit_all(git: RigGit, worktree: str, message: str, identity: Mapping[str, str]) -> str | None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import trio
 
+from gastown.concurrency.ownership import NotOurs, give_directory, read_small, write_whole
+from gastown.concurrency.users import User, run_as
 from gastown.git.command import run_git
 from gastown.git.errors import GitError
 
-__all__ = ["OutsideRoot", "WorkspacePaths", "prepare_workspace", "write_agents_md"]
+__all__ = ["OutsideRoot", "WorkspacePaths", "make_private", "prepare_workspace", "write_agents_md"]
+
+
+async def make_private(path: str, user: User | None, mode: int = 0o700) -> None:
+    """Make a directory that is `user`'s, or make one that is there the user's. Raises `GitError` if it cannot."""
+    try:
+        await trio.to_thread.run_sync(partial(give_directory, path, user, mode))
+    except (OSError, NotOurs) as error:
+        raise GitError(f"The directory cannot be made: {error}") from error
 
 
 class OutsideRoot(GitError):
@@ -50,30 +61,36 @@ class WorkspacePaths:
         return path.startswith("/") and real.is_relative_to(self.root.resolve()) and real != self.root.resolve()
 
 
-async def prepare_workspace(paths: WorkspacePaths, workdir: str, env: Mapping[str, str]) -> None:
-    """Make `workdir` a git repository with one empty commit, unless it is one already."""
+async def prepare_workspace(
+    paths: WorkspacePaths,
+    workdir: str,
+    env: Mapping[str, str],
+    user: User | None = None,
+    mode: int = 0o700,
+) -> None:
+    """Make `workdir` a git repository of `user`'s with one empty commit, unless it is one already."""
     if not paths.contains(workdir):
         raise OutsideRoot
-    directory = trio.Path(workdir)
-    await directory.mkdir(parents=True, exist_ok=True)
-    if await _has_commit(directory):
+    await make_private(workdir, user, mode)
+    if await run_as(user, _has_commit, Path(workdir)):
         return
-    identity = ("-c", "user.name=gastown", "-c", "user.email=gastown@gastown.local")
-    await run_git("init", "--quiet", "--initial-branch=main", cwd=workdir, env=env)
-    await run_git(*identity, "commit", "--quiet", "--allow-empty", "-m", "Empty workspace", cwd=workdir, env=env)
+    name = ("-c", "user.name=gastown", "-c", "user.email=gastown@gastown.local")
+    commit = ("commit", "--quiet", "--allow-empty", "-m", "Empty workspace")
+    await run_git("init", "--quiet", "--initial-branch=main", cwd=workdir, env=env, user=user)
+    await run_git(*name, *commit, cwd=workdir, env=env, user=user)
 
 
-async def _has_commit(directory: trio.Path) -> bool:
+def _has_commit(directory: Path) -> bool:
     """Asked of the files and not of git: this lies on the mayor's path to readiness."""
     heads = directory / ".git" / "refs" / "heads" / "main"
-    return await heads.exists() or await (directory / ".git" / "packed-refs").exists()
+    return heads.exists() or (directory / ".git" / "packed-refs").exists()
 
 
-async def write_agents_md(workdir: str, text: str) -> None:
-    """Write the system prompt where kilo reads it on every turn; never half of it."""
-    target = trio.Path(workdir) / "AGENTS.md"
-    if await target.exists() and await target.read_text() == text:
-        return
-    draft = trio.Path(workdir) / ".AGENTS.md.new"
-    await draft.write_text(text)
-    await draft.replace(target)
+async def write_agents_md(workdir: str, text: str, user: User | None = None) -> None:
+    """Write the system prompt, as `user`, where kilo reads it on every turn; never half of it."""
+    await run_as(user, _write_agents_md, Path(workdir) / "AGENTS.md", text)
+
+
+def _write_agents_md(target: Path, text: str) -> None:
+    if read_small(target) != text:
+        write_whole(target, text)

@@ -1,25 +1,35 @@
-"""Worktrees: one per branch for the agents that change it, and one per rig to look at."""
+"""Worktrees: one per branch for the agents that change it, and one per rig to look at.
+
+Each is a repository of its own that borrows the clone's objects: it belongs to its agent with all that git lets an
+owner do, and nobody else's git ever runs in it. What the remote has is asked of the clone, which no agent writes.
+"""
 
 from __future__ import annotations
 
 import secrets
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import structlog
 import trio
 
+from gastown.concurrency.ownership import read_small
+from gastown.concurrency.users import User, run_as
 from gastown.git.errors import GitError, GitFailed
 from gastown.git.repos import Clone, Enter, Repositories
-from gastown.git.rig import Rig
-from gastown.git.workspace import OutsideRoot
+from gastown.git.rig import Rig, RigGit
+from gastown.git.workspace import OutsideRoot, make_private
 
 __all__ = ["Checkout", "browse", "check_out"]
 
 log = structlog.get_logger()
 
 _OWNER = "gastown-branch"
-"""In a worktree's administrative directory: for which branch it was made."""
+"""In a worktree's `.git`: for which branch we made it. Empty for one to look at."""
 
 How = Literal["created", "reused", "forwarded", "left alone", "not ours"]
 
@@ -36,94 +46,151 @@ class Checkout:
 
 
 async def check_out(
-    repositories: Repositories, rig: Rig, path: str, branch: str, start_point: str | None, enter: Enter
+    repositories: Repositories,
+    rig: Rig,
+    path: str,
+    branch: str,
+    start_point: str | None,
+    enter: Enter,
+    user: User | None = None,
 ) -> Checkout:
-    """A worktree of `branch` at `path`, made or brought up to date, without losing what is in it.
+    """A worktree of `branch` at `path` that is `user`'s, made or brought up to date, without losing what is in it.
 
     Raises `GitError` and `OutsideRoot`. Phases: those of `Repositories.hold`, `fetch`, `worktree`.
     """
     if not repositories.tools.paths.contains(path):
         raise OutsideRoot
-    if await (trio.Path(path) / ".git").is_dir():
+    if await trio.Path(path).is_dir():
+        await make_private(path, user)
+    made_for = await run_as(user, _made_for, Path(path))
+    if made_for is None and await run_as(user, (Path(path) / ".git").is_dir):
         # A repository of its own, no worktree of ours: an agent's, or its owner's. Nothing in it is touched.
         log.warning("git.not_our_worktree", rig_id=rig.rig_id, branch=branch)
         return Checkout(path, "not ours")
     async with repositories.hold(rig, "worktree", enter) as clone:
         enter("fetch")
-        admin = await _admin_of(clone, path)
-        known = admin is not None or await clone.object_id(f"refs/heads/{branch}") is not None
         try:
             await clone.fetch()
         except GitFailed as error:
-            if not known:
+            if made_for is None:
                 raise
             # What is on this disk may be all there is: better to go on with it than not at all.
             log.warning("git.fetch_failed", rig_id=rig.rig_id, branch=branch, reason=str(error))
         enter("worktree")
-        if admin is None:
-            how: How = await _create(clone, path, branch, start_point)
+        git = clone.at(path, user)
+        if made_for is None:
+            base = await _base(clone, branch, start_point)
+            how = await _create(clone, git, branch, base)
+        elif made_for != branch:
+            # a/b and a__b have the same directory.
+            raise GitError(f"The worktree of branch {branch} would be that of branch {made_for}")
         else:
-            how = await _reuse(clone, path, branch, admin)
-        commit = await clone.says("rev-parse", "HEAD", cwd=path)
+            how = await _reuse(clone, git, branch)
+        commit = await git.says("rev-parse", "HEAD")
     log.info("git.checked_out", rig_id=rig.rig_id, branch=branch, how=how, commit=commit)
     return Checkout(path, how, commit)
 
 
 async def browse(repositories: Repositories, rig: Rig) -> Checkout:
     """The rig's browse worktree: the default branch as the remote has it now, detached. Raises as `check_out`."""
-    path = repositories.tools.paths.browse(rig.rig_id)
+    path, user = repositories.tools.paths.browse(rig.rig_id), repositories.tools.browser
     if not repositories.tools.paths.contains(path):
         raise OutsideRoot
+    if await trio.Path(path).is_dir():
+        await make_private(path, user)
     async with repositories.hold(rig, "browse") as clone:
         await clone.fetch()
         target = await clone.default()
-        admin = await _admin_of(clone, path)
-        how: How = "created"
-        if admin is None:
-            await _make_room(clone, path)
-            await clone.run("worktree", "add", "--no-checkout", "--detach", path, target)
-            await _fill(clone, path)
-        elif not await (admin / "index").exists():
-            await _fill(clone, path)
-        elif await _has_changes(clone, path) or await clone.says("symbolic-ref", "--quiet", "HEAD", cwd=path):
+        git = clone.at(path, user)
+        how: How
+        if await run_as(user, _made_for, Path(path)) is None:
+            how = await _create(clone, git, None, target)
+        elif not await _is_filled(git):
+            how = await _fill(git)
+        elif await _has_changes(git) or await git.says("symbolic-ref", "--quiet", "HEAD"):
             how = "left alone"
         else:
             how = "forwarded"
-            await clone.talk("checkout", "--quiet", "--detach", target, cwd=path)
-        commit = await clone.says("rev-parse", "HEAD", cwd=path)
+            await clone.bring_files(target)
+            await _tell_remote(clone, git, rig.default_branch, target)
+            await git.talk("checkout", "--quiet", "--detach", target)
+        commit = await git.says("rev-parse", "HEAD")
     clone.report.browse = path
     log.info("git.browse_ready", rig_id=rig.rig_id, how=how, commit=commit)
     return Checkout(path, how, commit)
 
 
-async def _create(clone: Clone, path: str, branch: str, start_point: str | None) -> How:
-    await _make_room(clone, path)
-    if await clone.object_id(f"refs/heads/{branch}") is not None:
-        await clone.run("worktree", "add", "--no-checkout", path, branch)
-        made = "reused"
+async def _create(clone: Clone, git: RigGit, branch: str | None, base: str) -> How:
+    """Make the worktree beside its place, and move it there when it is one; then write its files."""
+    place = trio.Path(git.place)
+    await _make_room(clone, place)
+    await clone.bring_files(base)
+    draft = place.parent / f".draft-{secrets.token_hex(4)}"
+    try:
+        await make_private(str(draft), git.user)
+        await _furnish(clone, git.at(str(draft), git.user), branch, base)
+        with suppress(FileNotFoundError):
+            await place.rmdir()  # _make_room left an empty one at most
+        await draft.rename(place)
+    except BaseException:
+        with trio.move_on_after(30, shield=True):
+            await trio.to_thread.run_sync(partial(shutil.rmtree, draft, ignore_errors=True))
+        raise
+    await _fill(git)
+    return "created"
+
+
+async def _furnish(clone: Clone, git: RigGit, branch: str | None, base: str) -> None:
+    """A repository with the clone's objects, its remote and what that has; on `branch` at `base`, or on none."""
+    wide = ("--object-format=sha256",) if len(base) > 40 else ()
+    await git.run("init", "--quiet", "--template=", f"--initial-branch={branch or 'main'}", *wide)
+    listed = await clone.run(
+        "for-each-ref", "--format=%(objectname) %(refname) %(symref)", "refs/remotes/origin", "refs/tags"
+    )
+    address = clone.tools.credentials.address(clone.rig.rig_id)
+    objects = Path(clone.tools.paths.clone(clone.rig.rig_id)) / ".git" / "objects"
+    await run_as(git.user, _write, Path(git.place) / ".git", objects, address, listed, branch)
+    if branch is None:
+        await git.run("update-ref", "--no-deref", "HEAD", base)
     else:
-        base = await _base(clone, branch, start_point)
-        await clone.run("worktree", "add", "--no-checkout", "--no-track", "-b", branch, path, base)
-        made = "created"
-    admin = await _admin_of(clone, path)
-    if admin is None:
-        raise GitError("git worktree add made no worktree")
-    await (admin / _OWNER).write_text(branch)
-    await _fill(clone, path)
-    return "created" if made == "created" else await _bring_up_to_date(clone, path, branch)
+        await git.run("update-ref", f"refs/heads/{branch}", base)
 
 
-async def _reuse(clone: Clone, path: str, branch: str, admin: trio.Path) -> How:
-    owner = admin / _OWNER
-    if not await owner.exists():
-        await owner.write_text(branch)
-    elif (made_for := await owner.read_text()) != branch:
-        # a/b and a__b have the same directory.
-        raise GitError(f"The worktree of branch {branch} would be that of branch {made_for}")
-    if not await (admin / "index").exists():
-        # The checkout was cut: git writes the index when all files are there.
-        await _fill(clone, path)
-    return await _bring_up_to_date(clone, path, branch)
+def _write(git: Path, objects: Path, address: str, listed: str, branch: str | None) -> None:
+    refs = [line.split(" ") for line in listed.splitlines()]
+    packed = "".join(f"{commit} {name}\n" for commit, name, target in refs if not target)
+    (git / "packed-refs").write_text("# pack-refs with:\n" + packed, errors="surrogateescape")
+    for _, name, target in refs:
+        if target:
+            (git / name).parent.mkdir(parents=True, exist_ok=True)
+            (git / name).write_text(f"ref: {target}\n", errors="surrogateescape")
+    (git / "objects" / "info").mkdir(exist_ok=True)
+    (git / "objects" / "info" / "alternates").write_text(f"{objects}\n")
+    with (git / "config").open("a") as config:
+        config.write(_CONFIG.format(url=address.replace("\\", "\\\\").replace('"', '\\"')))
+    (git / _OWNER).write_text(branch or "")
+
+
+_CONFIG = """\
+[core]
+	repositoryformatversion = 1
+[extensions]
+	partialClone = origin
+[remote "origin"]
+	url = "{url}"
+	fetch = +refs/heads/*:refs/remotes/origin/*
+	promisor = true
+	partialclonefilter = blob:none
+"""
+
+
+async def _reuse(clone: Clone, git: RigGit, branch: str) -> How:
+    address = clone.tools.credentials.address(clone.rig.rig_id)
+    if await git.says("config", "--get", "remote.origin.url") != address:
+        await git.run("config", "remote.origin.url", address)
+    if not await _is_filled(git):
+        await _fill(git)
+    return await _bring_up_to_date(clone, git, branch)
 
 
 async def _base(clone: Clone, branch: str, start_point: str | None) -> str:
@@ -131,7 +198,7 @@ async def _base(clone: Clone, branch: str, start_point: str | None) -> str:
 
     A remote branch that already has the start point in it is the same branch, pushed by an earlier life.
     """
-    remote = await clone.object_id(f"refs/remotes/origin/{branch}")
+    remote = await clone.remote_branch(branch)
     start = await _start(clone, start_point) if start_point else None
     if start is None:
         return remote or await clone.default()
@@ -142,66 +209,71 @@ async def _base(clone: Clone, branch: str, start_point: str | None) -> str:
 
 async def _start(clone: Clone, start_point: str) -> str | None:
     name = start_point.removeprefix("origin/")
-    for candidate in (f"refs/remotes/origin/{name}", f"refs/heads/{name}", start_point):
+    for candidate in (f"refs/remotes/origin/{name}", start_point):
         if (found := await clone.object_id(candidate)) is not None:
             return found
     log.warning("git.start_point_missing", rig_id=clone.rig.rig_id, start_point=start_point)
     return None
 
 
-async def _bring_up_to_date(clone: Clone, path: str, branch: str) -> How:
+async def _bring_up_to_date(clone: Clone, git: RigGit, branch: str) -> How:
     """Forward a clean worktree that is only behind; what is or may be somebody's work stays as it is."""
-    upstream = await clone.object_id(f"refs/remotes/origin/{branch}")
+    upstream = await clone.remote_branch(branch)
     if upstream is None:
         return "reused"
-    if await clone.says("symbolic-ref", "--quiet", "--short", "HEAD", cwd=path) != branch:
+    await _tell_remote(clone, git, branch, upstream)
+    if await git.says("symbolic-ref", "--quiet", "--short", "HEAD") != branch:
         return "left alone"
-    counted = await clone.says("rev-list", "--left-right", "--count", f"HEAD...{upstream}", cwd=path)
+    counted = await git.says("rev-list", "--left-right", "--count", f"HEAD...{upstream}")
     ahead, _, behind = (counted or "0\t0").partition("\t")
     if behind == "0":
         return "reused"
-    if ahead != "0" or await _has_changes(clone, path):
+    if ahead != "0" or await _has_changes(git):
         return "left alone"
     try:
-        await clone.talk("merge", "--quiet", "--ff-only", upstream, cwd=path)
+        await clone.bring_files(upstream)
+        await git.talk("merge", "--quiet", "--ff-only", upstream)
     except GitFailed as error:
         log.warning("git.not_forwarded", rig_id=clone.rig.rig_id, branch=branch, reason=str(error))
         return "left alone"
     return "forwarded"
 
 
-async def _has_changes(clone: Clone, path: str) -> bool:
-    return bool(await clone.talk("status", "--porcelain", cwd=path))
+async def _tell_remote(clone: Clone, git: RigGit, branch: str, commit: str) -> None:
+    """Let the worktree know what the clone's fetch has learnt of a branch of the remote."""
+    name = f"refs/remotes/origin/{branch}"
+    if await git.says("rev-parse", "--verify", "--quiet", name) == commit:
+        return
+    try:
+        await git.run("update-ref", name, commit)
+    except GitFailed as error:  # its owner's doing: a name in the way, a lock
+        log.warning("git.ref_not_told", rig_id=clone.rig.rig_id, branch=branch, reason=str(error))
 
 
-async def _fill(clone: Clone, path: str) -> None:
-    """Write all files of a worktree that was added without them, or whose checkout was cut."""
-    await clone.talk("checkout", "--force", "--progress", "HEAD", cwd=path)
+async def _has_changes(git: RigGit) -> bool:
+    return bool(await git.talk("status", "--porcelain"))
 
 
-async def _make_room(clone: Clone, path: str) -> None:
-    """Make sure that a worktree can be added at `path`: what stands there is set aside, never removed."""
-    place = trio.Path(path)
-    await place.parent.mkdir(parents=True, exist_ok=True)
+async def _fill(git: RigGit) -> Literal["created"]:
+    """Write all files of a worktree that was made without them, or whose checkout was cut."""
+    await git.talk("checkout", "--force", "--progress", "HEAD")
+    return "created"
+
+
+async def _is_filled(git: RigGit) -> bool:
+    """git writes the index when all files are there."""
+    return await run_as(git.user, (Path(git.place) / ".git" / "index").exists)
+
+
+async def _make_room(clone: Clone, place: trio.Path) -> None:
+    """Make sure that a worktree can be put at `place`: what stands there is set aside, never removed."""
+    await place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if await place.exists() and any(await place.iterdir()):
         aside = place.parent / f".aside-{place.name[:100]}-{secrets.token_hex(4)}"
         await place.rename(aside)
         log.warning("git.set_aside", rig_id=clone.rig.rig_id, name=place.name, aside=aside.name)
-    await clone.run("worktree", "prune")
 
 
-async def _admin_of(clone: Clone, path: str) -> trio.Path | None:
-    """Where the clone keeps what it knows of the worktree at `path`; None when that is none of its."""
-    link = trio.Path(path) / ".git"
-    if not await link.is_file():
-        return None
-    text = (await link.read_text(errors="surrogateescape")).strip()
-    admin = trio.Path(text.removeprefix("gitdir: "))
-    expected = await (trio.Path(clone.clone) / ".git" / "worktrees").resolve()
-    if (
-        text.startswith("gitdir: ")
-        and await (admin / "HEAD").exists()
-        and (await admin.resolve()).parent == expected
-    ):
-        return admin
-    return None
+def _made_for(place: Path) -> str | None:
+    """The branch for which we made the worktree at `place`; None when we made none."""
+    return read_small(place / ".git" / _OWNER)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
+from gastown.concurrency.users import User, uid_of
 from gastown.contract.secret import Secret, credentials_among
 from gastown.logs import Redactor
 
@@ -20,7 +21,7 @@ class ServerSpec:
     """Everything that decides what a server is: two servers of equal specs are interchangeable.
 
     `env` is the whole environment of the child and holds credentials, so it is left out of the repr.
-    `required_tools` must be registered before the server counts as ready.
+    `required_tools` must be registered before the server counts as ready. `user` is who its process is.
     """
 
     argv: tuple[str, ...]
@@ -28,6 +29,7 @@ class ServerSpec:
     home: str
     env: Mapping[str, str] = field(repr=False)
     required_tools: frozenset[str] = frozenset()
+    user: User | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
@@ -45,7 +47,14 @@ class ServerSpec:
     def fingerprint(self) -> str:
         """A hash over all of it. A server is reused only for an equal fingerprint."""
         canonical = json.dumps(
-            [self.argv, self.cwd, self.home, sorted(self.env.items()), sorted(self.required_tools)]
+            [
+                self.argv,
+                self.cwd,
+                self.home,
+                sorted(self.env.items()),
+                sorted(self.required_tools),
+                uid_of(self.user),
+            ]
         )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -57,7 +66,7 @@ class ServerSpec:
     def differences(self, other: ServerSpec) -> tuple[str, ...]:
         """The names of what differs, never the values."""
         names = {f"env.{name}" for name in {*self.env, *other.env} if self.env.get(name) != other.env.get(name)}
-        for name in ("argv", "cwd", "home", "required_tools"):
+        for name in ("argv", "cwd", "home", "required_tools", "user"):
             if getattr(self, name) != getattr(other, name):
                 names.add(name)
         return tuple(sorted(names))

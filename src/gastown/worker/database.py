@@ -1,13 +1,19 @@
-"""kilo's database as a file: checked, put in place, copied while kilo writes, set aside. All of it blocks."""
+"""kilo's database as a file: checked, put in place, copied while kilo writes, set aside. All of it blocks.
+
+It uses nothing but the standard library: where agents are users of their own, `database_work` has it run as a
+program.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["CannotCopy", "copy", "database_path", "install", "is_sound", "set_aside", "unpack"]
+__all__ = ["CannotCopy", "copy", "database_path", "draft_of", "install", "is_sound", "main", "set_aside", "unpack"]
 
 _HEADER = b"SQLite format 3\x00"
 _COMPANIONS = ("-wal", "-shm")
@@ -22,8 +28,15 @@ def database_path(home: str) -> Path:
     return Path(home) / ".local" / "share" / "kilo" / "kilo.db"
 
 
+def draft_of(path: Path) -> Path:
+    """Where a fetched database is unpacked."""
+    return path.with_name(f"{path.name}.fetched")
+
+
 def is_sound(path: Path) -> bool:
     """Whether kilo can open it and read all of it. An empty file counts as new (kilo-facts 6)."""
+    if not path.is_file():
+        return False
     if path.stat().st_size == 0:
         return True
     try:
@@ -40,7 +53,7 @@ def copy(path: Path, limit: int) -> bytes | None:
     The copy is made and checked in memory: a full disk is no reason to lose a conversation. Raises `CannotCopy`,
     also when it has more than `limit` bytes.
     """
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.is_file() or path.stat().st_size == 0:
         return None
     address = f"file:{quote(str(path))}?mode=ro"
     try:
@@ -61,9 +74,10 @@ def copy(path: Path, limit: int) -> bytes | None:
 
 def unpack(content: bytes, path: Path) -> Path | None:
     """Write a fetched database beside `path`; None when it is not a sound one."""
-    draft = path.with_name(f"{path.name}.fetched")
+    draft = draft_of(path)
     _remove(draft)
-    draft.write_bytes(content)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
     if content.startswith(_HEADER) and is_sound(draft):
         _remove_companions(draft)
         return draft
@@ -106,3 +120,25 @@ def _remove(path: Path) -> None:
 def _remove_companions(path: Path) -> None:
     for suffix in _COMPANIONS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> int:
+    """One piece of work as a program: `sound PATH`, `copy PATH LIMIT`, `unpack PATH`. 1: no, or nothing there."""
+    verb, path = arguments[0], Path(arguments[1])
+    match verb:
+        case "sound":
+            return 0 if is_sound(path) else 1
+        case "unpack":
+            return 0 if unpack(sys.stdin.buffer.read(), path) is not None else 1
+        case _:
+            try:
+                content = copy(path, int(arguments[2]))
+            except CannotCopy as error:
+                sys.stdout.write(str(error))
+                return 2
+            sys.stdout.buffer.write(content or b"")
+            return 0 if content is not None else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

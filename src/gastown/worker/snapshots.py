@@ -9,7 +9,6 @@ uploaded over it, and at the next start of the agent the local database is kept 
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +16,12 @@ import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
+from gastown.concurrency.users import User, run_as
 from gastown.contract.agents import SnapshotState
 from gastown.metrics.figures import Attempts, Histogram
 from gastown.worker.client import WorkerClient, WorkerError
-from gastown.worker.database import CannotCopy, copy, database_path, install, is_sound, set_aside, unpack
+from gastown.worker.database import CannotCopy, database_path, install, set_aside
+from gastown.worker.database_work import DatabaseWork
 
 __all__ = ["KeptApart", "NotSaved", "Restored", "Snapshots"]
 
@@ -60,22 +61,26 @@ class Snapshots:
     """Databases of agents. One operation at a time per home, so a prewarm and a start never fetch twice.
 
     Deadlines are the caller's. Without a worker nothing is fetched or saved. `limit` is the most bytes that a
-    saved database may have. `operations` counts and times them, `sizes` has the bytes that were moved.
+    saved database may have. `user` is whose the home is: all that is done in it is done with that user's rights.
+    `operations` counts and times them, `sizes` has the bytes that were moved.
     """
 
-    def __init__(self, worker: WorkerClient | None, limit: int) -> None:
+    def __init__(self, worker: WorkerClient | None, limit: int, work: DatabaseWork = DatabaseWork()) -> None:  # noqa: B008 - it is frozen
         self._worker = worker
         self._limit = limit
+        self._work = work
         self._locks = NamedLocks()
         self._copies = trio.Semaphore(_COPIES)
         self._apart: set[str] = set()
         self.operations = Attempts("gastown_snapshot_operations_total", "gastown_snapshot_duration_seconds")
         self.sizes = Histogram("gastown_snapshot_size_bytes")
 
-    async def is_unsettled(self, home: str) -> bool:
-        return await trio.Path(_mark(home)).exists()
+    async def is_unsettled(self, home: str, user: User | None = None) -> bool:
+        return await run_as(user, _mark(home).exists)
 
-    async def restore(self, home: str, rig_id: str, agent_id: str, *, unused: bool = False) -> Restored:
+    async def restore(
+        self, home: str, rig_id: str, agent_id: str, *, unused: bool = False, user: User | None = None
+    ) -> Restored:
         """Leave a usable database, or none, in `home`. A settled local one stays: it is the newer one.
 
         A database that fails its check is set aside; a stored one is deleted too. `unused` says that no server
@@ -83,22 +88,23 @@ class Snapshots:
         """
         with self.operations.attempt("restore") as operation:
             try:
-                restored = await self._restore(home, rig_id, agent_id, unused=unused)
+                restored = await self._restore(home, rig_id, agent_id, user, unused=unused)
             except OSError:
                 operation.outcome = "failed"
                 raise
             operation.outcome = restored
             return restored
 
-    async def _restore(self, home: str, rig_id: str, agent_id: str, *, unused: bool) -> Restored:
+    async def _restore(
+        self, home: str, rig_id: str, agent_id: str, user: User | None, *, unused: bool
+    ) -> Restored:
         async with self._locks.of(home):
             path = database_path(home)
-            await trio.Path(path.parent).mkdir(parents=True, exist_ok=True)
             outcome: Restored = "fresh"
-            if await trio.Path(path).exists():
-                if not await trio.to_thread.run_sync(is_sound, path):
-                    await self._set_aside(path)
-                elif self._worker is None or not await self.is_unsettled(home):
+            if await run_as(user, _is_there, path):
+                if not await self._work.is_sound(user, path):
+                    await self._set_aside(path, user)
+                elif self._worker is None or not await self.is_unsettled(home, user):
                     return "local"
                 elif not unused:
                     return "unavailable"
@@ -106,9 +112,9 @@ class Snapshots:
                     outcome = "local"
             if self._worker is None:
                 return outcome
-            return await self._fetch(self._worker, home, rig_id, agent_id, outcome)
+            return await self._fetch(self._worker, home, rig_id, agent_id, outcome, user)
 
-    async def save(self, home: str, rig_id: str, agent_id: str) -> bool:
+    async def save(self, home: str, rig_id: str, agent_id: str, user: User | None = None) -> bool:
         """Upload a consistent copy; False when there is nothing to save, or no worker. Raises `NotSaved`.
 
         Only whole and sound copies are sent: what is stored is replaced by something better or not at all.
@@ -117,24 +123,23 @@ class Snapshots:
             return False
         with self.operations.attempt("save") as operation:
             try:
-                saved = await self._save(self._worker, home, rig_id, agent_id)
+                saved = await self._save(self._worker, home, rig_id, agent_id, user)
             except NotSaved as error:
                 operation.outcome = error.state
                 raise
             operation.outcome = "saved" if saved else "nothing"
             return saved
 
-    async def _save(self, worker: WorkerClient, home: str, rig_id: str, agent_id: str) -> bool:
+    async def _save(self, worker: WorkerClient, home: str, rig_id: str, agent_id: str, user: User | None) -> bool:
         async with self._locks.of(home):
             state = SnapshotState.FAILED
             try:
-                if await self.is_unsettled(home):
+                if await self.is_unsettled(home, user):
                     state = SnapshotState.UNSETTLED
-                    await self._settle(worker, home, rig_id, agent_id)
+                    await self._settle(worker, home, rig_id, agent_id, user)
                     state = SnapshotState.FAILED
                 async with self._copies:
-                    work = partial(copy, database_path(home), self._limit)
-                    content = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+                    content = await self._work.copy(user, database_path(home), self._limit)
                     if content is None:
                         return False
                     with trio.fail_after(_UPLOAD_SECONDS):
@@ -149,45 +154,45 @@ class Snapshots:
             log.info("snapshot.saved", agent_id=agent_id, size=len(content))
             return True
 
-    async def reject(self, home: str, rig_id: str, agent_id: str) -> None:
+    async def reject(self, home: str, rig_id: str, agent_id: str, user: User | None = None) -> None:
         """kilo could not open the database: set it aside and delete the stored one, so that a start can.
 
         What is stored is left alone while it is not known to be the same.
         """
         async with self._locks.of(home):
-            await self._set_aside(database_path(home))
-            if not await self.is_unsettled(home):
+            await self._set_aside(database_path(home), user)
+            if not await self.is_unsettled(home, user):
                 await self._delete_stored(rig_id, agent_id)
 
     async def _fetch(
-        self, worker: WorkerClient, home: str, rig_id: str, agent_id: str, outcome: Restored
+        self, worker: WorkerClient, home: str, rig_id: str, agent_id: str, outcome: Restored, user: User | None
     ) -> Restored:
         """Ask for the stored one and put it in place; `outcome` is what there is without it.
 
         Until there is an answer the home is marked.
         """
         path = database_path(home)
-        await trio.Path(_mark(home)).touch()
+        await run_as(user, _mark(home).touch)
         try:
             with trio.fail_after(_ASK_SECONDS):
                 stored = await worker.snapshot(rig_id, agent_id)
         except (WorkerError, trio.TooSlowError) as error:
             log.warning("snapshot.unavailable", agent_id=agent_id, reason=str(error) or "no answer in 10 s")
             return "unavailable"
-        draft = await trio.to_thread.run_sync(unpack, stored, path) if stored is not None else None
+        draft = await self._work.unpack(user, stored, path) if stored is not None else None
         if draft is not None:
             self.sizes.observe(len(stored or b""), "restore")
-            return await self._replace(home, agent_id, draft, local=outcome == "local")
+            return await self._replace(home, agent_id, draft, user, local=outcome == "local")
         if stored is not None:
             log.warning("snapshot.unreadable", agent_id=agent_id, size=len(stored))
             await self._delete_stored(rig_id, agent_id)
-        await self._unmark(home)
+        await self._unmark(home, user)
         return outcome
 
-    async def _replace(self, home: str, agent_id: str, draft: Path, *, local: bool) -> Restored:
+    async def _replace(self, home: str, agent_id: str, draft: Path, user: User | None, *, local: bool) -> Restored:
         path = database_path(home)
         try:
-            kept = await trio.to_thread.run_sync(_put_in_place, path, draft, _mark(home), local)
+            kept = await run_as(user, _put_in_place, path, draft, _mark(home), local)
         except FileExistsError:
             log.warning("snapshot.too_late", agent_id=agent_id)
             return "unavailable"
@@ -195,7 +200,9 @@ class Snapshots:
         log.info("snapshot.fetched", agent_id=agent_id, kept_apart_as=kept)
         return "restored"
 
-    async def _settle(self, worker: WorkerClient, home: str, rig_id: str, agent_id: str) -> None:
+    async def _settle(
+        self, worker: WorkerClient, home: str, rig_id: str, agent_id: str, user: User | None
+    ) -> None:
         """Find out whether the conversation in `home` may be uploaded. Raises `KeptApart` when not."""
         if home in self._apart:
             raise KeptApart
@@ -205,15 +212,15 @@ class Snapshots:
             self._apart.add(home)
             log.warning("snapshot.apart", agent_id=agent_id, stored=len(stored))
             raise KeptApart
-        await self._unmark(home)
+        await self._unmark(home, user)
 
-    async def _unmark(self, home: str) -> None:
-        await trio.Path(_mark(home)).unlink(missing_ok=True)
+    async def _unmark(self, home: str, user: User | None) -> None:
+        await run_as(user, _mark(home).unlink, True)
         self._apart.discard(home)
 
-    async def _set_aside(self, path: Path) -> None:
+    async def _set_aside(self, path: Path, user: User | None) -> None:
         with suppress(FileNotFoundError):
-            log.warning("snapshot.set_aside", kept_as=await trio.to_thread.run_sync(set_aside, path, "broken"))
+            log.warning("snapshot.set_aside", kept_as=await run_as(user, set_aside, path, "broken"))
 
     async def _delete_stored(self, rig_id: str, agent_id: str) -> None:
         if self._worker is None:
@@ -223,6 +230,12 @@ class Snapshots:
                 await self._worker.delete_snapshot(rig_id, agent_id)
         except (WorkerError, trio.TooSlowError) as error:
             log.warning("snapshot.not_deleted", agent_id=agent_id, reason=str(error) or "no answer in 10 s")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a database, or what stands in its place; its directory is there, after this."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.is_symlink() or path.exists()
 
 
 def _put_in_place(path: Path, draft: Path, mark: Path, apart: bool) -> str | None:

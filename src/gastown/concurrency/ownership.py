@@ -1,0 +1,140 @@
+"""Directories for users below us, made so that none of them can lead us elsewhere.
+
+What lies in a directory that a user can write, that user can exchange at any moment for a link to something else.
+So every directory that is given away lies in one that only we can write, is looked at through its descriptor, and
+from then on is worked in as its owner. All of it blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from gastown.concurrency.users import User
+
+__all__ = ["NotOurs", "check_path", "give_directory", "keep_root", "read_small", "write_whole"]
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SMALL = 4 * 1024 * 1024
+
+
+class NotOurs(Exception):
+    """Something stands in a place of ours that somebody else put there, or could; the message says what to do."""
+
+
+def keep_root(path: str) -> None:
+    """Make a directory in which only we may make others, and which all may pass through.
+
+    One like /tmp stays, or becomes, one where nobody can rename what is not his own.
+    """
+    Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    for_all = mode & stat.S_ISVTX or Path(path).samefile(tempfile.gettempdir())
+    wanted = mode | stat.S_ISVTX if for_all and mode & 0o022 else (mode | stat.S_IXOTH) & ~0o022
+    if wanted != mode:
+        Path(path).chmod(wanted)
+    check_path(path)
+
+
+def check_path(path: str) -> None:
+    """Raise `NotOurs` when somebody else could put another directory in the place of one above `path`."""
+    real = Path(path).resolve()
+    for directory in (real, *real.parents):
+        found = directory.stat()
+        loose = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (0, os.geteuid()) or loose:
+            raise NotOurs(
+                f"{directory} can be changed by other users, who could put something else in the place of what is "
+                "below it: give it to root and take the others' right to write (chown root, chmod go-w)"
+            )
+        if not found.st_mode & stat.S_IXOTH:
+            raise NotOurs(f"{directory} cannot be passed through by other users: chmod o+x")
+
+
+def give_directory(path: str, user: User | None, mode: int) -> None:
+    """Make a directory of `user`'s in a directory of ours. One that is there becomes the user's with all in it.
+
+    What stands there and is no directory raises `NotOurs`. Where everybody may make directories (/tmp), one that
+    another user has made is set aside: it may be a trap.
+    """
+    if user is None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        return
+    parent = Path(path).parent
+    parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    found = _found(path)
+    loose = stat.S_IMODE(parent.stat().st_mode) & 0o022
+    if (
+        found is not None
+        and loose
+        and not (stat.S_ISDIR(found.st_mode) and found.st_uid in (user.uid, os.geteuid()))
+    ):
+        _set_aside(path)
+        found = None
+    if found is None:
+        Path(path).mkdir(mode=0o700)
+    try:
+        directory = os.open(path, _OPEN)
+    except OSError as error:
+        raise NotOurs(f"{path} is not a directory of ours: {error.strerror}") from error
+    try:
+        if os.fstat(directory).st_uid != user.uid:
+            _hand_over(directory, user)
+        os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
+
+
+def _found(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _set_aside(path: str) -> None:
+    number = 1
+    while os.path.lexists(f"{path}.aside-{number}"):
+        number += 1
+    Path(path).rename(f"{path}.aside-{number}")
+
+
+def _hand_over(directory: int, user: User) -> None:
+    """Give a tree to `user`, the top last: a tree that is half done is done again.
+
+    A second link to a file of ours may have been made by anybody, so such a file stays ours.
+    """
+    us = os.geteuid()
+    for _, folders, files, here in os.fwalk(".", topdown=False, follow_symlinks=False, dir_fd=directory):
+        for name in (*folders, *files):
+            entry = os.stat(name, dir_fd=here, follow_symlinks=False)
+            ours = entry.st_uid == us and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1)
+            if ours or entry.st_uid in user.takes_from:
+                os.chown(name, user.uid, user.gid, dir_fd=here, follow_symlinks=False)
+    os.fchown(directory, user.uid, user.gid)
+
+
+def read_small(path: Path) -> str | None:
+    """The text of a plain file; None when there is none, or something else, or a very long one. Never waits."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _SMALL:
+            return None
+        return os.read(file, _SMALL).decode(errors="surrogateescape")
+    finally:
+        os.close(file)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file, never half of it, and through no link that stands in its place."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "w") as file:
+        file.write(text)
+    draft.replace(path)

@@ -1,0 +1,142 @@
+"""Whom children and files belong to, where the control server is root and agents are not.
+
+A user that is None is ourselves, everywhere: then nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import Any, TypedDict, TypeVar, TypeVarTuple
+
+import trio
+
+__all__ = [
+    "PRIVATE",
+    "SHARED",
+    "User",
+    "end_processes_of",
+    "hide_memory",
+    "identity",
+    "in_guise",
+    "run_as",
+    "uid_of",
+]
+
+PRIVATE = 0o022
+"""The umask of an agent's processes: what they make is private by the directories that it lies in."""
+SHARED = 0o027
+"""The umask of what other users of the same group may read."""
+
+_PR_SET_DUMPABLE = 4
+_Arguments = TypeVarTuple("_Arguments")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class User:
+    """A user below us. `name` is what its processes take themselves for; it need not be in the password file.
+
+    `alone`: no process but those of one agent, and what we run for it, has this uid. What belonged to one of the
+    uids `takes_from`, or to us, becomes this one's with the directory that it lies in.
+    """
+
+    uid: int
+    gid: int
+    name: str
+    alone: bool = False
+    umask: int = PRIVATE
+    takes_from: range = range(0)
+
+
+class Identity(TypedDict, total=False):
+    """The options of `subprocess` that make a child somebody else's."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+    umask: int
+
+
+def identity(user: User | None) -> Identity:
+    """What to start a child with, so that it is `user`'s and in no group but its own."""
+    if user is None:
+        return {}
+    return {"user": user.uid, "group": user.gid, "extra_groups": [], "umask": user.umask}
+
+
+def uid_of(user: User | None) -> int:
+    return user.uid if user is not None else os.getuid()
+
+
+def in_guise(user: User | None, call: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
+    """Call with the rights that `user` has to files and to /proc, and no other; only in a worker thread.
+
+    Linux keeps the file system's user per thread (setfsuid(2)), and with it goes root's right to everything. No
+    process of the user can signal or trace the thread meanwhile. New files belong to the user. It needs no
+    more than CAP_SETUID and CAP_SETGID, where reading another's /proc as root would need CAP_SYS_PTRACE.
+    """
+    if user is None:
+        return call(*arguments)
+    libc = ctypes.CDLL(None)
+    try:
+        libc.setfsgid(user.gid)
+        libc.setfsuid(user.uid)
+        # The calls report no error: only asking again (with an impossible id) tells.
+        if (libc.setfsuid(-1), libc.setfsgid(-1)) != (user.uid, user.gid):
+            raise PermissionError(f"cannot act as user {user.uid}")
+        return call(*arguments)
+    finally:
+        libc.setfsuid(os.geteuid())
+        libc.setfsgid(os.getegid())
+
+
+async def run_as(
+    user: User | None,
+    call: Callable[[*_Arguments], _Result],
+    *arguments: *_Arguments,
+    abandon_on_cancel: bool = False,
+) -> _Result:
+    """`in_guise`, in a thread. What might wait for ever on a pipe that an agent has put there is not for it."""
+    return await trio.to_thread.run_sync(in_guise, user, call, *arguments, abandon_on_cancel=abandon_on_cancel)
+
+
+def hide_memory() -> None:
+    """Close this process's memory and environment to other processes of its user, for good; its children's not."""
+    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError("prctl(PR_SET_DUMPABLE) failed")
+
+
+async def end_processes_of(user: User) -> tuple[int, ...]:
+    """KILL every process of a user that is alone; returns those that are still there.
+
+    One kill for all, sent as the user itself: nothing can fork away from it.
+    """
+    if not user.alone or user.uid == 0:
+        raise ValueError(f"user {user.uid} is not alone")
+    options: Any = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL, "env": {"PATH": os.defpath}}
+    for _ in range(3):
+        if not await trio.to_thread.run_sync(_processes_of, user.uid):
+            return ()
+        command = ["/bin/sh", "-c", "kill -s KILL -- -1"]
+        await trio.run_process(command, check=False, cwd="/", **options, **identity(user))
+        await trio.sleep(0.02)
+    return await trio.to_thread.run_sync(_processes_of, user.uid)
+
+
+def _processes_of(uid: int) -> tuple[int, ...]:
+    """The processes with that real uid, zombies left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with suppress(OSError):
+            status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+            if int(status["Uid"].split()[0]) == uid and status["State"].split()[0] not in "ZX":
+                found.append(int(entry.name))
+    return tuple(found)

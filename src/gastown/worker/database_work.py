@@ -1,0 +1,86 @@
+"""Work on an agent's database as its owner: in a thread of ours, or in a process of the agent's user.
+
+SQLite gets to see what an agent has made, and may wait for ever on a pipe that stands in a file's place. So for a
+user below us it runs in a process that has that user's rights, and that can be ended.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+
+import trio
+
+from gastown.concurrency.users import User, identity
+from gastown.contract.identifiers import printable
+from gastown.worker import database
+from gastown.worker.database import CannotCopy
+
+__all__ = ["DatabaseWork"]
+
+_PROGRAM = str(Path(database.__file__))
+_ANSWER = 4096
+
+
+@dataclass(frozen=True)
+class DatabaseWork:
+    """`python` is one that every user may run. Cancelling ends a process; a thread is abandoned."""
+
+    python: str = sys.executable
+
+    async def is_sound(self, user: User | None, path: Path) -> bool:
+        """See `database.is_sound`."""
+        if user is None:
+            return await trio.to_thread.run_sync(database.is_sound, path)
+        return (await self._run(user, "sound", str(path)))[0] == 0
+
+    async def unpack(self, user: User | None, content: bytes, path: Path) -> Path | None:
+        """See `database.unpack`."""
+        if user is None:
+            return await trio.to_thread.run_sync(database.unpack, content, path)
+        done, _ = await self._run(user, "unpack", str(path), content=content)
+        return database.draft_of(path) if done == 0 else None
+
+    async def copy(self, user: User | None, path: Path, limit: int) -> bytes | None:
+        """See `database.copy`."""
+        if user is None:
+            work = partial(database.copy, path, limit)
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        done, content = await self._run(user, "copy", str(path), str(limit), most=limit)
+        if done == 1:
+            return None
+        if done != 0:
+            raise CannotCopy(printable(content.decode(errors="replace"), 300) or "the database cannot be copied")
+        return content
+
+    async def _run(
+        self, user: User, *arguments: str, content: bytes = b"", most: int = _ANSWER
+    ) -> tuple[int, bytes]:
+        """The exit code and at most `most` bytes of what it says; who says more is ended."""
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    [self.python, "-I", "-S", _PROGRAM, *arguments],
+                    stdin=content,
+                    stdout=PIPE,
+                    stderr=DEVNULL,
+                    check=False,
+                    cwd="/",
+                    env={},
+                    **identity(user),
+                )
+            )
+            assert process.stdout is not None  # noqa: S101 - opened as a pipe
+            said = bytearray()
+            async with process.stdout:
+                async for chunk in process.stdout:
+                    said += chunk
+                    if len(said) > most:
+                        process.kill()
+                        break
+            await process.wait()
+        return (process.returncode if len(said) <= most else -1) or 0, bytes(said)

@@ -1,0 +1,39 @@
+"""Users that need no line in the password file, for tests that root runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gastown.agents.users import AgentUsers
+from gastown.concurrency.users import User
+
+__all__ = ["ALICE", "BOB", "KEEPER", "needs_root", "open_folder", "users"]
+
+UIDS = range(210_000, 210_010)
+KEEPER = User(64_201, 64_201, "keeper", takes_from=UIDS)
+ALICE, BOB = (User(uid, KEEPER.gid, "agent", alone=True, takes_from=UIDS) for uid in UIDS[:2])
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+def users(count: int = len(UIDS)) -> AgentUsers:
+    """What `find_users` makes: `count` users for one agent each."""
+    return AgentUsers(User(KEEPER.uid, KEEPER.gid, "keeper"), UIDS[:count])
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can pass through, which those of pytest are not."""
+    folder = Path(tempfile.mkdtemp(prefix="users-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)

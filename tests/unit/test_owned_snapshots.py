@@ -1,0 +1,149 @@
+"""Conversations in homes of users below us: all that is done there is done with their rights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from gastown.agents.users import find_python, settle_in
+from gastown.concurrency.users import in_guise
+from gastown.contract.secret import Secret
+from gastown.worker.client import WorkerClient
+from gastown.worker.database import CannotCopy, database_path
+from gastown.worker.database_work import DatabaseWork
+from gastown.worker.snapshots import NotSaved, Snapshots
+from gastown.worker.tokens import Credentials, LiveCredentials
+from tests.fakes.network import open_network
+from tests.fakes.users import ALICE, BOB, needs_root, open_folder
+from tests.fakes.worker import FakeWorker
+
+pytestmark = needs_root
+AGENT = ("rig-1", "pole-1")
+
+
+class Home:
+    """Alice's home and a worker."""
+
+    def __init__(self, folder: Path, worker: FakeWorker, snapshots: Snapshots, work: DatabaseWork) -> None:
+        self.folder = folder
+        self.home = str(folder / "alice")
+        self.worker = worker
+        self.snapshots = snapshots
+        self.work = work
+
+    @property
+    def path(self) -> Path:
+        return database_path(self.home)
+
+    async def save(self) -> bool:
+        return await self.snapshots.save(self.home, *AGENT, ALICE)
+
+    async def restore(self) -> str:
+        return await self.snapshots.restore(self.home, *AGENT, unused=True, user=ALICE)
+
+
+def converse(path: Path, word: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE IF NOT EXISTS message (word TEXT)")
+        connection.execute("INSERT INTO message VALUES (?)", (word,))
+
+
+def words(content: bytes, folder: Path) -> list[str]:
+    copy = folder / "copy.db"
+    copy.write_bytes(content)
+    with closing(sqlite3.connect(copy)) as connection:
+        return [word for (word,) in connection.execute("SELECT word FROM message")]
+
+
+@asynccontextmanager
+async def open_home() -> AsyncIterator[Home]:
+    with open_folder() as folder:
+        await settle_in(str(folder / "alice"), ALICE)
+        await settle_in(str(folder / "bob"), BOB)
+        work = DatabaseWork(find_python("64201", os.environ["PATH"]))
+        async with open_network() as network:
+            worker = FakeWorker(network)
+            credentials = LiveCredentials(Credentials(container_token=Secret("t")))
+            client = WorkerClient(network.client(), "http://worker", "oak", credentials)
+            with trio.fail_after(60):  # noqa: ASYNC100 - the test is inside
+                yield Home(folder, worker, Snapshots(client, 1024 * 1024, work), work)
+
+
+def owners(folder: Path) -> set[int]:
+    return {path.lstat().st_uid for path in (folder, *folder.rglob("*"))}
+
+
+async def test_a_conversation_is_saved_and_comes_back_as_its_agent_s() -> None:
+    async with open_home() as home:
+        assert await home.restore() == "fresh"
+        in_guise(ALICE, converse, home.path, "hello")
+        assert await home.save()
+        assert words(home.worker.snapshots[AGENT], home.folder) == ["hello"]
+        shutil.rmtree(home.path.parent)
+        assert await home.restore() == "restored"
+        assert await home.restore() == "local"
+        assert owners(Path(home.home)) == {ALICE.uid}
+        assert words(home.path.read_bytes(), home.folder) == ["hello"]
+
+
+async def test_a_link_to_another_agent_s_conversation_saves_nothing_of_it() -> None:
+    async with open_home() as home:
+        theirs = database_path(str(home.folder / "bob"))
+        in_guise(BOB, converse, theirs, "of bob")
+        in_guise(ALICE, home.path.parent.mkdir, 0o777, True)
+        home.path.symlink_to(theirs)
+        before = theirs.read_bytes()
+        assert await home.save() is False
+        home.worker.snapshots[AGENT] = before
+        await home.restore()
+        assert theirs.read_bytes() == before
+        assert owners(home.folder / "bob") == {BOB.uid}
+
+
+async def test_a_home_that_leads_out_of_itself_gets_nothing_written_elsewhere() -> None:
+    async with open_home() as home:
+        (home.folder / "ours").mkdir()
+        (Path(home.home) / ".local").symlink_to(home.folder / "ours")
+        with pytest.raises(PermissionError):
+            await home.restore()
+        assert list((home.folder / "ours").iterdir()) == []
+
+
+async def test_a_pipe_in_the_database_s_place_keeps_nobody_waiting_for_ever() -> None:
+    async with open_home() as home:
+        in_guise(ALICE, home.path.parent.mkdir, 0o777, True)
+        os.mkfifo(home.path)
+        os.chown(home.path, ALICE.uid, ALICE.gid)
+        with trio.move_on_after(1) as patience:
+            await home.work.copy(ALICE, home.path, 1024)
+        assert patience.cancelled_caught or not patience.cancel_called
+
+
+async def test_a_broken_or_a_too_large_conversation_is_not_sent_and_says_why() -> None:
+    async with open_home() as home:
+        in_guise(ALICE, converse, home.path, "x" * 2_000_000)
+        with pytest.raises(NotSaved, match="more than the 1048576 that may be sent"):
+            await home.save()
+        in_guise(ALICE, home.path.write_bytes, b"no database at all" * 1000)
+        assert not await home.work.is_sound(ALICE, home.path)
+        assert await home.restore() == "fresh"
+        assert [path.name for path in home.path.parent.glob("*.broken-1")] == ["kilo.db.broken-1"]
+
+
+async def test_a_process_that_says_more_than_it_may_is_ended(tmp_path: Path) -> None:
+    """It is the agent's: whoever may trace it has the say over what it says."""
+    with open_folder() as folder:
+        babbler = folder / "python"
+        babbler.write_text("#!/bin/sh\nexec yes\n")
+        babbler.chmod(0o755)
+        with trio.fail_after(20), pytest.raises(CannotCopy):
+            await DatabaseWork(str(babbler)).copy(ALICE, tmp_path / "kilo.db", 100_000)
