@@ -1,9 +1,9 @@
 """`make soak`: five minutes of what a town goes through in weeks, and whether anything of it stays behind.
 
-A hall, `gastown serve` as its own process, the real kilo. Agents are started, messaged, replaced, stopped and
-crashed (their server gets a KILL) at random, from a seed that is printed. After every few of these all agents are
-stopped, and the container is measured at rest: memory, open handles, threads, descendants, temporary files. Over
-the time each must stay flat. Writes bench/soak.csv; ends with 1 when something grows.
+A hall, `gastown serve` as its own process, the real kilo. A mayor and others are started, messaged, replaced,
+stopped and crashed (their server gets a KILL) at random, from a seed that is printed. After every few of these all
+agents are stopped, and the container is measured at rest: memory, open handles, threads, descendants, temporary
+files. Over the time each must stay flat. Writes bench/soak.csv; ends with 1 when something grows.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ from gastown.hall.config import town_config
 from tests.kilo.town import RealTown, alive, descendants, eventually, real_town
 
 TABLE = Path(__file__).with_name("soak.csv")
-AGENTS = [f"triage-{number}" for number in range(4)]
+OTHERS = [f"triage-{number}" for number in range(4)]
 MOST_AT_ONCE = 3
-ACTIONS_A_ROUND = 8
+MOST_COMEBACKS = 4
+"""A mayor whose server dies once more in a quarter of an hour is given up."""
+ACTIONS_A_ROUND = 4
+FEWEST_RESTS = 6
+"""A machine that is slow gets up to twice the seconds for them."""
 PATIENCE = 90.0
 
 ALLOWED = {"memory_mb": 4.0, "handles": 2.0, "threads": 4.0, "descendants": 0.0, "temporary_files": 0.0}
@@ -78,9 +82,12 @@ def grown(samples: Sequence[Sample]) -> list[str]:
 class Soak:
     """One container, and what is done to it."""
 
-    def __init__(self, town: RealTown, client: httpx2.AsyncClient, chance: random.Random, temporary: Path) -> None:
+    def __init__(
+        self, town: RealTown, client: httpx2.AsyncClient, mayor: str, chance: random.Random, temporary: Path
+    ) -> None:
         self._town = town
         self._client = client
+        self._mayor = mayor
         self._chance = chance
         self._temporary = temporary
         self._began = trio.current_time()
@@ -88,17 +95,17 @@ class Soak:
         self.done: Counter[str] = Counter()
 
     async def act(self) -> None:
-        """One thing at random, and its answer."""
+        """One thing at random, until it has had its effect."""
         actions = [self.message, self.replace, self.stop, self.crash, self.refresh] if self._running else []
         if len(self._running) < MOST_AT_ONCE:
             actions += [self.start] * 3
         action = self._chance.choice(actions)
         with trio.fail_after(PATIENCE):
-            await action()
-        self.done[action.__name__] += 1
+            name = await action() or action.__name__
+        self.done[name] += 1
 
     async def start(self) -> None:
-        agent_id = self._chance.choice(sorted(set(AGENTS) - self._running))
+        agent_id = self._chance.choice(sorted({self._mayor, *OTHERS} - self._running))
         await self._start(agent_id)
         self._running.add(agent_id)
 
@@ -114,23 +121,31 @@ class Soak:
         self._running.discard(agent_id)
         await self._call("POST", f"/agents/{agent_id}/stop", {})
 
-    async def crash(self) -> None:
-        """A KILL to an agent's server; done when the agent has another one."""
+    async def crash(self) -> str:
+        """A KILL to an agent's server: the mayor comes back on another one, the others have failed."""
         agent_id = self._one()
+        is_mayor = agent_id == self._mayor
+        if is_mayor and self.done["crash of the mayor"] >= MOST_COMEBACKS:
+            return "crash spared"
         before = await trio.to_thread.run_sync(self._town.server_of, agent_id)
         with suppress(ProcessLookupError):
             os.kill(before, signal.SIGKILL)
 
-        async def back() -> bool:
+        async def settled() -> bool:
             status = await self._town.dispatch.status(agent_id)
             server = await trio.to_thread.run_sync(self._town.server_of, agent_id)
-            return status is not None and status.status == "running" and server not in (0, before)
+            if is_mayor:
+                return status is not None and status.status == "running" and server not in (0, before)
+            return status is not None and status.status == "failed" and server == 0
 
-        await eventually(back, PATIENCE)
+        await eventually(settled, PATIENCE)
+        if not is_mayor:
+            self._running.discard(agent_id)
+        return "crash of the mayor" if is_mayor else "crash"
 
     async def refresh(self) -> None:
         token = await self._town.hall.container_token()
-        await self._call("POST", "/refresh-token", {"token": token.reveal()})
+        await self._call("POST", "/refresh-token", {"token": token})
 
     async def rest(self) -> Sample:
         """Stop what runs, wait until nothing is left of it, and measure."""
@@ -160,12 +175,15 @@ class Soak:
 
     async def _start(self, agent_id: str) -> None:
         hall = self._town.hall
+        if agent_id == self._mayor:
+            await hall.start_mayor(self._town.dispatch, "Good morning.")
+            return
         config = town_config(await hall.town(), hall.url)
         body = {
             "agentId": agent_id, "rigId": f"rig-{agent_id}", "townId": hall.town_id, "role": "triage",
             "name": agent_id, "identity": "an agent of the soak", "prompt": "Begin.", "gitUrl": "", "branch": "",
             "defaultBranch": "", "model": "anthropic/claude-sonnet-4.6",
-            "envVars": {"KILOCODE_TOKEN": config.kilocode_token.reveal()},
+            "envVars": {"KILOCODE_TOKEN": config.kilocode_token},
         }  # fmt: skip
         await self._call("POST", "/agents/start", body)
 
@@ -183,14 +201,16 @@ async def soak(options: argparse.Namespace, folder: Path) -> list[Sample]:
     samples: list[Sample] = []
     async with (
         real_town(folder / "town", {"turn_seconds": 0.5}, **settings) as town,
-        httpx2.AsyncClient(base_url=town.url, timeout=PATIENCE, trust_env=False) as client,
+        httpx2.AsyncClient(base_url=town.url, headers=town.bearer, timeout=PATIENCE, trust_env=False) as client,
     ):
         await town.prewarmed()
-        mayor = await town.hall.start_mayor(town.dispatch, "Good morning.")
-        await client.post(f"/agents/{mayor.agent_id}/stop")
-        here = Soak(town, client, random.Random(options.seed), temporary)
-        end = trio.current_time() + options.seconds
-        while trio.current_time() < end:
+        mayor = (await town.hall.start_mayor(town.dispatch, "Good morning.")).agent_id
+        (await client.post(f"/agents/{mayor}/stop")).raise_for_status()
+        here = Soak(town, client, mayor, random.Random(options.seed), temporary)
+        began = trio.current_time()
+        while (spent := trio.current_time() - began) < options.seconds or (
+            len(samples) < FEWEST_RESTS and spent < 2 * options.seconds
+        ):
             for _ in range(ACTIONS_A_ROUND):
                 await here.act()
             samples.append(await here.rest())
