@@ -19,13 +19,14 @@ from gastown.broker.policy import Refused, route
 from gastown.contract.access import bearer_of
 from gastown.contract.git import Remote, is_branch_name, is_revision
 from gastown.contract.identifiers import is_identifier, printable
+from gastown.contract.secret import Secret
 from gastown.git.workspace import WorkspacePaths
 from gastown.hall.tokens import InvalidToken, claimed_town, verify
 from gastown.kilo.frames import FrameReader, FrameTooLarge
 from gastown.worker.tokens import expiry
 from tests.fuzz.budget import examples
 
-SECRET = "s" * 48
+SECRET = Secret("s" * 48)
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
 POLE = AgentIdentity("pole-1", "r1", "oak", "polecat")
 MAYOR = AgentIdentity("mayor-1", "mayor-oak", "oak", "mayor")
@@ -113,7 +114,7 @@ def jwts() -> st.SearchStrategy[str]:
 @example(token_of({"exp": math.nan}))
 @example("h." + base64.urlsafe_b64encode(b"[" * 100_000).decode() + ".s")
 def test_the_end_of_any_token_is_a_moment_or_not_known(token) -> None:
-    found = expiry(token)
+    found = expiry(Secret(token))
     assert found is None or math.isfinite(found)
 
 
@@ -121,9 +122,9 @@ def test_the_end_of_any_token_is_a_moment_or_not_known(token) -> None:
 @given(jwts())
 def test_no_token_of_another_is_taken_for_one_of_the_halls(token) -> None:
     with suppress(InvalidToken):
-        claimed_town(token)
+        claimed_town(Secret(token))
     try:
-        verify(token, SECRET, NOW)
+        verify(Secret(token), SECRET, NOW)
     except InvalidToken:
         return
     raise AssertionError(token)
@@ -132,9 +133,9 @@ def test_no_token_of_another_is_taken_for_one_of_the_halls(token) -> None:
 @examples(200)
 @given(st.fixed_dictionaries({}, optional={"exp": JSON, "iat": JSON, "sub": JSON, "scope": st.just("container")}))
 def test_signed_claims_of_any_kind_are_read_or_refused(claims) -> None:
-    encoded = jwt.api_jws.encode(json.dumps(claims).encode(), SECRET, algorithm="HS256")
+    encoded = jwt.api_jws.encode(json.dumps(claims).encode(), SECRET.reveal(), algorithm="HS256")
     with suppress(InvalidToken):
-        assert verify(encoded, SECRET, NOW) == claims["sub"]
+        assert verify(Secret(encoded), SECRET, NOW) == claims["sub"]
 
 
 # The broker's headers and paths.
@@ -156,7 +157,7 @@ def test_any_headers_have_a_bearer_or_none_and_a_stranger_finds_no_grant(headers
     grants = Grants()
     grant = grants.admit(POLE, None)
     assert grants.find(bearer_of(headers)) is None
-    assert grants.find(bearer_of([(b"authorization", b"Bearer " + grant.bearer.encode())])) is grant
+    assert grants.find(bearer_of([(b"authorization", b"Bearer " + grant.bearer.reveal().encode())])) is grant
 
 
 @examples(200)
@@ -164,7 +165,7 @@ def test_any_headers_have_a_bearer_or_none_and_a_stranger_finds_no_grant(headers
 def test_no_text_is_a_bearer(text) -> None:
     grants = Grants()
     grant = grants.admit(POLE, None)
-    for tried in (text, f"gtb.{grant.name}.{text}", f"{grant.bearer}{text}" if text else "gtb"):
+    for tried in (text, f"gtb.{grant.name}.{text}", f"{grant.bearer.reveal()}{text}" if text else "gtb"):
         assert grants.find(tried) is None
 
 
@@ -261,7 +262,7 @@ def test_an_address_is_read_or_refused_and_what_was_read_is_read_the_same_again(
         return
     assert not remote.url.startswith("-")
     assert remote.url.isprintable()
-    assert "password" not in repr(remote)
+    assert repr(remote.password) in ("None", "Secret(***)")
     again = Remote.parse(remote.url)
     assert (again.url, again.origin, again.path) == (remote.url, remote.origin, remote.path)
     assert (again.username, again.password) == (None, None)
