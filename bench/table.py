@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench.figures import COLLECTED, Figure
 
@@ -88,6 +89,15 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
+def accept(figures: Sequence[Mapping[str, Any]], when: str) -> None:
+    """Make these the baseline; what this run has not measured stays."""
+    measured = {(one["group"], one["name"]) for one in figures}
+    before = json.loads(BASELINE.read_text())["figures"] if BASELINE.exists() else []
+    kept = [one for one in before if (one["group"], one["name"]) not in measured]
+    content = {"when": when, "machine": machine(), "figures": [*kept, *figures]}
+    BASELINE.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {' '.join(COLLECTED)} (all)")
@@ -106,7 +116,7 @@ def main() -> int:
     if not options.parts:
         PAGE.write_text(HEAD.format(when=when, machine=machine()) + "\n".join(rows) + "\n")
     if options.accept:
-        BASELINE.write_text(latest)
+        accept(figures, when)
         return 0
     return int(any("worse**" in row for row in rows))
 
