@@ -69,6 +69,10 @@ lint: setup ## ruff, flake8-async, mypy, pyright, and what a release is made of
 	.venv/bin/mypy --strict src
 	.venv/bin/pyright src
 
+.PHONY: docs
+docs: setup ## build the documentation into site/; a broken link is an error
+	@.venv/bin/python -m tools.site
+
 .PHONY: bench
 bench: setup ## all benchmarks as one table, against the baseline, into docs/bench.md; ARGS=--accept makes it the baseline
 	@.venv/bin/python -m bench.table $(ARGS)
@@ -103,5 +107,5 @@ lock: ## remake the locks: make lock ARGS=--upgrade
 
 .PHONY: clean
 clean: ## remove what setup, tests and tools have made
-	rm -rf .venv .tools .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .tools .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
 	find $(PYTHON_FOLDERS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gastown import __version__
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,16 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["serve"] and len(given) == 1:
         return _serve()
-    parser = argparse.ArgumentParser(prog="gastown", description="One container in which a team of agents works.")
-    parser.add_argument("--version", action="version", version=f"gastown {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("serve", help="the container process; settings come from the environment")
-    commands.add_parser("openapi", help="print the control API's OpenAPI description")
 
     from gastown.hall import up
 
-    up.add_arguments(commands.add_parser("up", help="a whole town on this machine, until Ctrl-C"))
-    up.add_hall_arguments(commands.add_parser("hall", help="the embedded orchestrator alone"))
+    parser = build_parser()
     options = parser.parse_args(given)
     match options.command:
         case "serve":
@@ -38,6 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return up.run(options, os.environ)
         case _:
             return up.run_hall(options, os.environ)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its arguments; the reference of the commands is made from it, too."""
+    from gastown.hall import up
+
+    parser = argparse.ArgumentParser(prog="gastown", description="One container in which a team of agents works.")
+    parser.add_argument("--version", action="version", version=f"gastown {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="the container process; settings come from the environment")
+    commands.add_parser("openapi", help="print the control API's OpenAPI description")
+    up.add_arguments(commands.add_parser("up", help="a whole town on this machine, until Ctrl-C"))
+    up.add_hall_arguments(commands.add_parser("hall", help="the embedded orchestrator alone"))
+    return parser
 
 
 def _serve() -> int:

@@ -197,6 +197,7 @@ class Farewell:
             await self._write_context(parts, parts.worker)
 
     async def _write_context(self, parts: FarewellParts, worker: WorkerClient) -> None:
+        """Tell the worker on which branch a polecat's work is, for whoever takes it up."""
         request = self.agent.request
         context = EvictionContext(
             branch=request.branch, agent_name=request.name, saved_at=parts.services.now()

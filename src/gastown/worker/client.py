@@ -95,10 +95,12 @@ class WorkerClient:
         return Registry(tuple(entries), len(rows) - len(entries))
 
     async def write_registry(self, entries: list[RegistryEntry]) -> None:
+        """Store who runs now, in place of what was stored before."""
         body = [reveal_json(entry, by_alias=True, exclude_none=True) for entry in entries]
         await self._json("POST", "/container-registry", body)
 
     async def mayor_context(self) -> MayorContext:
+        """What the mayor's next start will bring, so that its server can be started before."""
         body = await self._json("GET", "/mayor-id")
         try:
             return MayorContext.model_validate(body)
@@ -106,6 +108,7 @@ class WorkerClient:
             raise WorkerError("GET /mayor-id", f"unusable answer: {_problems(error)}", transient=False) from None
 
     async def container_event(self, event: dict[str, Any]) -> None:
+        """Tell a piece of telemetry."""
         await self._json("POST", "/container-events", event)
 
     async def snapshot(self, rig_id: str, agent_id: str) -> bytes | None:
@@ -125,6 +128,7 @@ class WorkerClient:
         await self._send("POST", path, _Binary(content), agent=(rig_id, agent_id))
 
     async def delete_snapshot(self, rig_id: str, agent_id: str) -> None:
+        """Forget the agent's stored `kilo.db`: kilo cannot use it."""
         path = f"/rigs/{rig_id}/agents/{agent_id}/db-snapshot"
         await self._send("DELETE", path, agent=(rig_id, agent_id))
 

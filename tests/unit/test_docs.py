@@ -1,0 +1,261 @@
+"""The documentation: nothing of the code is missing from it, and nothing in it is gone from the code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from gastown.agents.model import EDGES
+from gastown.contract.tools import tools
+from gastown.contract.town import Hydration
+from gastown.metrics.table import METRICS
+from tests.faults.faults import FAULTS
+from tools.site import cli, http_api, log_events, settings, worker_api
+from tools.site.__main__ import NotBuilt, build
+from tools.site.pages import DOCS, REPOSITORY, SOURCE, reference, stage
+from tools.site.tree import read_rooms, read_tree
+
+TESTS = REPOSITORY / "tests"
+HAND_WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "adr" or path.name == "index.md")
+NAMES = [path.relative_to(DOCS).as_posix() for path in HAND_WRITTEN]
+ALL_SOURCE = "\n".join(
+    path.read_text("utf-8") for path in sorted(SOURCE.rglob("*")) if path.suffix in {".py", ".js"}
+)
+
+
+_SUFFIXES = {"db", "js", "json", "log", "md", "py", "svg", "token", "toml"}
+
+
+@cache
+def made(name: str) -> str:
+    """A page that is made from the code."""
+    return reference()[name]()
+
+
+def in_backticks(page: Path) -> set[str]:
+    return set(re.findall(r"`([^`\n]+)`", page.read_text("utf-8")))
+
+
+# What the code has is in the reference, with a meaning.
+
+
+def test_every_setting_is_told_with_its_meaning() -> None:
+    assert [name for name, field in settings.settings().items() if not field.description] == []
+    assert [name for name in settings.settings() if f"`{name}`" not in made("settings.md")] == []
+
+
+def test_every_variable_that_the_hall_reads_is_told_and_no_other() -> None:
+    assert settings.hall_variables(SOURCE) == settings.HALL_VARIABLES.keys()
+
+
+def test_every_route_is_told_with_its_meaning() -> None:
+    operations = list(http_api.operations(http_api.describe_api()))
+    assert [operation.title for operation in operations if not operation.meaning] == []
+    assert [
+        operation.title for operation in operations if f"### {operation.title} {{" not in made("http-api.md")
+    ] == []
+
+
+def test_every_websocket_is_told_with_its_meaning() -> None:
+    assert [path for path, meaning in http_api.sockets() if not meaning] == []
+
+
+def test_every_error_is_told_with_its_meaning() -> None:
+    assert [name for _, meaning, name in http_api.error_kinds() if not meaning] == []
+
+
+def test_every_call_of_the_worker_is_told_with_its_meaning() -> None:
+    assert [asked for asked in worker_api.asked_by_container(SOURCE) if not asked.meaning] == []
+
+
+def test_the_hall_answers_every_call_of_the_worker_and_says_how() -> None:
+    hall = worker_api.answered_by_hall()
+    assert [asked.key for asked in worker_api.asked_by_container(SOURCE) if not hall.get(asked.key)] == []
+
+
+def test_every_command_and_argument_is_told_with_its_meaning() -> None:
+    for name, (parser, meaning) in cli.commands().items():
+        assert meaning, name
+        assert [spelling for spelling, told in cli.options(parser) if not told] == [], name
+
+
+def test_every_metric_is_told_with_its_meaning() -> None:
+    assert [name for name, metric in METRICS.items() if not metric.help] == []
+    assert [name for name in METRICS if f"`{name}`" not in made("metrics.md")] == []
+
+
+def test_what_stands_in_angle_brackets_is_not_lost() -> None:
+    """Outside of backticks a reader's `<town>` would be taken for HTML."""
+    for name in (page for page in reference() if page.endswith(".md")):
+        text = re.sub(r"```.*?```|`[^`]*`", "", made(name), flags=re.DOTALL)
+        assert re.findall(r"<(?!/?(?:br|small)>)[^>]*>", text) == [], name
+
+
+def test_every_tool_and_argument_is_told_with_its_meaning() -> None:
+    for tool in tools():
+        assert tool.description, tool.name
+        assert [name for name, told in tool.args.items() if not told.get("description")] == [], tool.name
+
+
+def test_every_log_event_has_a_meaning_and_every_meaning_an_event() -> None:
+    events, meanings = set(log_events.events_of(SOURCE)), set(log_events.meanings())
+    assert {"without a meaning": events - meanings, "without an event": meanings - events} == {
+        "without a meaning": set(),
+        "without an event": set(),
+    }
+
+
+def test_every_meaning_of_a_log_event_is_one_sentence_or_two() -> None:
+    assert [name for name, told in log_events.meanings().items() if not told.endswith(".") or "\n" in told] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("log.info('a.b', key=1)", {"a.b"}),
+        ("def f(e):\n    log.warning('a.b', exc_info=e)", {"a.b"}),
+        ("def f(x):\n    write = log.debug if x else log.info\n    write('a.b')", {"a.b"}),
+        ("def tell(what):\n    log.info(what)\ndef g():\n    tell('a.b')\n    tell('c.d')", {"a.b", "c.d"}),
+        (
+            "class C:\n  def tell(self, what):\n    log.info(what)\n  def g(self):\n    self.tell('a.b')",
+            {"a.b"},
+        ),
+        ("later(partial(log.warning, 'a.b', **told))", {"a.b"}),
+        ("task(lambda error: log.error('a.b', exc_info=error))", {"a.b"}),
+    ],
+)
+def test_no_way_to_write_to_the_log_is_overlooked(tmp_path: Path, source: str, expected: set[str]) -> None:
+    (tmp_path / "module.py").write_text(source)
+    assert log_events.events_of(tmp_path).keys() == expected
+
+
+def test_a_log_event_that_only_the_run_knows_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("log.info(f'agent.{state}')")
+    with pytest.raises(log_events.Unreadable, match=r"module\.py:1"):
+        log_events.events_of(tmp_path)
+
+
+# What the hand-written pages name is in the code.
+
+
+def test_every_fault_of_the_laboratory_is_on_the_page_of_losses_and_no_other() -> None:
+    page = (DOCS / "explanation" / "what-is-lost.md").read_text("utf-8")
+    shown = {name for proof in re.findall(r"<small>(.*?)</small>", page) for name in re.findall(r"`(\w+)`", proof)}
+    assert shown == FAULTS.keys()
+
+
+def test_every_phase_of_a_start_is_on_the_page_about_stuck_ones() -> None:
+    entered = set(re.findall(r"(?:phases\.enter|\benter)\(\"(\w+)\"\)", ALL_SOURCE)) - {"switch"}
+    told = in_backticks(DOCS / "how-to" / "debug-a-stuck-start.md")
+    assert entered - told == set()
+
+
+def test_the_picture_of_an_agents_life_has_the_edges_of_the_table() -> None:
+    picture = (DOCS / "explanation" / "agent.svg").read_text("utf-8")
+    drawn = {tuple(edge.split()) for edge in re.findall(r'data-edge="([a-z ]+)"', picture)}
+    assert drawn == {(before.value, after.value) for before, afters in EDGES.items() for after in afters}
+
+
+def test_the_picture_of_the_tasks_has_the_tree_of_the_composition_root() -> None:
+    tree = read_tree(SOURCE)
+    front = next(node for node in tree.inside[-1].inside if node.name == "front")
+    assert [node.name for node in front.inside] == ["hypercorn", "loop watch", "boot hydration"]
+    assert [task.name for task in front.inside[2].inside] == ["claim", "mayor prewarm"]
+
+
+def test_the_picture_of_the_rooms_has_those_of_the_house() -> None:
+    rooms = {room for floor in read_rooms(REPOSITORY / "CONTRIBUTING.md") for room in floor}
+    assert [room for room in rooms if not ((SOURCE / room).is_dir() or (SOURCE / f"{room}.py").is_file())] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_a_page_names_exists(name: str) -> None:
+    files = {
+        text for text in in_backticks(DOCS / name) if re.fullmatch(r"(?:[\w-]+/)*[\w-]+\.(?:py|js|toml)", text)
+    }
+    roots = (REPOSITORY, SOURCE, TESTS, TESTS / "kilo")
+    assert [file for file in sorted(files) if not any((root / file).is_file() for root in roots)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variable_that_a_page_names_is_known_to_the_code(name: str) -> None:
+    text = (DOCS / name).read_text("utf-8")
+    variables = set(re.findall(r"\b(?:GASTOWN|KILO|KILOCODE)_[A-Z_]+\b", text))
+    assert [variable for variable in sorted(variables) if not re.search(variable, ALL_SOURCE, re.IGNORECASE)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_log_event_that_a_page_names_is_written(name: str) -> None:
+    events = log_events.meanings()
+    nouns = {event.partition(".")[0] for event in events}
+    text = (DOCS / name).read_text("utf-8")
+    named = set(re.findall(r"(?<![\w./-])([a-z_]+\.[a-z_]+)(?![\w./])", text))
+    named = {
+        word for word in named if word.partition(".")[0] in nouns and word.rpartition(".")[2] not in _SUFFIXES
+    }
+    of_health = {f"hydration.{field.alias or key}" for key, field in Hydration.model_fields.items()}
+    assert named - events.keys() - of_health == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_metric_that_a_page_names_is_in_the_table(name: str) -> None:
+    samples = {sample for metric in METRICS.values() for sample in metric.samples} | METRICS.keys()
+    named = set(re.findall(r"\bgastown_[a-z_]+\b", (DOCS / name).read_text("utf-8")))
+    assert named - samples == set()
+
+
+# The site as a whole.
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; building it fails on a broken link or anchor."""
+    target = tmp_path_factory.mktemp("site") / "site"
+    build(target)
+    return target
+
+
+def test_every_page_is_in_the_menu_once(tmp_path: Path) -> None:
+    menu = tomllib.loads(stage(tmp_path).read_text("utf-8"))["project"]["nav"]
+    listed = [page for section in menu for pages in section.values() for page in pages]
+    staged = [path.relative_to(tmp_path / "docs").as_posix() for path in (tmp_path / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(staged)
+
+
+def test_no_page_fetches_anything_from_outside(site: Path) -> None:
+    """A page may link to the outside; what it loads is its own."""
+    outside = re.compile(
+        r"""<(?:script|link|img|iframe|source|video)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+"""
+    )
+    found = [hit for page in sorted(site.rglob("*.html")) for hit in outside.findall(page.read_text("utf-8"))]
+    styles = [
+        sheet
+        for sheet in site.rglob("*.css")
+        if re.search(r"url\(\s*[\"']?(?:https?:)?//", sheet.read_text("utf-8"))
+    ]
+    assert (found, styles) == ([], [])
+
+
+def test_the_pages_hold_their_pictures_and_cards(site: Path) -> None:
+    assert 'class="tree"' in (site / "explanation" / "architecture.html").read_text("utf-8")
+    assert "<svg" in (site / "index.html").read_text("utf-8")
+    assert "rotate-credentials.html" in (site / "how-to" / "index.html").read_text("utf-8")
+
+
+def test_broken_links_are_an_error_that_names_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def staged_badly(target: Path) -> Path:
+        config = stage(target)
+        with (target / "docs" / "reference" / "cli.md").open("a") as page:
+            page.write("\n[a](nowhere.md) [b](settings.md#nothing) [c](#nothing)\n")
+        return config
+
+    monkeypatch.setattr("tools.site.__main__.stage", staged_badly)
+    with pytest.raises(NotBuilt) as problem:
+        build(tmp_path / "site")
+    named = re.findall(r"(page|anchor) does not exist\n.*reference/cli\.md", str(problem.value))
+    assert named == ["page", "anchor", "anchor"]
+    assert not (tmp_path / "site").exists()
