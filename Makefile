@@ -11,7 +11,10 @@ export GASTOWN_KILO_BIN ?= $(CURDIR)/.tools/kilo/bin/kilo
 ENVIRONMENT := .venv/.environment-made
 INSTALLED := .venv/.gastown-installed
 KILO := .tools/.kilo-installed
-PYTHON_FOLDERS = $(wildcard src tests bench)
+PYTHON_FOLDERS = $(wildcard src tests bench tools deploy)
+DEPLOY_TOOLS := .tools/.deploy-installed
+DEPLOY_CHECKED := .tools/.deploy-checked
+DEPLOYED = Dockerfile .hadolint.yaml $(shell find deploy tools/deploy -type f -not -path '*/node_modules/*')
 ASYNC_OFF := ASYNC114,ASYNC124,ASYNC128,ASYNC9
 
 .PHONY: help
@@ -32,6 +35,14 @@ $(INSTALLED): $(ENVIRONMENT) pyproject.toml src/gastown/__init__.py
 
 $(KILO): tools/kilo/package.json tools/kilo/package-lock.json tools/kilo/install
 	@tools/kilo/install
+	@touch $@
+
+$(DEPLOY_TOOLS): tools/deploy/install tools/deploy/requirements.lock $(wildcard tools/deploy/package*.json deploy/cloudflare/package*.json)
+	@tools/deploy/install
+	@touch $@
+
+$(DEPLOY_CHECKED): $(DEPLOY_TOOLS) $(DEPLOYED)
+	tools/deploy/check
 	@touch $@
 
 .PHONY: up
@@ -56,7 +67,7 @@ fuzz: setup ## the searches of tests/fuzz, twenty times as long and at random: m
 	@FUZZ_FACTOR=$(or $(FUZZ_FACTOR),20) .venv/bin/pytest tests/fuzz $(ARGS)
 
 .PHONY: lint
-lint: setup ## ruff, flake8-async, mypy, pyright, and what a release is made of
+lint: setup $(DEPLOY_CHECKED) ## ruff, flake8-async, mypy, pyright, and what a release and deploy/ are read with
 	.venv/bin/validate-pyproject pyproject.toml
 	.venv/bin/towncrier build --draft --version next >/dev/null
 	.venv/bin/ruff check .
@@ -72,6 +83,10 @@ lint: setup ## ruff, flake8-async, mypy, pyright, and what a release is made of
 .PHONY: docs
 docs: setup ## build the documentation into site/; a broken link is an error
 	@.venv/bin/python -m tools.site
+
+.PHONY: image-root
+image-root: setup ## as root: runs the Dockerfile's steps in a Debian root and tries a town in it; ARGS='--help'
+	@tools/image-root $(ARGS)
 
 .PHONY: bench
 bench: setup ## all benchmarks as one table, against the baseline, into docs/bench.md; ARGS=--accept makes it the baseline
