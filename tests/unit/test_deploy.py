@@ -1,0 +1,281 @@
+"""deploy/ names only what the code has, and says all that a container must be told."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from gastown.concurrency import leaving
+from gastown.contract.secret import Secret
+from gastown.control.app import ROUTES
+from gastown.metrics.table import METRICS
+from gastown.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+HALL = REPOSITORY / "src" / "gastown" / "hall"
+KUBERNETES, CLOUDFLARE = DEPLOY / "kubernetes", DEPLOY / "cloudflare"
+LOCKS = {"package.json", "package-lock.json", "tsconfig.json"}
+
+SETTINGS = {name.upper() for name in Settings.model_fields} - {"BASE_ENV"}
+SECRETS = {name.upper() for name, field in Settings.model_fields.items() if Secret in get_args(field.annotation)}
+PORT = Settings.model_fields["gastown_control_port"].default
+DRAIN = Settings.model_fields["gastown_drain_seconds"].default
+PATHS = {(route.method, route.path) for route in ROUTES}
+SAMPLES = {sample: metric for metric in METRICS.values() for sample in metric.samples}
+
+GIVEN_FROM_OUTSIDE = {
+    "AGENT_IDLE_TIMEOUT_MS",
+    "GASTOWN_API_URL",
+    "GASTOWN_ATTACH_TOKEN",
+    "GASTOWN_CONTAINER_TOKEN",
+    "GASTOWN_CONTROL_TOKEN",
+    "GASTOWN_DRAIN_SECONDS",
+    "GASTOWN_ORGANIZATION_ID",
+    "GASTOWN_READ_TOKEN",
+    "GASTOWN_SESSION_TOKEN",
+    "GASTOWN_TOWN_ID",
+    "KILOCODE_TOKEN",
+    "KILO_API_URL",
+    "KILO_CLOUD_URL",
+    "REFINERY_IDLE_TIMEOUT_MS",
+}
+"""What the contract gives a container; KILO_OPENROUTER_BASE is left out, because kilo 7.7.7 does not read it."""
+
+
+def files() -> list[Path]:
+    found = [path for path in DEPLOY.rglob("*") if path.is_file() and "node_modules" not in path.parts]
+    return sorted(path for path in found if path.name not in LOCKS and path.suffix != ".pyc")
+
+
+@cache
+def objects(path: Path) -> tuple[Any, ...]:
+    return tuple(yaml.safe_load_all(path.read_text("utf-8")))
+
+
+def one(path: Path, kind: str) -> dict[str, Any]:
+    return next(item for item in objects(path) if item["kind"] == kind)
+
+
+def pod() -> dict[str, Any]:
+    spec: dict[str, Any] = one(KUBERNETES / "base/town.yaml", "StatefulSet")["spec"]["template"]["spec"]
+    return spec
+
+
+def container() -> dict[str, Any]:
+    (found,) = pod()["containers"]
+    return dict(found)
+
+
+def settings_of_the_pod() -> dict[str, str]:
+    (made,) = objects(KUBERNETES / "base/kustomization.yaml")[0]["configMapGenerator"]
+    return dict(literal.split("=", 1) for literal in made["literals"])
+
+
+def secrets_of_the_pod() -> dict[str, str]:
+    text = (KUBERNETES / "overlays/one-town/town.env.example").read_text("utf-8")
+    return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def compose(service: str) -> dict[str, Any]:
+    found: dict[str, Any] = objects(DEPLOY / "compose.yaml")[0]["services"][service]
+    return found
+
+
+def worker() -> str:
+    return (CLOUDFLARE / "src/index.ts").read_text("utf-8")
+
+
+def wrangler() -> dict[str, Any]:
+    text = (CLOUDFLARE / "wrangler.jsonc").read_text("utf-8")
+    found: dict[str, Any] = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+    return found
+
+
+def names_of_the_worker(group: str) -> set[str]:
+    found = re.search(rf"const {group} = \[([^\]]*)\]", worker())
+    assert found is not None
+    return set(re.findall(r'"(\w+)"', found[1]))
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = objects(DEPLOY / "prometheus/rules.yml")[0]["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Where and what: each query of the rules, the board and the worker."""
+    for group in objects(DEPLOY / "prometheus/rules.yml")[0]["groups"]:
+        for rule in group["rules"]:
+            yield rule.get("alert") or rule["record"], rule["expr"]
+    for panel in json.loads((DEPLOY / "grafana/town.json").read_text("utf-8"))["panels"]:
+        for target in panel.get("targets", []):
+            yield f"panel {panel['title']}", target["expr"]
+    for test in objects(DEPLOY / "prometheus/rules_test.yml")[0]["tests"]:
+        for series in test["input_series"]:
+            yield f"test {test['name']}", series["series"]
+    (asked,) = re.findall(r"\^(gastown_[a-z_]+\\\{[^}]*)\\\}", worker())
+    yield "the worker", re.sub(r"\\\{(\w+)=\"\(([^)]*)\)\"", r'{\1=~"\2"}', asked)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(DEPLOY).as_posix())
+def test_every_variable_in_a_file_is_a_setting(path: Path) -> None:
+    text = path.read_text("utf-8")
+    named = set(re.findall(r"\b(?:(?:GASTOWN|KILO|KILOCODE)_[A-Z_]+|[A-Z]+_IDLE_TIMEOUT_MS)\b", text))
+    assert named - SETTINGS == set()
+
+
+def test_what_is_called_given_from_outside_are_settings() -> None:
+    assert set() == GIVEN_FROM_OUTSIDE - SETTINGS
+
+
+def test_a_pod_is_told_all_that_the_contract_gives() -> None:
+    assert settings_of_the_pod().keys() | secrets_of_the_pod().keys() == GIVEN_FROM_OUTSIDE
+
+
+def test_a_town_of_compose_is_told_all_that_the_contract_gives() -> None:
+    """Some of it stands in the file that the hall writes for its town."""
+    by_the_hall = set(re.findall(r'"([A-Z_]+)": ', "".join(path.read_text("utf-8") for path in HALL.glob("*.py"))))
+    told = compose("town")["environment"].keys()
+    assert GIVEN_FROM_OUTSIDE - told - by_the_hall == set()
+    assert told <= GIVEN_FROM_OUTSIDE
+
+
+def test_a_container_of_cloudflare_is_told_all_that_the_contract_gives() -> None:
+    shared, own = names_of_the_worker("SHARED"), names_of_the_worker("OWN")
+    assert shared | own | {"GASTOWN_TOWN_ID"} == GIVEN_FROM_OUTSIDE
+    assert wrangler()["vars"].keys() == shared - SECRETS
+
+
+def test_no_secret_has_a_value() -> None:
+    assert SECRETS & {"GASTOWN_CONTROL_TOKEN", "KILOCODE_TOKEN"}
+    assert set(secrets_of_the_pod().values()) == {"replace-me"}
+    assert secrets_of_the_pod().keys() == SECRETS & GIVEN_FROM_OUTSIDE
+    assert not SECRETS & settings_of_the_pod().keys()
+    assert not SECRETS & wrangler()["vars"].keys()
+    for service in ("hall", "town"):
+        given = compose(service)["environment"]
+        assert all(given[name].startswith(f"${{{name}:") for name in SECRETS & given.keys())
+
+
+def test_every_deployment_has_the_default_budget_for_the_drain_and_more_time_than_it_takes() -> None:
+    """The server itself ends what hangs, some seconds after the budget; only after that may the engine kill it."""
+    enough = DRAIN + leaving._LAST_RESORT_SECONDS
+    assert float(settings_of_the_pod()["GASTOWN_DRAIN_SECONDS"]) == DRAIN
+    assert float(wrangler()["vars"]["GASTOWN_DRAIN_SECONDS"]) == DRAIN
+    assert compose("town")["environment"]["GASTOWN_DRAIN_SECONDS"] == f"${{GASTOWN_DRAIN_SECONDS:-{DRAIN:g}}}"
+    assert pod()["terminationGracePeriodSeconds"] > enough
+    assert float(compose("town")["stop_grace_period"].removesuffix("s")) > enough
+
+
+def test_every_port_is_the_one_that_the_server_listens_on() -> None:
+    (named,) = container()["ports"]
+    (service,) = one(KUBERNETES / "base/town.yaml", "Service")["spec"]["ports"]
+    (policy,) = one(KUBERNETES / "namespace/network.yaml", "NetworkPolicy")["spec"]["ingress"]
+    assert named["containerPort"] == service["port"] == policy["ports"][0]["port"] == PORT
+    assert service["targetPort"] == named["name"]
+    assert compose("hall")["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    assert f"defaultPort = {PORT};" in worker()
+
+
+def test_every_probe_asks_a_path_that_is_served() -> None:
+    probes = {name: probe["httpGet"] for name, probe in container().items() if name.endswith("Probe")}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startupProbe": "/health",
+        "readinessProbe": "/readyz",
+        "livenessProbe": "/livez",
+    }
+    assert {probe["port"] for probe in probes.values()} == {"control"}
+    asked = {("GET", probe["path"]) for probe in probes.values()}
+    asked |= {("GET", path) for path in re.findall(r'localhost(/\w+)"', worker())}
+    (farewell,) = re.findall(
+        rf"--request (\w+) http://127\.0\.0\.1:{PORT}(/\w+)",
+        container()["lifecycle"]["preStop"]["exec"]["command"][-1],
+    )
+    assert (asked | {farewell}) - PATHS == set()
+
+
+def test_a_pod_and_a_service_of_compose_have_the_same_least_rights() -> None:
+    security, town = container()["securityContext"], compose("town")
+    assert security["capabilities"]["drop"] == town["cap_drop"] == ["ALL"]
+    assert security["capabilities"]["add"] == town["cap_add"]
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["readOnlyRootFilesystem"] is town["read_only"] is True
+    assert "no-new-privileges:true" in town["security_opt"]
+    assert pod()["automountServiceAccountToken"] is pod()["hostUsers"] is False
+
+
+def test_a_town_cannot_reach_the_metadata_service() -> None:
+    egress = one(KUBERNETES / "namespace/network.yaml", "NetworkPolicy")["spec"]["egress"]
+    blocks = [peer["ipBlock"] for rule in egress for peer in rule["to"] if "ipBlock" in peer]
+    assert [block["cidr"] for block in blocks] == ["0.0.0.0/0", "2000::/3"]
+    assert "169.254.0.0/16" in blocks[0]["except"]
+
+
+def test_the_quota_holds_as_many_towns_as_cloudflare_may_run() -> None:
+    hard = one(KUBERNETES / "overlays/many-towns/quota.yaml", "ResourceQuota")["spec"]["hard"]
+    requests, limits = container()["resources"]["requests"], container()["resources"]["limits"]
+    towns = int(hard["pods"])
+    assert towns == int(hard["count/statefulsets.apps"]) == wrangler()["containers"][0]["max_instances"] == 500
+    assert float(hard["requests.cpu"]) == towns * float(requests["cpu"].removesuffix("m")) / 1000
+    for name in ("memory", "ephemeral-storage"):
+        assert gibibytes(hard[f"requests.{name}"]) == towns * gibibytes(requests[name])
+        assert gibibytes(hard[f"limits.{name}"]) == towns * gibibytes(limits[name])
+
+
+def gibibytes(text: str) -> int:
+    return int(text.removesuffix("Gi"))
+
+
+def test_a_town_of_cloudflare_sleeps_after_ten_minutes() -> None:
+    (class_name,) = re.findall(r"export class (\w+) extends Container", worker())
+    assert 'sleepAfter = "10m";' in worker()
+    assert wrangler()["containers"][0]["class_name"] == class_name
+    assert wrangler()["durable_objects"]["bindings"] == [{"name": "TOWNS", "class_name": class_name}]
+    assert wrangler()["migrations"][-1]["new_sqlite_classes"] == [class_name]
+
+
+def test_the_alert_for_memory_knows_the_limit_of_the_pod() -> None:
+    (rule,) = [rule for rule in alerts() if rule["alert"] == "GastownMemoryFull"]
+    limit = gibibytes(container()["resources"]["limits"]["memory"])
+    assert f"* {limit} * 2 ^ 30" in rule["expr"]
+    assert f"{limit} GiB" in rule["annotations"]["summary"]
+
+
+def test_every_metric_that_is_asked_for_is_in_the_table() -> None:
+    asked = {
+        (where, name) for where, text in queries() for name in re.findall(r"(?<!:)\b(?:gastown|process)_\w+", text)
+    }
+    assert len(asked) > 50
+    assert {(where, name) for where, name in asked if name not in SAMPLES} == set()
+
+
+def test_every_label_that_is_asked_for_has_that_value_in_the_table() -> None:
+    """`town` and `job` come from who scrapes, `le` from the histogram."""
+    strays = []
+    for where, text in queries():
+        for name, matchers in re.findall(r"(?<!:)\b((?:gastown|process)_\w+)\{([^}]*)\}", text):
+            for label, values in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', matchers):
+                if label in {"town", "job", "le"}:
+                    continue
+                known = SAMPLES[name].labels.get(label)
+                if known is None or not set(values.split("|")) <= set(known):
+                    strays.append((where, name, label, values))
+    assert strays == []
+
+
+def test_every_alert_is_tried_and_says_what_to_do() -> None:
+    tried = (DEPLOY / "prometheus/rules_test.yml").read_text("utf-8")
+    headings = re.findall(r"^## (\w+)$", (REPOSITORY / "docs/how-to/alerts.md").read_text("utf-8"), re.MULTILINE)
+    assert [rule["alert"] for rule in alerts()] == headings
+    for rule in alerts():
+        assert f"alertname: {rule['alert']}\n" in tried
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert rule["annotations"]["runbook"] == f"docs/how-to/alerts.md#{rule['alert'].lower()}"
