@@ -262,7 +262,7 @@ def test_an_address_is_read_or_refused_and_what_was_read_is_read_the_same_again(
         return
     assert not remote.url.startswith("-")
     assert remote.url.isprintable()
-    assert repr(remote.password) in ("None", "Secret(***)")
+    assert "password" not in repr(remote)
     again = Remote.parse(remote.url)
     assert (again.url, again.origin, again.path) == (remote.url, remote.origin, remote.path)
     assert (again.username, again.password) == (None, None)

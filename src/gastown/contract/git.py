@@ -66,7 +66,7 @@ class Remote:
     host: str
     path: str
     username: str | None = field(default=None, repr=False)
-    password: Secret | None = None
+    password: Secret | None = field(default=None, repr=False)
 
     @property
     def origin(self) -> str:
