@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.kilo.attacked_town import open_attacked_town
+from tests.kilo.attacked_town import MARKS, open_attacked_town
 from tests.kilo.town import alive
 
 pytestmark = pytest.mark.kilo
@@ -109,7 +109,8 @@ async def test_a_mayor_and_an_agent_that_only_reasons_work_as_users_of_their_own
     uids = {"GASTOWN_AGENT_USER": "64200", "GASTOWN_AGENT_UIDS": "200000-200063"}
     with trio.fail_after(240):
         async with open_attacked_town(capabilities=CONTAINER, **uids) as town:
-            rig = {"rigId": "r", "gitUrl": town.git.url("r"), "defaultBranch": "main"}
+            address = town.git.url("r").replace("://", f"://x:{MARKS['rig']}@")  # no polecat brings its token here
+            rig = {"rigId": "r", "gitUrl": address, "defaultBranch": "main"}
             mayor = await town.start("mayor-1", rigs=[rig], systemPrompt="Be the mayor.")
             triage = await town.start("triage-1", role="triage", gitUrl="", branch="", defaultBranch="")
             assert [await town.turn_closed(name) for name in ("mayor-1", "triage-1")] == ["completed"] * 2
