@@ -200,6 +200,8 @@ async def test_two_agents_cannot_use_each_others_paths(bench: Bench) -> None:
     assert (await mine.get(PRIME)).status_code == 200
     assert (await other.get(PRIME)).status_code == 403
     assert (await mine.get(PRIME.replace("pole-1", "pole-2"))).status_code == 403
+    refusals = [line for line in map(json.loads, bench.log.getvalue().splitlines()) if "refused" in line["event"]]
+    assert [line["path"] for line in refusals] == [PRIME, PRIME.replace("pole-1", "pole-2")]
     assert len(bench.worker) == 1
 
 

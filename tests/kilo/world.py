@@ -159,7 +159,7 @@ async def open_world_and_town(
                 async with open_town(parts) as opened:
                     transport = httpx2.ASGITransport(app=create_app(opened.town))
                     async with httpx2.AsyncClient(
-                        transport=transport, base_url="http://town", timeout=90
+                        transport=transport, base_url="http://127.0.0.1", timeout=90
                     ) as client:
                         yield Place(client, opened)
 
