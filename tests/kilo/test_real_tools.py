@@ -49,7 +49,9 @@ async def another_server(town: Place, *before: int) -> int:
     return await eventually(look, 120)
 
 
-async def test_the_mayor_has_its_twenty_tools_after_a_prewarm_a_start_a_swap_and_a_crash(tmp_path: Path) -> None:
+async def test_the_mayor_has_its_twenty_tools_after_a_prewarm_a_start_a_swap_and_a_crash(
+    tmp_path: Path, log: StringIO
+) -> None:
     world = World([], mayor=KNOWN)
     world.go_on.set()
     everything = set(mayor_tools())
@@ -71,6 +73,7 @@ async def test_the_mayor_has_its_twenty_tools_after_a_prewarm_a_start_a_swap_and
         os.kill(swapped, signal.SIGKILL)
         back = await another_server(town, warm, swapped)
         assert await tools_of_the_only_server(town) == (back, everything), "after the crash"
+    assert "broker.refused" not in log.getvalue()
 
 
 @pytest.mark.parametrize("withheld", ["GASTOWN_AGENT_ROLE", "GASTOWN_TOWN_ID"])

@@ -53,6 +53,7 @@ ALLOWED = [
     (POLE, "POST", "/api/openrouter/chat/completions", To.GATEWAY),
     (MAYOR, "GET", "/api/openrouter/models", To.GATEWAY),
     (POLE, "POST", "/api/exa/search", To.GATEWAY),
+    (POLE, "GET", "/api/defaults", To.GATEWAY),
     (MAYOR, "GET", "/api/user", To.GATEWAY),
 ]
 REFUSED = [
@@ -88,7 +89,7 @@ REFUSED = [
     (POLE, "POST", "/api/fim/completions", 403),
     (POLE, "POST", "/api/gateway/v1/audio/transcriptions", 403),
     (POLE, "GET", "/api/users/notifications", 403),
-    (POLE, "GET", "/api/defaults", 403),
+    (POLE, "POST", "/api/defaults", 403),
     (POLE, "GET", "/", 400),
     # more or less than a route
     (POLE, "GET", f"{R}/agents/pole-1", 403),
@@ -126,6 +127,8 @@ REFUSED = [
     ("path", "organization", "asked"),
     [
         ("/api/openrouter/models", "org-1", "/api/organizations/org-1/models"),
+        ("/api/defaults", "org-1", "/api/organizations/org-1/defaults"),
+        ("/api/defaults", None, "/api/defaults"),
         ("/api/openrouter/models", None, "/api/openrouter/models"),
         ("/api/openrouter/models", "", "/api/openrouter/models"),
         ("/api/openrouter/models", "../../user", "/api/openrouter/models"),
@@ -134,7 +137,7 @@ REFUSED = [
         ("/api/exa/search", "org-1", "/api/exa/search"),
     ],
 )
-def test_an_organisation_is_asked_for_its_models_and_for_nothing_else(
+def test_an_organisation_is_asked_for_its_models_and_defaults_and_for_nothing_else(
     path: str, organization: str | None, asked: str
 ) -> None:
     assert gateway_path(path, organization) == asked

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 _WORKER_BODY_LIMIT = 4 * 1024 * 1024
 _GATEWAY_BODY_LIMIT = 64 * 1024 * 1024
 _CONNECT_SECONDS = 10.0
+_LOGGED_PATH = 200
 _CLOSE_SECONDS = 5.0
 
 _DESTINATIONS = {To.WORKER: "worker", To.GATEWAY: "gateway", To.REFRESH: "broker", To.ENVIRONMENT: "broker"}
@@ -65,8 +66,10 @@ class BrokerApp:
         try:
             goal = route(grant.identity, scope["method"], scope["raw_path"], scope["query_string"])
         except Refused as refusal:
-            agent_id = grant.identity.agent_id
-            log.warning("broker.refused", agent_id=agent_id, method=scope["method"], status=refusal.status)
+            log.warning(
+                "broker.refused", agent_id=grant.identity.agent_id, method=scope["method"],
+                status=refusal.status, path=(refusal.path or "")[:_LOGGED_PATH] or None,
+            )  # fmt: skip
             await self._deny(exchange, refusal.status, str(refusal))
             return
         with self.figures.passage(_DESTINATIONS[goal.to]) as passage, grant.call() as call:

@@ -20,14 +20,15 @@ _RAW_SEGMENT = re.compile(rb"(?:[A-Za-z0-9._:@~-]|%[0-9A-Fa-f]{2})+\Z")
 _SEGMENT = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._:@~-]*\Z")
 _QUERY = re.compile(rb"[\x21-\x7e]{0,4096}\Z")
 
-_MODELS = ("api", "openrouter", "models")
+_OF_ORGANIZATION = {"/api/openrouter/models": "models", "/api/defaults": "defaults"}
 _GATEWAY = (
     # What kilo 7.7.7 asks of its gateway for a conversation; everything else of it is for a person's account.
     ("POST", ("api", "openrouter", "chat", "completions")),
     ("POST", ("api", "openrouter", "responses")),
     ("POST", ("api", "openrouter", "messages")),
     ("POST", ("api", "openrouter", "embeddings")),
-    ("GET", _MODELS),
+    ("GET", ("api", "openrouter", "models")),
+    ("GET", ("api", "defaults")),
     ("GET", ("api", "user")),
     ("GET", ("api", "profile")),
     ("GET", ("api", "profile", "balance")),
@@ -57,11 +58,15 @@ class Route:
 
 
 class Refused(Exception):
-    """A request that is not let through; the sentence may go back to the agent."""
+    """A request that is not let through; the sentence may go back to the agent.
 
-    def __init__(self, status: int, message: str) -> None:
+    `path` is what was asked for, where it is made of plain names.
+    """
+
+    def __init__(self, status: int, message: str, path: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.path = path
 
 
 def route(identity: AgentIdentity, method: str, raw_path: bytes, query: bytes = b"") -> Route:
@@ -78,17 +83,18 @@ def route(identity: AgentIdentity, method: str, raw_path: bytes, query: bytes = 
         return Route(To.ENVIRONMENT, path)
     if any(method == verb and _fits(identity, pattern, segments) for verb, pattern in _calls(identity.is_mayor)):
         return Route(To.WORKER, path)
-    raise Refused(403, f"Agent {identity.agent_id} may not do this")
+    raise Refused(403, f"Agent {identity.agent_id} may not do this", path)
 
 
 def gateway_path(path: str, organization: str | None) -> str:
     """Where a path of the gateway's is asked for an agent whose organisation this is.
 
-    A kilo that knows of an organisation asks it for the models that it allows, and everything else at the same
+    A kilo that knows of an organisation asks it for its models and its defaults, and everything else at the same
     places as without one. Behind the broker it knows of none, so the broker does that for it.
     """
-    if path == "/" + "/".join(_MODELS) and organization and is_identifier(organization):
-        return f"/api/organizations/{organization}/models"
+    of_organization = _OF_ORGANIZATION.get(path)
+    if of_organization and organization and is_identifier(organization):
+        return f"/api/organizations/{organization}/{of_organization}"
     return path
 
 
