@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from gastown.contract.secret import Secret
 from gastown.git.errors import AuthFailed, Conflict, GitError, NetworkFailed
 from gastown.git.merge import Merged, merge
 from gastown.git.rig import GitLimits
@@ -175,7 +176,7 @@ async def test_a_token_that_expires_between_merge_and_push_is_renewed(place):
 
     place.server.before = expire
     async with place.life() as life:
-        result = await merged(place, life, given={"GIT_TOKEN": "old"})
+        result = await merged(place, life, given={"GIT_TOKEN": Secret("old")})
     assert (place.server.tip("r", "main"), place.source.renewals) == (result.commit, ["r"])
 
 

@@ -22,6 +22,7 @@ from gastown.control.app import create_app
 from gastown.control.door import Door
 from gastown.control.server import listen_on, serve_app
 from gastown.control.tickets import Tickets
+from gastown.logs import LiveRedactor
 from tests.fakes.sockets import Closed, open_socket
 
 GUARD_SECONDS = 60
@@ -38,7 +39,11 @@ async def serving() -> AsyncIterator[tuple[EventLog, int, trio.Event]]:
     """The streams of a town that has nothing else; its log, its port, and what stops it."""
     events = EventLog(lambda: NOW)
     here: Any = SimpleNamespace(
-        services=SimpleNamespace(events=events), tickets=Tickets(), door=OPEN_DOOR, now=lambda: NOW
+        services=SimpleNamespace(events=events),
+        tickets=Tickets(),
+        door=OPEN_DOOR,
+        now=lambda: NOW,
+        redactor=LiveRedactor(tuple),
     )
     listener, stop = listen_on("127.0.0.1", 0), trio.Event()
     port = listener.getsockname()[1]
