@@ -25,8 +25,8 @@ from gastown.hall.container import choose_port
 from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
 from tests.fakes.town import start_request
 from tests.git.server import GitServer, open_git_server
-from tests.kilo.test_real_broker import serving
 from tests.kilo.town import KILO, children, command_of, eventually
+from tests.kilo.world import serving
 
 __all__ = ["MARKS", "AttackedTown", "open_attacked_town"]
 

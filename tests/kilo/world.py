@@ -24,7 +24,7 @@ from tests.fakes.asgi import Answer, App, Asked, Frames, answer, app_of
 from tests.fakes.town import ToldSettings, start_request
 from tests.kilo.plugin import KILO
 
-__all__ = ["MODEL", "Place", "World", "open_world_and_town", "request"]
+__all__ = ["MODEL", "Place", "World", "open_world_and_town", "request", "serving"]
 
 LONGEST_SECONDS = 180.0
 MODEL = "test/talks"
