@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import httpx2
 import pytest
 
 from gastown.contract.agents import AgentState
@@ -32,7 +33,8 @@ async def texts(town: RealTown, agent_id: str, session_id: str) -> str:
     status = await town.dispatch.status(agent_id)
     assert status is not None
     url = f"http://127.0.0.1:{status.server_port}/session/{session_id}/message"
-    return (await town.dispatch._client.get(url)).text
+    async with httpx2.AsyncClient(trust_env=False, auth=town.login_of(agent_id)) as client:
+        return (await client.get(url)).raise_for_status().text
 
 
 async def drain_begun(town: RealTown) -> DrainState | None:

@@ -32,9 +32,11 @@ async def polecat(town: RealTown, url: str, number: int = 1, **variables: str) -
     )
 
 
-async def shell(port: int, session: str, command: str) -> str:
+async def shell(login: tuple[str, bytes], port: int, session: str, command: str) -> str:
     """Run a command as the bash of the agent's session; what it printed."""
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as kilo:
+    async with httpx2.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False, auth=login
+    ) as kilo:
         answer = await kilo.post(f"/session/{session}/shell", json={"agent": "code", "command": command})
         answer.raise_for_status()
         return str(answer.json())
@@ -55,7 +57,7 @@ async def test_a_polecat_starts_in_its_worktree_and_pushes_from_there(tmp_path):
             assert agent.server_port is not None
             await eventually(lambda: is_idle(town, agent.agent_id))
             command = "git commit --allow-empty -m work && git push origin HEAD 2>&1; pwd; ls"
-            said = await shell(agent.server_port, str(agent.session_id), command)
+            said = await shell(town.login_of(agent.agent_id), agent.server_port, str(agent.session_id), command)
             assert "new branch" in said
             assert str(agent.workdir) in said
             assert "a.txt" in said

@@ -55,6 +55,12 @@ class RealTown:
         found = (pid for pid in self.servers() if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
         return next(found, 0)
 
+    def login_of(self, agent_id: str) -> tuple[str, bytes]:
+        """User and password of an agent's server, from its environment."""
+        entries = Path(f"/proc/{self.server_of(agent_id)}/environ").read_bytes().split(b"\0")
+        name = b"KILO_SERVER_PASSWORD="
+        return "kilo", next(entry.removeprefix(name) for entry in entries if entry.startswith(name))
+
     async def prewarmed(self) -> Health:
         async def ready() -> Health | None:
             health = await self.dispatch.health()
