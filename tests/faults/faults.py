@@ -12,7 +12,7 @@ from datetime import timedelta
 import trio
 
 from gastown.concurrency.processes import Exit
-from gastown.worker import snapshots
+from gastown.worker import database
 from tests.fakes.launchers import BROKEN_DATABASE, Fate
 from tests.fakes.town import TOWN, start_request
 from tests.fakes.worker import ROUTES
@@ -214,8 +214,8 @@ async def disk_full(lab: Lab) -> None:
     def full(*_: object) -> bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    lab.patches.setattr(snapshots, "unpack", full)
-    lab.patches.setattr(snapshots, "copy", full)
+    lab.patches.setattr(database, "unpack", full)
+    lab.patches.setattr(database, "copy", full)
     lab.town.worker.snapshots["rig-1", VICTIM] = b"whatever"
     lab.town.worker.snapshots[f"mayor-{TOWN}", MAYOR] = b"whatever"
     await start_again(lab)

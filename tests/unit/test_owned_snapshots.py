@@ -16,7 +16,7 @@ from gastown.agents.users import find_python, settle_in
 from gastown.concurrency.users import in_guise
 from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
-from gastown.worker.database import CannotCopy, database_path
+from gastown.worker.database import database_path
 from gastown.worker.database_work import DatabaseWork
 from gastown.worker.snapshots import NotSaved, Snapshots
 from gastown.worker.tokens import Credentials, LiveCredentials
@@ -31,11 +31,12 @@ AGENT = ("rig-1", "pole-1")
 class Home:
     """Alice's home and a worker."""
 
-    def __init__(self, folder: Path, worker: FakeWorker, snapshots: Snapshots, work: DatabaseWork) -> None:
+    def __init__(self, folder: Path, worker: FakeWorker, client: WorkerClient, work: DatabaseWork) -> None:
         self.folder = folder
         self.home = str(folder / "alice")
         self.worker = worker
-        self.snapshots = snapshots
+        self.client = client
+        self.snapshots = Snapshots(client, 1024 * 1024, work)
         self.work = work
 
     @property
@@ -75,7 +76,7 @@ async def open_home() -> AsyncIterator[Home]:
             credentials = LiveCredentials(Credentials(container_token=Secret("t")))
             client = WorkerClient(network.client(), "http://worker", "oak", credentials)
             with trio.fail_after(60):  # noqa: ASYNC100 - the test is inside
-                yield Home(folder, worker, Snapshots(client, 1024 * 1024, work), work)
+                yield Home(folder, worker, client, work)
 
 
 def owners(folder: Path) -> set[int]:
@@ -102,7 +103,8 @@ async def test_a_link_to_another_agent_s_conversation_saves_nothing_of_it() -> N
         in_guise(ALICE, home.path.parent.mkdir, 0o777, True)
         home.path.symlink_to(theirs)
         before = theirs.read_bytes()
-        assert await home.save() is False
+        with pytest.raises(NotSaved, match="Permission denied"):
+            await home.save()
         home.worker.snapshots[AGENT] = before
         await home.restore()
         assert theirs.read_bytes() == before
@@ -145,5 +147,24 @@ async def test_a_process_that_says_more_than_it_may_is_ended(tmp_path: Path) -> 
         babbler = folder / "python"
         babbler.write_text("#!/bin/sh\nexec yes\n")
         babbler.chmod(0o755)
-        with trio.fail_after(20), pytest.raises(CannotCopy):
+        with trio.fail_after(20), pytest.raises(OSError, match="without an answer"):
             await DatabaseWork(str(babbler)).copy(ALICE, tmp_path / "kilo.db", 100_000)
+
+
+@pytest.mark.parametrize("ending", ["exit 1", "kill -9 $$", "echo No space left; exit 12"])
+async def test_a_process_that_fails_says_nothing_of_a_conversation_and_none_is_lost(ending: str) -> None:
+    async with open_home() as home:
+        in_guise(ALICE, converse, home.path, "kept")
+        assert await home.save()
+        stored = dict(home.worker.snapshots)
+        python = home.folder / "python"
+        python.write_text(f"#!/bin/sh\n{ending}\n")
+        python.chmod(0o755)
+        home.snapshots = Snapshots(home.client, 1024 * 1024, DatabaseWork(str(python)))
+        with pytest.raises(OSError, match="No space left" if "echo" in ending else "without an answer"):
+            await home.restore()
+        assert home.path.exists()
+        in_guise(ALICE, home.path.unlink)
+        with pytest.raises(OSError, match="No space left" if "echo" in ending else "without an answer"):
+            await home.restore()
+        assert home.worker.snapshots == stored

@@ -13,11 +13,28 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["CannotCopy", "copy", "database_path", "draft_of", "install", "is_sound", "main", "set_aside", "unpack"]
+__all__ = [
+    "CANNOT_COPY",
+    "FAILED",
+    "NO",
+    "YES",
+    "CannotCopy",
+    "copy",
+    "database_path",
+    "draft_of",
+    "install",
+    "is_sound",
+    "main",
+    "set_aside",
+    "unpack",
+]
 
 _HEADER = b"SQLite format 3\x00"
 _COMPANIONS = ("-wal", "-shm")
 _BUSY_SECONDS = 5.0
+
+YES, NO, CANNOT_COPY, FAILED = 0, 10, 11, 12
+"""What `main` exits with: far from what Python exits with when it cannot even begin."""
 
 
 class CannotCopy(Exception):
@@ -35,15 +52,15 @@ def draft_of(path: Path) -> Path:
 
 def is_sound(path: Path) -> bool:
     """Whether kilo can open it and read all of it. An empty file counts as new (kilo-facts 6)."""
-    if not path.is_file():
-        return False
-    if path.stat().st_size == 0:
-        return True
     try:
+        if not path.is_file():
+            return False
+        if path.stat().st_size == 0:
+            return True
         # Not read-only: the write-ahead log that a killed server left behind must be replayed.
         with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
             return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, PermissionError):
         return False
 
 
@@ -123,21 +140,27 @@ def _remove_companions(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """One piece of work as a program: `sound PATH`, `copy PATH LIMIT`, `unpack PATH`. 1: no, or nothing there."""
+    """One piece of work as a program: `sound PATH`, `copy PATH LIMIT`, `unpack PATH`; one of the exit codes above.
+
+    Every other code, Python's own and those of signals among them, is no answer.
+    """
     verb, path = arguments[0], Path(arguments[1])
-    match verb:
-        case "sound":
-            return 0 if is_sound(path) else 1
-        case "unpack":
-            return 0 if unpack(sys.stdin.buffer.read(), path) is not None else 1
-        case _:
-            try:
+    try:
+        match verb:
+            case "sound":
+                return YES if is_sound(path) else NO
+            case "unpack":
+                return YES if unpack(sys.stdin.buffer.read(), path) is not None else NO
+            case _:
                 content = copy(path, int(arguments[2]))
-            except CannotCopy as error:
-                sys.stdout.write(str(error))
-                return 2
-            sys.stdout.buffer.write(content or b"")
-            return 0 if content is not None else 1
+                sys.stdout.buffer.write(content or b"")
+                return YES if content is not None else NO
+    except CannotCopy as error:
+        sys.stdout.write(str(error))
+        return CANNOT_COPY
+    except OSError as error:
+        sys.stdout.write(str(error))
+        return FAILED
 
 
 if __name__ == "__main__":

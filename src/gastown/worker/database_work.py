@@ -27,7 +27,10 @@ _ANSWER = 4096
 
 @dataclass(frozen=True)
 class DatabaseWork:
-    """`python` is one that every user may run. Cancelling ends a process; a thread is abandoned."""
+    """`python` is one that every user may run. Cancelling ends a process; a thread is abandoned.
+
+    Raises OSError when the work could not be done: then nothing is known of the database.
+    """
 
     python: str = sys.executable
 
@@ -35,14 +38,14 @@ class DatabaseWork:
         """See `database.is_sound`."""
         if user is None:
             return await trio.to_thread.run_sync(database.is_sound, path)
-        return (await self._run(user, "sound", str(path)))[0] == 0
+        return (await self._run(user, "sound", str(path)))[0] == database.YES
 
     async def unpack(self, user: User | None, content: bytes, path: Path) -> Path | None:
         """See `database.unpack`."""
         if user is None:
             return await trio.to_thread.run_sync(database.unpack, content, path)
         done, _ = await self._run(user, "unpack", str(path), content=content)
-        return database.draft_of(path) if done == 0 else None
+        return database.draft_of(path) if done == database.YES else None
 
     async def copy(self, user: User | None, path: Path, limit: int) -> bytes | None:
         """See `database.copy`."""
@@ -50,16 +53,14 @@ class DatabaseWork:
             work = partial(database.copy, path, limit)
             return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         done, content = await self._run(user, "copy", str(path), str(limit), most=limit)
-        if done == 1:
-            return None
-        if done != 0:
-            raise CannotCopy(printable(content.decode(errors="replace"), 300) or "the database cannot be copied")
-        return content
+        if done == database.CANNOT_COPY:
+            raise CannotCopy(_told(content))
+        return content if done == database.YES else None
 
     async def _run(
         self, user: User, *arguments: str, content: bytes = b"", most: int = _ANSWER
     ) -> tuple[int, bytes]:
-        """The exit code and at most `most` bytes of what it says; who says more is ended."""
+        """YES, NO or CANNOT_COPY, and at most `most` bytes of what it says; who says more is ended."""
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
                 partial(
@@ -83,4 +84,14 @@ class DatabaseWork:
                         process.kill()
                         break
             await process.wait()
-        return (process.returncode if len(said) <= most else -1) or 0, bytes(said)
+        match process.returncode:
+            case database.YES | database.NO | database.CANNOT_COPY as done if len(said) <= most:
+                return done, bytes(said)
+            case database.FAILED if said:
+                raise OSError(_told(bytes(said)))
+            case done:
+                raise OSError(f"the work on the database ended without an answer (exit code {done})")
+
+
+def _told(content: bytes) -> str:
+    return printable(content.decode(errors="replace"), 300)
