@@ -333,6 +333,7 @@ async def serve(settings: Settings) -> None:
     listener = listen_on(host, settings.gastown_control_port)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
     async with (
+        AsyncExitStack() as at_the_end,
         httpx2.AsyncClient(trust_env=False, limits=limits) as kilo_client,
         httpx2.AsyncClient(limits=limits) as worker_client,
     ):
@@ -353,6 +354,7 @@ async def serve(settings: Settings) -> None:
             leaving = opened.town.drain.leaving
             async with trio.open_nursery() as watches:
                 await watches.start(leaving.heed_signals, name="signals")
+                watches.start_soon(leaving.last_resort, at_the_end, name="last resort")
                 if settings.gastown_parent_pid is not None:
                     watches.start_soon(leaving.watch_parent, settings.gastown_parent_pid, name="parent watch")
                 await _serve_until_told(opened, listener)
@@ -371,7 +373,6 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
         front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
         async with watch_loop(listener, opened.town.lag, opened.town.livez_seconds, adopt):
             await leaving.told.wait()
-            leaving.arm_last_resort()
             hydrating.cancel(reason="the container drains")
             await run_drain(opened.town.drain, drain_parts(opened))
         opened.town.services.events.hub.close("The container stops")

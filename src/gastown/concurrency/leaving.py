@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 import trio
@@ -59,14 +59,16 @@ class Leaving:
         else:
             self.budget.cancel(reason=why)
 
-    def arm_last_resort(self) -> None:
+    async def last_resort(self, disarm: AsyncExitStack) -> None:
         """Should the event loop itself hang, a thread ends the process some time after the budget.
 
-        For the process that really leaves, once it is told to.
+        For the process that really leaves: it begins with being told, and lasts until `disarm` closes.
         """
+        await self.told.wait()
         timer = threading.Timer(self.seconds + _LAST_RESORT_SECONDS, os._exit, (1,))
         timer.daemon = True
         timer.start()
+        disarm.callback(timer.cancel)
 
     async def heed_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell on each TERM and INT, until cancelled."""
