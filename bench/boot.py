@@ -19,6 +19,7 @@ from pathlib import Path
 
 import trio
 
+from bench.processes import cpu_seconds, resident_mb
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.secret import reveal_json
 from gastown.contract.town import Health, Hydration, RefreshAnswer
@@ -36,6 +37,7 @@ from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
+from tests.kilo.town import command_of, descendants
 
 KILO = Path(__file__).parents[1] / ".tools" / "kilo" / "bin" / "kilo"
 LIBRARIES = "trio, hypercorn.trio, quart_trio, pydantic_settings, httpx2, structlog"
@@ -111,7 +113,7 @@ async def measure(
         last = await resumes_settled(figures, dispatch, spawned)
     figures.resumed_of = f"{last.resumed} of {options.agents}"
     figures.control_mb = resident_mb(container.pid)
-    children = [pid for pid in descendants(container.pid) if "kilo" in command_of(pid)]
+    children = [pid for pid in descendants(container.pid) if any("kilo" in word for word in command_of(pid))]
     figures.children, figures.children_mb = len(children), sum(resident_mb(pid) for pid in children)
     figures.resumed_cpu = sum(cpu_seconds(pid) for pid in children)
     if options.refresh:
@@ -228,28 +230,6 @@ async def one_kilo(kilo: Path, home: Path) -> tuple[float, float]:
     async with launch(kilo_alone(kilo, home)) as server:
         return trio.current_time() - began, cpu_seconds(server.pid)
     raise SystemExit("kilo serve did not start")
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    direct = [int(child) for file in children for child in file.read_text().split()]
-    return [*direct, *(below for child in direct for below in descendants(child))]
-
-
-def command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-
-
-def resident_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def table(figures: Figures, options: argparse.Namespace) -> str:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import trio
 
+from bench.processes import cpu_seconds, line, spawn
 from gastown import logs
 from gastown.broker.grants import AgentIdentity, Gateway
 from gastown.broker.listener import open_broker, upstream_client
@@ -234,25 +233,6 @@ def measure(options: argparse.Namespace, streams: int, ways: Mapping[str, tuple[
     return {way: of_way(seen[way], rates[way]) for way in ways}
 
 
-def spawn(stack: ExitStack, *arguments: str, log: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--role", *arguments], stdout=subprocess.PIPE, stderr=log.open("a"), text=True
-    )
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    return process
-
-
-def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def row(streams: int, found: Mapping[str, Figures]) -> str:
     direct, broker = asdict(found["direct"]), asdict(found["broker"])
 
@@ -290,8 +270,8 @@ def bench(options: argparse.Namespace) -> None:
     rows: list[dict[str, object]] = []
     with ExitStack() as stack:
         log = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-"))) / "log"
-        gateway = int(line(spawn(stack, "gateway", log=log)))
-        broker = spawn(stack, "broker", "--gateway", f"http://127.0.0.1:{gateway}", log=log)
+        gateway = int(line(spawn(stack, "bench.broker", "gateway", log=log)))
+        broker = spawn(stack, "bench.broker", "broker", "--gateway", f"http://127.0.0.1:{gateway}", log=log)
         told = json.loads(line(broker))
         ways = {"direct": (gateway, "any"), "broker": (int(told["url"].rpartition(":")[2]), told["bearer"])}
         print(f"direct → through the broker; aim: {AIM_MS:g} ms more at the median of the first byte\n")

@@ -21,6 +21,7 @@ import threading
 import time
 import urllib.request
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,7 +30,9 @@ from typing import ClassVar
 import httpx2
 import trio
 
+from bench.processes import cpu_seconds, line, resident_mb, spawn
 from gastown import logs
+from gastown.contract.secret import Secret
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, serve_app
 from gastown.kilo.client import Endpoint
@@ -143,7 +146,7 @@ def serve_stand_in(handler: type[Quiet]) -> None:
 def serve_town(kilo_url: str, worker_url: str, folder: str) -> None:
     class Elsewhere:
         pid, exit, stderr_tail, leftovers = os.getpid(), None, (), ()
-        endpoint = Endpoint(kilo_url, "no password is asked for")
+        endpoint = Endpoint(kilo_url, Secret("no password is asked for"))
 
         def __init__(self) -> None:
             self.ended = trio.Event()
@@ -236,23 +239,28 @@ def run_clients(port: int, number: int) -> None:
 
 # The measurement.
 
-
-def spawn(stack: ExitStack, *arguments: str, log: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--role", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log.open("a"),
-        text=True,
-    )
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    return process
+PROGRAM = "bench.events"
 
 
-def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+@dataclass(frozen=True)
+class TownOfStandIns:
+    """A control process of its own, between a stand-in for kilo and one for the worker, each in its process."""
+
+    process: subprocess.Popen[str]
+    url: str
+    kilo: str
+    worker: str
+    log: Path
+
+
+def open_town_of_stand_ins(stack: ExitStack) -> TownOfStandIns:
+    """Open until `stack` closes."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-")))
+    log = folder / "log"
+    kilo = f"http://127.0.0.1:{line(spawn(stack, PROGRAM, 'kilo', log=log))}"
+    worker = f"http://127.0.0.1:{line(spawn(stack, PROGRAM, 'worker', log=log))}"
+    town = spawn(stack, PROGRAM, "town", "--kilo", kilo, "--worker", worker, "--folder", str(folder), log=log)
+    return TownOfStandIns(town, f"http://127.0.0.1:{line(town)}", kilo, worker, log)
 
 
 def post(url: str, body: object) -> object:
@@ -263,33 +271,21 @@ def post(url: str, body: object) -> object:
         return json.load(answer)
 
 
-def memory(pid: int) -> float:
-    """Resident megabytes."""
-    fields = Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()
-    return int(fields[0]) / 1024
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(options: argparse.Namespace, number: int) -> dict[str, float]:
     """One town, `number` clients, one flood: rates in events a second, CPU in seconds an event."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-")))
-        log = folder / "log"
-        kilo = f"http://127.0.0.1:{line(spawn(stack, 'kilo', log=log))}"
-        worker = f"http://127.0.0.1:{line(spawn(stack, 'worker', log=log))}"
-        town = spawn(stack, "town", "--kilo", kilo, "--worker", worker, "--folder", str(folder), log=log)
-        port = line(town)
-        post(f"http://127.0.0.1:{port}/agents/start", start_request())
+        there = open_town_of_stand_ins(stack)
+        town, kilo, worker = there.process, there.kilo, there.worker
+        post(f"{there.url}/agents/start", start_request())
         post(f"{kilo}/flood", options.events)  # warm: what one flood leaves is there when the next one begins
         wait_for_worker(worker, 1.0)
-        row: dict[str, float] = {"clients": number, "before_mb": memory(town.pid)}
-        clients = spawn(stack, "clients", "--port", port, "--number", str(number), log=log) if number else None
+        row: dict[str, float] = {"clients": number, "before_mb": resident_mb(town.pid)}
+        clients = None
+        if number:
+            port = there.url.rpartition(":")[2]
+            clients = spawn(stack, PROGRAM, "clients", "--port", port, "--number", str(number), log=there.log)
         if clients is not None:
-            assert line(clients) == "ready", log.read_text()
+            assert line(clients) == "ready", there.log.read_text()
         earlier, worked = events_at(worker), cpu_seconds(town.pid)
         began = time.monotonic()
         post(f"{kilo}/flood", options.events)
@@ -299,7 +295,7 @@ def measure(options: argparse.Namespace, number: int) -> dict[str, float]:
             row["told_lost"] = sum(told for _, told, _ in found["clients"]) / number
             row["silent"] = sum(max(0, options.events - got - told) for got, told, _ in found["clients"])
             row["cpu"] = (cpu_seconds(town.pid) - worked) / options.events
-        row["after_mb"] = memory(town.pid)
+        row["after_mb"] = resident_mb(town.pid)
         last = wait_for_worker(worker, 1.0)
         assert town.stdin is not None
         town.stdin.write("figures\n")
@@ -325,7 +321,7 @@ def directly(events: int) -> float:
     """Events a second that a process reads from the same flood and parses, and does nothing else with them."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-")))
-        port = int(line(spawn(stack, "kilo", log=folder / "log")))
+        port = int(line(spawn(stack, PROGRAM, "kilo", log=folder / "log")))
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(b"GET /global/event HTTP/1.1\r\nHost: x\r\n\r\n")
             rest, began, last, seen = connection.recv(1 << 20), 0.0, b"", 0

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import trio
 
-from bench.boot import KILO, LIBRARIES, kilo_alone, resident_mb
-from bench.events import line, post, spawn, start_request
+from bench.boot import KILO, LIBRARIES, kilo_alone
+from bench.events import open_town_of_stand_ins, post, start_request
+from bench.processes import line, resident_mb
 from gastown.kilo.server import launch
 
 SETTLED_SECONDS = 5.0
@@ -39,20 +40,18 @@ def control_mb(numbers: list[int]) -> dict[int, float]:
     """Resident megabytes of one control process, as agents are added to it."""
     found = {}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gastown-bench-")))
-        log = folder / "log"
-        kilo = f"http://127.0.0.1:{line(spawn(stack, 'kilo', log=log))}"
-        worker = f"http://127.0.0.1:{line(spawn(stack, 'worker', log=log))}"
-        town = spawn(stack, "town", "--kilo", kilo, "--worker", worker, "--folder", str(folder), log=log)
-        url = f"http://127.0.0.1:{line(town)}"
+        town = open_town_of_stand_ins(stack)
         there = 0
         for number in sorted(numbers):
             for each in range(there, number):
-                post(f"{url}/agents/start", start_request() | {"agentId": f"agent-{each}", "rigId": f"rig-{each}"})
+                post(
+                    f"{town.url}/agents/start",
+                    start_request() | {"agentId": f"agent-{each}", "rigId": f"rig-{each}"},
+                )
             there = number
-            with urllib.request.urlopen(f"{url}/health", timeout=60) as answer:
+            with urllib.request.urlopen(f"{town.url}/health", timeout=60) as answer:
                 assert json.load(answer)["agents"] == number
-            found[number] = resident_mb(town.pid)
+            found[number] = resident_mb(town.process.pid)
     return found
 
 

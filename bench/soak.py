@@ -25,7 +25,7 @@ from pathlib import Path
 import httpx2
 import trio
 
-from bench.boot import resident_mb
+from bench.processes import resident_mb
 from gastown.hall.config import town_config
 from tests.kilo.town import RealTown, alive, descendants, eventually, real_town
 
