@@ -114,11 +114,6 @@ class KiloRest:
             if provider.get("id") == name.provider
         )
 
-    async def healthy(self) -> bool:
-        """Liveness only: it stays true when every session is broken (kilo-facts 1)."""
-        answer = await self._client.call("GET", "/global/health")
-        return bool(answer.get("healthy"))
-
 
 def _prompt(parts: list[dict[str, str]], model: str | None, system: str | None) -> dict[str, Any]:
     body: dict[str, Any] = {"parts": parts}
