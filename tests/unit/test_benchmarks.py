@@ -1,4 +1,4 @@
-"""The benchmarks that need no kilo, in their smallest form: a change that breaks one is seen before its next use."""
+"""The benchmarks that need no kilo, in their smallest form: who breaks one sees it before its next use."""
 
 from __future__ import annotations
 
