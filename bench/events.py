@@ -32,11 +32,11 @@ import trio
 
 from bench.processes import cpu_seconds, line, resident_mb, spawn
 from gastown import logs
+from gastown.assembly import Parts, open_town
 from gastown.contract.secret import Secret
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, serve_app
 from gastown.kilo.client import Endpoint
-from gastown.main import Parts, open_town
 from gastown.settings import Settings
 
 OLD_SYSTEM = "99,700/s"

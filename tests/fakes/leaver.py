@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from gastown.agents.drain import run_drain
-from gastown.main import drain_parts
+from gastown.assembly import drain_parts
 from gastown.worker.database import database_path
 from tests.fakes.town import FakeTown
 from tests.fakes.worktree import FakeWorktree

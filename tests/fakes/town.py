@@ -1,4 +1,4 @@
-"""A whole town on fakes: everything of `gastown.main` but sockets, processes and signals."""
+"""A whole town on fakes: everything of `gastown.assembly` but sockets, processes and signals."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings
 from gastown import logs
 from gastown.agents.roster import workdir_of
 from gastown.agents.users import AgentUsers
+from gastown.assembly import Open, Parts, open_town
 from gastown.boot.hydrate import hydrate
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
@@ -31,7 +32,6 @@ from gastown.control.app import create_app
 from gastown.control.server import Front
 from gastown.git.command import GitRunner
 from gastown.git.workspace import WorkspacePaths
-from gastown.main import Open, Parts, open_town
 from gastown.settings import Settings
 from tests.fakes.git import FakeGit
 from tests.fakes.launchers import FakeLauncher

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from gastown.agents.drain import run_drain
-from gastown.main import drain_parts
+from gastown.assembly import drain_parts
 from tests.fakes.git import FakeGit
 from tests.fakes.town import start_request
 

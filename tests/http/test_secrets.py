@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import trio
 
+from gastown.assembly import live_secrets
 from gastown.concurrency.processes import Exit
 from gastown.contract.errors import AgentNotRunning
 from gastown.control.app import ROUTES
 from gastown.control.routes import Route
-from gastown.main import live_secrets
 from tests.fakes.kilo import Script
 from tests.fakes.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, Fate, Spawn
 from tests.fakes.network import MemoryNetwork

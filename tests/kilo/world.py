@@ -17,9 +17,9 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
+from gastown.assembly import Open, Parts, open_town
 from gastown.control.app import create_app
 from gastown.kilo.server import Launcher, launch
-from gastown.main import Open, Parts, open_town
 from tests.fakes.asgi import Answer, App, Asked, Frames, answer, app_of
 from tests.fakes.town import ToldSettings, start_request
 from tests.kilo.plugin import KILO

@@ -1,0 +1,330 @@
+"""A town put together: every service of a container, in the order in which each needs the others."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+import httpx2
+import structlog
+import trio
+
+from gastown.agents.brokering import TownUpstreams
+from gastown.agents.drain import Drain, DrainParts
+from gastown.agents.environment import ChildDefaults
+from gastown.agents.events import EventLog
+from gastown.agents.farewell import FarewellParts
+from gastown.agents.pulse import pulse
+from gastown.agents.repositories import git_of
+from gastown.agents.roster import Roster, open_roster
+from gastown.agents.services import AgentServices, Deadlines
+from gastown.agents.users import AgentUsers, make_dashboard
+from gastown.boot.hydrate import Hydration
+from gastown.boot.report import BootReport
+from gastown.broker.listener import Broker, open_broker, upstream_client
+from gastown.broker.upstreams import Upstreams
+from gastown.concurrency.gate import HydrationGate
+from gastown.concurrency.leaving import Leaving
+from gastown.concurrency.slots import PrioritySlots
+from gastown.contract.secret import Secret
+from gastown.contract.tools import plugin_file
+from gastown.contract.town import TownConfig
+from gastown.contract.worker import ToolsMissing
+from gastown.control.context import Town
+from gastown.control.door import door_of
+from gastown.control.server import listening_host
+from gastown.git.access import HelperAccess
+from gastown.git.command import GitRunner, run_git
+from gastown.git.credentials import GitCredentials
+from gastown.git.helper_service import open_helper_service
+from gastown.git.repos import open_repositories
+from gastown.git.rig import GitLimits, Tools
+from gastown.git.workspace import WorkspacePaths
+from gastown.kilo.client import KiloClient
+from gastown.kilo.pool import Refused, open_pool
+from gastown.kilo.server import Launcher
+from gastown.logs import LiveRedactor
+from gastown.settings import Settings
+from gastown.worker.calls import worker_calls
+from gastown.worker.client import WorkerClient
+from gastown.worker.database_work import DatabaseWork
+from gastown.worker.git_tokens import GitTokens
+from gastown.worker.heartbeat import open_heartbeats
+from gastown.worker.nudges import NudgeDesk
+from gastown.worker.outbox import open_outbox
+from gastown.worker.registry import RegistryWriter, open_registry_writer
+from gastown.worker.reports import open_reports
+from gastown.worker.snapshots import Snapshots
+from gastown.worker.telemetry import open_telemetry
+from gastown.worker.tokens import Credentials, LiveCredentials
+
+__all__ = ["Open", "Parts", "drain_parts", "live_secrets", "open_town"]
+
+log = structlog.get_logger()
+
+START_MARGIN_SECONDS = 2.0
+"""A start answers this long before its caller gives up, so that the caller hears why."""
+
+
+DEFAULT_GATEWAY = "https://api.kilo.ai"
+"""What kilo talks to when it is told nothing."""
+
+
+@asynccontextmanager
+async def listening_broker(upstreams: Upstreams) -> AsyncIterator[Broker]:
+    """A broker on a loopback port, with a client of its own."""
+    async with upstream_client() as client, open_broker(client, upstreams) as broker:
+        yield broker
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the town is made of and a test may replace."""
+
+    settings: Settings
+    kilo_bin: str
+    launch: Launcher
+    kilo_client: httpx2.AsyncClient
+    worker_client: httpx2.AsyncClient
+    now: Callable[[], datetime]
+    process_start: float
+    """When the process started, on Trio's clock."""
+    git: GitRunner = run_git
+    users: AgentUsers = field(default_factory=AgentUsers)
+    python: str = sys.executable
+    """One that every agent may run."""
+    open_broker: Callable[[Upstreams], AbstractAsyncContextManager[Broker]] = listening_broker
+
+
+@dataclass(frozen=True)
+class Open:
+    """An open town: what serves, what hydrates, what is written last. All but the first need a worker."""
+
+    town: Town
+    hydration: Hydration | None
+    registry: RegistryWriter | None
+    worker: WorkerClient | None
+
+
+@asynccontextmanager
+async def open_town(parts: Parts) -> AsyncIterator[Open]:
+    """All services of a container, without a socket and without hydration, for the length of the block."""
+    settings = parts.settings
+    credentials = LiveCredentials(initial_credentials(settings))
+    worker = open_worker(settings, parts.worker_client, credentials)
+    async with AsyncExitStack() as stack:
+        services = await open_services(stack, parts, worker, credentials)
+        writers: list[RegistryWriter] = []
+
+        def changed() -> None:
+            for writer in writers:
+                writer.changed()
+
+        roster = await stack.enter_async_context(open_roster(services, changed))
+        if worker is not None:
+            writers.append(await stack.enter_async_context(open_registry_writer(worker, roster.registry)))
+        await stack.enter_async_context(
+            open_heartbeats(worker, partial(pulse, roster, secrets.token_hex(8)), services.reports.container_ready)
+        )
+        background = await stack.enter_async_context(trio.open_nursery())
+        report, gate = BootReport(parts.process_start), HydrationGate()
+        town = Town(
+            roster=roster,
+            services=services,
+            gate=gate,
+            report=report,
+            drain=Drain(Leaving(settings.gastown_drain_seconds)),
+            background=background,
+            dashboard_file=await make_dashboard(settings.gastown_agent_home_root, parts.users.mayor),
+            started_at=parts.now(),
+            process_start=parts.process_start,
+            start_seconds=settings.gastown_start_seconds,
+            start_margin=min(START_MARGIN_SECONDS, settings.gastown_start_seconds / 10),
+            now=parts.now,
+            redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
+            town_id=settings.gastown_town_id,
+            door=door_of(settings, listening_host(settings)),
+            livez_seconds=settings.gastown_livez_seconds,
+            worker_calls=worker.calls if worker is not None else worker_calls(),
+        )
+        hydration = None
+        if worker is not None:
+            hydration = Hydration(gate, worker, roster, writers[0], report, settings.gastown_gate_seconds)
+        yield Open(town, hydration, writers[0] if writers else None, worker)
+        background.cancel_scope.cancel(reason="the town closes")
+
+
+async def open_services(
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, credentials: LiveCredentials
+) -> AgentServices:
+    """What every agent's life needs, for as long as `stack` is open."""
+    settings = parts.settings
+    slots = PrioritySlots(settings.gastown_spawn_slots)
+    telemetry = await stack.enter_async_context(open_telemetry(worker))
+    reports = await stack.enter_async_context(open_reports(worker))
+    outbox = await stack.enter_async_context(
+        open_outbox(
+            worker,
+            most=settings.gastown_outbox_events,
+            most_bytes=settings.gastown_outbox_mb * 1024 * 1024,
+        )
+    )
+    # Before the first spawn, and until the last server is gone.
+    broker = await open_agents_broker(stack, parts, worker, credentials)
+    pool = await stack.enter_async_context(
+        open_pool(
+            parts.launch,
+            partial(KiloClient, parts.kilo_client),
+            slots,
+            spawn_seconds=settings.gastown_spawn_seconds,
+            on_refused=lambda refused: telemetry.send(tools_missing(refused)),
+        )
+    )
+    git_tools = await open_git(stack, parts, worker, credentials)
+    defaults = child_defaults(settings, parts.kilo_bin, git_tools.access)
+    repositories = await stack.enter_async_context(open_repositories(git_tools))
+    return AgentServices(
+        pool=pool,
+        snapshots=Snapshots(worker, settings.gastown_snapshot_mb * 1024 * 1024, DatabaseWork(parts.python)),
+        telemetry=telemetry,
+        credentials=credentials,
+        defaults=defaults,
+        paths=git_tools.paths,
+        repositories=repositories,
+        events=EventLog(parts.now),
+        deadlines=Deadlines(
+            start=settings.gastown_start_seconds,
+            refresh=settings.gastown_refresh_seconds,
+            first_word=settings.gastown_first_word_seconds,
+            stalled=settings.gastown_stalled_seconds,
+            idle=settings.agent_idle_timeout_ms / 1000,
+            refinery_idle=settings.refinery_idle_timeout_ms / 1000,
+        ),
+        restarts=trio.CapacityLimiter(max(1, slots.capacity // 2)),
+        now=parts.now,
+        outbox=outbox,
+        reports=reports,
+        nudges=NudgeDesk(worker, reports),
+        users=parts.users,
+        broker=broker,
+        server_rss_mb=settings.gastown_server_rss_mb,
+    )
+
+
+def tools_missing(refused: Refused) -> ToolsMissing:
+    env = refused.spec.env
+    return ToolsMissing(
+        town_id=env["GASTOWN_TOWN_ID"],
+        agent_id=env["GASTOWN_AGENT_ID"],
+        missing=tuple(refused.reason.missing),
+    )
+
+
+def initial_credentials(settings: Settings) -> Credentials:
+    return Credentials(
+        container_token=settings.gastown_container_token,
+        session_token=settings.gastown_session_token,
+        town=TownConfig(),
+    )
+
+
+def open_worker(
+    settings: Settings, client: httpx2.AsyncClient, credentials: LiveCredentials
+) -> WorkerClient | None:
+    """The worker's client, or None where the container was given no worker."""
+    if settings.gastown_api_url is None or settings.gastown_town_id is None:
+        return None
+    return WorkerClient(client, settings.gastown_api_url, settings.gastown_town_id, credentials)
+
+
+async def open_agents_broker(
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, credentials: LiveCredentials
+) -> Broker | None:
+    """The broker for as long as `stack` is open; None when agents get the credentials themselves."""
+    settings = parts.settings
+    if not settings.gastown_broker:
+        log.warning("broker.off", consequence="agents hold the credentials of the town")
+        return None
+    gateway_url = (settings.kilo_api_url or DEFAULT_GATEWAY).rstrip("/")
+    upstreams = TownUpstreams(worker, credentials, settings.gastown_api_url, gateway_url)
+    return await stack.enter_async_context(parts.open_broker(upstreams))
+
+
+async def open_git(
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, live: LiveCredentials
+) -> Tools:
+    """git's credentials and the service that gives them out, for as long as `stack` is open."""
+    settings = parts.settings
+    source = GitTokens(
+        worker,
+        parts.worker_client,
+        live,
+        cloud_url=settings.kilo_cloud_url,
+        kilocode_token=settings.kilocode_token,
+    )
+    credentials = GitCredentials(lambda: live.current.town.git_auth, source)
+    users = parts.users
+    helper = open_helper_service(credentials, for_all=users.main is not None, python=parts.python)
+    return Tools(
+        run=parts.git,
+        env=settings.base_env,
+        paths=WorkspacePaths(settings.gastown_workspace_root),
+        credentials=credentials,
+        access=await stack.enter_async_context(helper),
+        limits=GitLimits(clone=settings.gastown_clone_seconds, operation=settings.gastown_git_seconds),
+        keeper=users.keeper,
+        browser=users.mayor,
+    )
+
+
+def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None = None) -> ChildDefaults:
+    return ChildDefaults(
+        kilo_bin=kilo_bin,
+        home_root=settings.gastown_agent_home_root,
+        base_env=settings.base_env,
+        parent_pid=os.getpid(),
+        api_url=settings.gastown_api_url,
+        kilocode_token=settings.kilocode_token,
+        organization_id=settings.gastown_organization_id,
+        mayor_tools=frozenset(settings.gastown_mayor_tools),
+        plugin=plugin_file().as_uri(),
+        git=git,
+    )
+
+
+def live_secrets(settings: Settings, roster: Roster, services: AgentServices) -> list[Secret]:
+    """Every value that must not be seen in the log, at this moment."""
+    bearers = services.broker.grants.bearers() if services.broker is not None else []
+    return [
+        *settings.secrets(),
+        *services.credentials.current.secrets(),
+        *services.repositories.tools.credentials.secrets(),
+        *roster.secrets(),
+        *bearers,
+        *services.pool.secrets(),
+    ]
+
+
+def drain_parts(opened: Open) -> DrainParts:
+    """What a farewell of this town works with."""
+    town, flushes = opened.town, {}
+    if opened.registry is not None:
+        services = town.services
+
+        async def reports() -> None:
+            await town.merges.finished()  # the end of one is a report
+            await services.reports.flushed()
+
+        flushes = {
+            "registry": opened.registry.flushed,
+            "reports": reports,
+            "events": services.outbox.flushed,
+        }
+    farewell = FarewellParts(town.roster, town.services, opened.worker, lambda agent: git_of(agent, town.services))
+    return DrainParts(farewell, flushes)
