@@ -48,8 +48,8 @@ def elsewhere() -> Iterator[Path]:
 
 def environment(folder: Path, *, with_kilo: bool = False) -> dict[str, str]:
     """The machine's own, without what leads to the repository; `kilo` is on the path if asked for."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)}
-    places = [place for place in kept["PATH"].split(":") if not reaches(place)]
+    places = [place for place in os.environ["PATH"].split(":") if not reaches(place)]
+    kept = {name: value for name, value in os.environ.items() if not (name.startswith(LEFT_OUT) or reaches(value))}
     return kept | {"PATH": ":".join([str(folder / "bin")] * with_kilo + places), "PWD": str(folder)}
 
 
