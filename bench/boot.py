@@ -8,6 +8,7 @@ this was measured at, and beside a baseline of the same run: the time that impor
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import trio
 
+import gastown
 from bench.processes import cpu_seconds, resident_mb
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.secret import reveal_json
@@ -73,6 +75,7 @@ class Figures:
 
 
 async def boot(options: argparse.Namespace, data: Path) -> Figures:
+    compileall.compile_dir(Path(gastown.__file__).parent, quiet=1)  # as an installed package is, by pip
     figures = Figures(libraries=import_seconds())
     figures.kilo_ready, figures.kilo_cpu = await one_kilo(options.kilo, data / "alone")
     hall_options = HallOptions(data_dir=data, turn_seconds=options.turn_seconds)
