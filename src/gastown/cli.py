@@ -56,7 +56,7 @@ def _serve() -> int:
         import trio
 
         from gastown import logs
-        from gastown.agents.users import BadAgentUser
+        from gastown.boot.accounts import BadAgentUser
         from gastown.concurrency.users import hide_memory
         from gastown.control.server import CannotListen
         from gastown.kilo.binary import KiloMissing

@@ -34,8 +34,8 @@ import trio
 
 from gastown import logs
 from gastown.agents.drain import run_drain
-from gastown.agents.users import agent_users, find_python
 from gastown.assembly import Open, Parts, drain_parts, live_secrets, open_town
+from gastown.boot.accounts import agent_users, find_python
 from gastown.boot.hydrate import Hydration, hydrate
 from gastown.control.app import create_app
 from gastown.control.liveness import watch_loop

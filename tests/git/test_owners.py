@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.agents.users import find_python
+from gastown.boot.accounts import find_python
 from gastown.concurrency.users import User, identity
 from gastown.contract.secret import Secret
 from gastown.git.command import run_git

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.agents.users import find_python, settle_in
+from gastown.agents.users import settle_in
+from gastown.boot.accounts import find_python
 from gastown.concurrency.users import in_guise
 from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gastown.agents import users as module
-from gastown.agents.users import AgentUsers, BadAgentUser, find_python, find_users, settle_in
+from gastown.agents.users import AgentUsers, settle_in
+from gastown.boot import accounts
+from gastown.boot.accounts import BadAgentUser, find_python, find_users
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
 from tests.fakes.town import start_request
@@ -31,8 +32,8 @@ def find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
     """`find_users` as root sees it, with the lines of /etc/subuid that the test gives."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "setgroups", lambda groups: None)
-    monkeypatch.setattr(module, "check_path", lambda path: None)
-    monkeypatch.setattr(module, "_missing_rights", list)
+    monkeypatch.setattr(accounts, "check_path", lambda path: None)
+    monkeypatch.setattr(accounts, "_missing_rights", list)
 
     def call(named: str | None, uids: tuple[int, int] | None = None, subuid: str | None = None) -> AgentUsers:
         file = tmp_path / "subuid"
@@ -116,7 +117,7 @@ def test_one_user_for_all_is_warned_of_with_what_remains_possible(find):
 
 @needs_root
 def test_a_root_without_the_rights_that_it_takes_is_told_which_it_lacks():
-    script = "from gastown.agents.users import find_users; find_users('64200', None, (), ())"
+    script = "from gastown.boot.accounts import find_users; find_users('64200', None, (), ())"
     command = ["setpriv", "--bounding-set", "-kill,-chown", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr.strip().endswith("root lacks the capabilities CAP_CHOWN, CAP_KILL here: add them")
@@ -143,12 +144,12 @@ def test_a_file_that_agents_cannot_reach_is_an_error_at_the_start():
 
 
 def test_a_python_that_agents_can_run_is_ours_or_the_first_on_the_path(monkeypatch, tmp_path):
-    assert find_python(None, "") == module.sys.executable
+    assert find_python(None, "") == accounts.sys.executable
     closed = tmp_path / "closed" / "python3"
     closed.parent.mkdir(mode=0o700)
     closed.write_text("")
     closed.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(closed))
+    monkeypatch.setattr(accounts.sys, "executable", str(closed))
     assert find_python("64200", f"{closed.parent}:/usr/bin") == "/usr/bin/python3"
     monkeypatch.setattr(os, "defpath", "")
     with pytest.raises(BadAgentUser, match="no Python"):
@@ -184,7 +185,7 @@ async def test_who_comes_into_a_worktree_where_another_one_is_at_work_shares_its
         ended.append(user)
         return (4711,)
 
-    monkeypatch.setattr(module, "end_processes_of", end)
+    monkeypatch.setattr("gastown.agents.users.end_processes_of", end)
     first = there.move_in(request("pole-1"), "/w/1")
     second = there.move_in(request("pole-2"), "/w/1")
     elsewhere = there.move_in(request("pole-3"), "/w/2")
