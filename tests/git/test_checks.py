@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.git import MergeRequest, Remote, SetupRequest, is_branch_name, is_revision
 from gastown.git.workspace import WorkspacePaths
+from tests.fakes.town import start_request
 
 ENV = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
 AWKWARD = st.text(alphabet="ab.-/@{}~^:?*[\\ \x00\x01\x7f\nHEADlockü\ud800", max_size=12)
@@ -169,6 +170,10 @@ def test_a_mayor_needs_none_of_them():
 
 
 SETUP = {"rigId": "r", "gitUrl": "https://git.test/r.git", "defaultBranch": "main"}
+NO_ADDRESSES = (
+    "file:///x", "http:///x", "http://h/a b", "http://h/a\x01b", "http://h/\x7f", "http://h/\ud800", "https://h:abc/",
+    "http://h:99999/", "http://[::1/", "http://a..b/", f"http://{'a' * 64}.example/", "http://h/" + "x" * 2000,
+)  # fmt: skip
 MERGE = {
     "townId": "t", "rigId": "r", "branch": "b", "targetBranch": "main", "gitUrl": "https://git.test/r.git",
     "entryId": "e", "beadId": "b", "agentId": "a",
@@ -181,8 +186,8 @@ MERGE = {
         *((SetupRequest, SETUP, {key: value}) for key, value in
           {"rigId": "../x", "gitUrl": "file:///x", "defaultBranch": "-x"}.items()),
         *((MergeRequest, MERGE, {key: value}) for key, value in
-          {"rigId": "..", "gitUrl": "/x", "branch": "a b", "targetBranch": "", "entryId": "e/../x",
-           "callbackUrl": "file:///x"}.items()),
+          {"rigId": "..", "gitUrl": "/x", "branch": "a b", "targetBranch": "", "entryId": "e/../x"}.items()),
+        *((MergeRequest, MERGE, {"callbackUrl": url}) for url in NO_ADDRESSES),
     ],
 )  # fmt: skip
 def test_a_setup_and_a_merge_are_checked_key_by_key(model, body, wrong):
@@ -190,3 +195,17 @@ def test_a_setup_and_a_merge_are_checked_key_by_key(model, body, wrong):
     with pytest.raises(ValidationError) as caught:
         model.model_validate(body | wrong)
     assert [error["loc"] for error in caught.value.errors()] == [tuple(wrong)]
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_a_start_asks_for_its_completion_at_an_address(url):
+    with pytest.raises(ValidationError) as caught:
+        StartAgentRequest.model_validate(start_request() | {"completionCallbackUrl": url})
+    assert [error["loc"] for error in caught.value.errors()] == [("completionCallbackUrl",)]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", "https://[::1]:8080/x", "https://ü.example/ü?a=b#c", "http://u:p@127.0.0.1/"]
+)
+def test_what_can_be_called_is_an_address(url):
+    assert MergeRequest.model_validate(MERGE | {"callbackUrl": url}).callback_url == url

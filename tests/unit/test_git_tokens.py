@@ -127,3 +127,10 @@ async def test_without_a_worker_nothing_is_renewed() -> None:
         live = LiveCredentials(Credentials())
         source = GitTokens(None, network.client(), live, cloud_url=None, kilocode_token=None)
         assert await source.renewed("rig-1") is None
+
+
+async def test_a_platform_whose_address_is_none_is_a_warning() -> None:
+    async with tokens(Platform(), cloud_url="https://x:abc") as (source, _, _live):
+        with structlog.testing.capture_logs() as logs:
+            assert await source.integration("int-1") is None
+    assert [line["event"] for line in logs] == ["git.integration_failed"]

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import httpx2
 import pytest
+import structlog
 import trio
 
 from gastown.contract.secret import Secret
@@ -205,3 +207,39 @@ async def test_without_a_worker_nothing_is_kept() -> None:
         reports.completed("r", "a", "completed", None)
         await reports.flushed()
         assert reports.pending == 0
+
+
+async def soon(reports: Reports) -> None:
+    with trio.fail_after(60):
+        await reports.flushed()
+
+
+@pytest.mark.parametrize("path", ["x\x01y", "x\x7f", "x\ud800"])
+@pytest.mark.parametrize("at", ["http://caller", "the worker"])
+async def test_a_callback_that_is_no_address_is_dropped_and_the_next_report_goes_out(at: str, path: str) -> None:
+    """One that is stored comes again with every container, and may be older than its check."""
+    async with open_desk() as desk:
+        base = f"{desk.worker.url}/api/towns/{TOWN}" if at == "the worker" else at
+        with structlog.testing.capture_logs() as logs:
+            desk.reports.completed("r", "a", "completed", None, f"{base}/{path}")
+            desk.reports.waiting("r", "a", NOW)
+            await soon(desk.reports)
+        assert (len(desk.worker.reports(WAITING)), desk.reports.lost) == (1, 1)
+        assert [line["event"] for line in logs] == ["report.refused"]
+
+
+@pytest.mark.parametrize("host", ["caller:abc", "[::1", ""])
+async def test_a_callback_at_a_host_that_is_none_is_dropped(host: str) -> None:
+    async with open_desk() as desk:
+        desk.reports.completed("r", "a", "completed", None, f"http://{host}/done")
+        await soon(desk.reports)
+        assert desk.reports.lost == 1
+
+
+async def test_a_callback_at_a_host_that_cannot_be_looked_up_is_dropped() -> None:
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        worker = WorkerClient(client, "http://worker", TOWN, LiveCredentials(Credentials()))
+        async with open_reports(worker) as reports:
+            reports.completed("r", "a", "completed", None, f"http://{'a' * 64}.example/done")
+            await soon(reports)
+            assert reports.lost == 1

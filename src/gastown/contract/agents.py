@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from gastown.contract.git import Progress, Remote, is_branch_name, is_revision
-from gastown.contract.identifiers import AgentId, RigId, TownId
+from gastown.contract.identifiers import AgentId, CallbackUrl, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
@@ -79,9 +79,7 @@ class StartAgentRequest(Wire):
     start_point: str | None = None
     lightweight: bool = False
     organization_id: str | None = None
-    completion_callback_url: str | None = Field(
-        default=None, max_length=2000, pattern=r"^https?://[^\s]+$", repr=False
-    )
+    completion_callback_url: CallbackUrl | None = Field(default=None, repr=False)
     rigs: tuple[Rig, ...] = ()
 
     @field_validator("lightweight", mode="before")

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, Field
 
-from gastown.contract.identifiers import AgentId, Identifier, RigId, TownId
+from gastown.contract.identifiers import AgentId, CallbackUrl, Identifier, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Wire
 
@@ -158,7 +158,7 @@ class MergeRequest(Wire):
     entry_id: Identifier
     bead_id: Identifier
     agent_id: AgentId
-    callback_url: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$", repr=False)
+    callback_url: CallbackUrl | None = Field(default=None, repr=False)
     env_vars: SecretMap = Field(default_factory=dict)
 
 

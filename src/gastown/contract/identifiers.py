@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
-__all__ = ["AgentId", "Identifier", "RigId", "TownId", "is_identifier", "printable"]
+__all__ = ["AgentId", "CallbackUrl", "Identifier", "RigId", "TownId", "is_identifier", "printable"]
 
 MAX_LENGTH = 128
 _ALPHABET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@-]*\Z")
@@ -26,6 +27,17 @@ def printable(value: str, limit: int = 80) -> str:
     """`value` made fit for an error sentence: bounded, and without control characters."""
     shown = value if len(value) <= limit else value[:limit] + "…"
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def _check_address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = bool(parts.hostname and parts.hostname.encode("idna")) and parts.port != 0
+    except ValueError:  # a port that is no number, brackets that do not close, a name that is too long
+        usable = False
+    if not usable:
+        raise ValueError("must be an http or https address that can be connected to")
+    return value
 
 
 def _check(value: str) -> str:
@@ -46,6 +58,12 @@ Identifier = Annotated[
         {"type": "string", "maxLength": MAX_LENGTH, "pattern": r"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._:@-]*$"}
     ),
 ]
+CallbackUrl = Annotated[
+    str,
+    StringConstraints(max_length=2000, pattern=r"^https?://[^\s\x00-\x1f\x7f]+$"),
+    AfterValidator(_check_address),
+]
+"""Where somebody wants to be told something."""
 AgentId = Identifier
 RigId = Identifier
 TownId = Identifier

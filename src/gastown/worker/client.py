@@ -26,10 +26,12 @@ from gastown.contract.worker import (
 from gastown.worker.calls import CALLBACK, outcome_of, route_of, worker_calls
 from gastown.worker.tokens import LiveCredentials
 
-__all__ = ["Registry", "WorkerClient", "WorkerError"]
+__all__ = ["Registry", "Undeliverable", "WorkerClient", "WorkerError"]
 
 log = structlog.get_logger()
 
+_NO_ANSWER = (httpx2.HTTPError, httpx2.InvalidURL, ValueError)
+"""What httpx2 raises where there is no answer; ValueError for a host or a character that cannot be encoded."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -46,6 +48,17 @@ class WorkerError(Exception):
         """Whether the worker will never take what was sent, rather than who sent it or when."""
         status = self.status
         return status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+class Undeliverable(WorkerError):
+    """What was to be sent can never arrive: its address is none, or sends us elsewhere."""
+
+    def __init__(self, call: str, problem: str, status: int | None = None) -> None:
+        super().__init__(call, problem, transient=False, status=status)
+
+    @property
+    def is_refusal(self) -> bool:
+        return True
 
 
 class _Binary(bytes):
@@ -158,9 +171,9 @@ class WorkerClient:
                 answer = await self._client.request(
                     "POST", url, content=_json_bytes(body), headers=headers, timeout=None
                 )
-            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            except _NO_ANSWER as error:
                 counted.outcome = "no_answer"
-                raise WorkerError(call, f"no answer ({type(error).__name__})", transient=True) from None
+                raise _no_answer(call, error) from None
             counted.outcome = outcome_of(answer.status_code)
         self._raise_for(answer, call)
 
@@ -263,10 +276,9 @@ class WorkerClient:
                 answer = await self._client.request(
                     method, self._base + path, content=content, headers=headers, timeout=None
                 )
-            except httpx2.HTTPError as error:
+            except _NO_ANSWER as error:
                 counted.outcome = "no_answer"
-                problem = f"no answer ({type(error).__name__})"
-                raise WorkerError(f"{method} {path}", problem, transient=True) from error
+                raise _no_answer(f"{method} {path}", error) from error
             counted.outcome = outcome_of(answer.status_code)
             return answer
 
@@ -276,6 +288,13 @@ class WorkerClient:
         if status >= 400:
             transient = status >= 500 or status in (408, 429)
             raise WorkerError(call, f"answered {status}", transient=transient, status=status)
+
+
+def _no_answer(call: str, error: Exception) -> WorkerError:
+    """`error` is one of `_NO_ANSWER`; its text is not told, for the address may hold a credential."""
+    if isinstance(error, httpx2.HTTPError) and not isinstance(error, httpx2.UnsupportedProtocol):
+        return WorkerError(call, f"no answer ({type(error).__name__})", transient=True)
+    return Undeliverable(call, f"the address cannot be used ({type(error).__name__})")
 
 
 def _json_bytes(body: Any) -> bytes:

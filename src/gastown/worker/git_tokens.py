@@ -60,7 +60,7 @@ class GitTokens:
         try:
             with trio.fail_after(_SECONDS):
                 return await self._ask(self._cloud_url, token, integration_id)
-        except (httpx2.HTTPError, ValueError, trio.TooSlowError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, trio.TooSlowError) as error:
             log.warning("git.integration_failed", reason=_reason(error))
             return None
 
