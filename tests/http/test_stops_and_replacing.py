@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
 from tests.fakes.kilo import Script
@@ -238,3 +239,22 @@ async def test_a_message_is_a_prompt_with_the_agents_model_and_system_text(town_
             "test/large",
             "Be quick",
         )
+
+
+@pytest.mark.parametrize("part", ["pool.discard", "users.move_out", "snapshots.save"])
+async def test_an_agent_ends_and_the_town_goes_on_whatever_fails_of_its_cleanup(
+    town_on_fakes, monkeypatch, part: str
+) -> None:
+    async def fail(*_arguments: Any) -> None:
+        raise BlockingIOError(11, "no more processes")
+
+    service, method = part.split(".")
+    async with town_on_fakes() as town:
+        await town.start("pole-1")
+        with monkeypatch.context() as patch:
+            patch.setattr(type(getattr(town.opened.town.services, service)), method, fail)
+            with structlog.testing.capture_logs() as logs:
+                answer = await stop(town)
+        assert (answer.status_code, (await town.status("pole-1"))["status"]) == (200, "exited")
+        assert [line["agent_id"] for line in logs if line["event"] == "agent.cleanup_failed"] == ["pole-1"]
+        assert (await town.start("pole-1")).status_code == 201

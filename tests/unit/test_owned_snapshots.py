@@ -169,3 +169,16 @@ async def test_a_process_that_fails_says_nothing_of_a_conversation_and_none_is_l
         with pytest.raises(OSError, match="No space left" if "echo" in ending else "without an answer"):
             await home.restore()
         assert home.worker.snapshots == stored
+
+
+async def test_work_whose_process_cannot_be_started_is_work_that_failed() -> None:
+    async with open_home() as home:
+        in_guise(ALICE, converse, home.path, "kept")
+        home.snapshots = Snapshots(home.client, 1024 * 1024, DatabaseWork("/nowhere/python"))
+        with pytest.raises(FileNotFoundError):
+            await home.restore()
+        with pytest.raises(NotSaved, match="nowhere"):
+            await home.save()
+        over = home.snapshots.operations.over.values
+        assert {labels for labels, times in over.items() if times} == {("restore", "failed"), ("save", "failed")}
+        assert home.path.exists()

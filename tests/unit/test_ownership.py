@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,23 @@ async def test_a_process_that_has_left_its_session_and_its_environment_is_ended_
     await trio.run_process(command, user=ALICE.uid, group=ALICE.gid, extra_groups=[], cwd="/")
     await trio.run_process(command, user=BOB.uid, group=BOB.gid, extra_groups=[], cwd="/")
     assert await end_processes_of(ALICE) == ()
+    left = processes(ALICE.uid), processes(BOB.uid)
+    assert await end_processes_of(BOB) == ()
+    assert left == (0, 1)
+
+
+async def test_a_user_that_leaves_no_room_for_one_more_process_is_ended_all_the_same(folder):
+    command = ["setsid", "-f", "env", "-i", "/bin/sleep", "1000"]
+    for user in (ALICE, ALICE, BOB):
+        await trio.run_process(command, user=user.uid, group=user.gid, extra_groups=[], cwd="/")
+    usual = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, usual[1]))
+    try:
+        with pytest.raises(BlockingIOError):
+            await trio.run_process(command, user=ALICE.uid, group=ALICE.gid, extra_groups=[], cwd="/")
+        assert await end_processes_of(ALICE) == ()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, usual)
     left = processes(ALICE.uid), processes(BOB.uid)
     assert await end_processes_of(BOB) == ()
     assert left == (0, 1)

@@ -47,7 +47,7 @@ async def restore_conversation(agent: Agent, services: AgentServices) -> Restore
                 if outcome == "unavailable":
                     await trio.sleep(next(pauses))
     except OSError as error:
-        reason = f"Agent {agent.id}: its database cannot be put in place: {error.strerror}"
+        reason = f"Agent {agent.id}: its database cannot be put in place: {error.strerror or error}"
         raise StartFailed(reason, phase="snapshot") from error
     if outcome == "unavailable":
         agent.saving.is_(SnapshotState.UNSETTLED, _UNSETTLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Literal, NoReturn
 
 import structlog
@@ -20,7 +21,7 @@ from gastown.agents.services import AgentServices
 from gastown.agents.startup import StartupReport, first_turn, lease_server, open_session, prepare
 from gastown.agents.watchdog import watch
 from gastown.concurrency.slots import Urgency
-from gastown.concurrency.supervise import leaves
+from gastown.concurrency.supervise import contain, leaves
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import ControlError, StartDeadlineExceeded, StartFailed
 from gastown.kilo.errors import KiloError, ServerDied
@@ -98,16 +99,34 @@ def _close_door(agent: Agent, services: AgentServices) -> None:
 
 
 async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Agent | None) -> None:
-    """What may still be there beside the lease: a replaced attempt, and a server that was parked for this one."""
+    """What may still be there beside the lease: a replaced attempt, and a server that was parked for this one.
+
+    A part that fails is logged, and keeps neither the next one from its turn nor the agent from its end.
+    """
+
+    def failed(error: Exception) -> None:
+        log.error("agent.cleanup_failed", agent_id=agent.id, exc_info=error)
+
     if predecessor is not None:
         await predecessor.ended.wait()
     if not agent.successor_waits:
         revoke(agent.id, services)
-        await services.pool.discard((agent.workdir, home_of(services.defaults, agent.id)))
-        agent.leftovers += tuple(f"process {pid}" for pid in await services.users.move_out(agent.id))
-        if agent.session_id is not None and not agent.evicted:  # a drain saves by itself, and says so
-            with trio.move_on_after(_SAVE_SECONDS):
-                await save_at_the_end(agent, services)
+        for part in (_discard_server, _end_processes, _save_last):
+            await contain(partial(part, agent, services), on_failure=failed)
+
+
+async def _discard_server(agent: Agent, services: AgentServices) -> None:
+    await services.pool.discard((agent.workdir, home_of(services.defaults, agent.id)))
+
+
+async def _end_processes(agent: Agent, services: AgentServices) -> None:
+    agent.leftovers += tuple(f"process {pid}" for pid in await services.users.move_out(agent.id))
+
+
+async def _save_last(agent: Agent, services: AgentServices) -> None:
+    if agent.session_id is not None and not agent.evicted:  # a drain saves by itself, and says so
+        with trio.move_on_after(_SAVE_SECONDS):
+            await save_at_the_end(agent, services)
 
 
 def _finish(agent: Agent) -> None:

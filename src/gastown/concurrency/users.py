@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ SHARED = 0o027
 """The umask of what other users of the same group may read."""
 
 _PR_SET_DUMPABLE = 4
+_SWEEPS = 20
 _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -115,7 +117,8 @@ def hide_memory() -> None:
 async def end_processes_of(user: User) -> tuple[int, ...]:
     """KILL every process of a user that is alone; returns those that are still there.
 
-    One kill for all, sent as the user itself: nothing can fork away from it.
+    One kill for all, sent as the user itself: nothing can fork away from it. Where there is no room for the
+    process that sends it, which is what a fork bomb leaves, we stop and kill them one by one.
     """
     if not user.alone or user.uid == 0:
         raise ValueError(f"user {user.uid} is not alone")
@@ -124,19 +127,48 @@ async def end_processes_of(user: User) -> tuple[int, ...]:
         if not await trio.to_thread.run_sync(_processes_of, user.uid):
             return ()
         command = ["/bin/sh", "-c", "kill -s KILL -- -1"]
-        await trio.run_process(command, check=False, cwd="/", **options, **identity(user))
+        try:
+            await trio.run_process(command, check=False, cwd="/", **options, **identity(user))
+        except OSError:
+            await trio.to_thread.run_sync(_kill_one_by_one, user.uid)
         await trio.sleep(0.02)
     return await trio.to_thread.run_sync(_processes_of, user.uid)
 
 
+def _kill_one_by_one(uid: int) -> None:
+    """Stop them all before one is killed: who is stopped cannot fork, and keeps the place that others wait for."""
+    stopped: set[int] = set()
+    for _ in range(_SWEEPS):
+        running = set(_processes_of(uid)) - stopped
+        if not running:
+            break
+        _signal(running, uid, signal.SIGSTOP)
+        stopped |= running
+    _signal(_processes_of(uid), uid, signal.SIGKILL)
+
+
+def _signal(pids: Iterable[int], uid: int, number: signal.Signals) -> None:
+    """Signal those that still belong to `uid`: a number may have gone to somebody else meanwhile."""
+    for pid in pids:
+        with suppress(OSError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                if _lives_as(uid, pid):
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+
+
 def _processes_of(uid: int) -> tuple[int, ...]:
     """The processes with that real uid, zombies left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        with suppress(OSError):
-            status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
-            if int(status["Uid"].split()[0]) == uid and status["State"].split()[0] not in "ZX":
-                found.append(int(entry.name))
-    return tuple(found)
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    return tuple(pid for pid in pids if _lives_as(uid, pid))
+
+
+def _lives_as(uid: int, pid: int) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    status = dict(line.split(":", 1) for line in lines)
+    return int(status["Uid"].split()[0]) == uid and status["State"].split()[0] not in "ZX"

@@ -14,6 +14,7 @@ from subprocess import DEVNULL, PIPE
 
 import trio
 
+from gastown.concurrency.supervise import leaves
 from gastown.concurrency.users import User, identity
 from gastown.contract.identifiers import printable
 from gastown.worker import database
@@ -61,6 +62,25 @@ class DatabaseWork:
         self, user: User, *arguments: str, content: bytes = b"", most: int = _ANSWER
     ) -> tuple[int, bytes]:
         """YES, NO or CANNOT_COPY, and at most `most` bytes of what it says; who says more is ended."""
+        try:
+            returncode, said = await self._ended(user, arguments, content, most)
+        except ExceptionGroup as group:
+            failures, others = group.split(OSError)
+            if failures is None or others is not None:
+                raise
+            raise leaves(failures)[0] from None  # no process could be started
+        match returncode:
+            case database.YES | database.NO | database.CANNOT_COPY as done if len(said) <= most:
+                return done, said
+            case database.FAILED if said:
+                raise OSError(_told(said))
+            case done:
+                raise OSError(f"the work on the database ended without an answer (exit code {done})")
+
+    async def _ended(
+        self, user: User, arguments: tuple[str, ...], content: bytes, most: int
+    ) -> tuple[int | None, bytes]:
+        """Its return code and what it has said, once it has ended."""
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
                 partial(
@@ -84,13 +104,7 @@ class DatabaseWork:
                         process.kill()
                         break
             await process.wait()
-        match process.returncode:
-            case database.YES | database.NO | database.CANNOT_COPY as done if len(said) <= most:
-                return done, bytes(said)
-            case database.FAILED if said:
-                raise OSError(_told(bytes(said)))
-            case done:
-                raise OSError(f"the work on the database ended without an answer (exit code {done})")
+        return process.returncode, bytes(said)
 
 
 def _told(content: bytes) -> str:
