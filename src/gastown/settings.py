@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gastown.contract import secret
-from gastown.contract.identifiers import TownId
+from gastown.contract.identifiers import OrganizationId, TownId
 from gastown.contract.tools import mayor_tools
 
 __all__ = ["BadSettings", "Settings", "load"]
@@ -68,7 +68,8 @@ class Settings(BaseSettings):
     ] = None
     gastown_session_token: Annotated[Secret, Field(description="Session token that agents get.")] = None
     gastown_organization_id: Annotated[
-        Text, Field(description="Organisation, where neither a request nor the worker names one.")
+        Annotated[OrganizationId | None, BeforeValidator(_empty_is_absent)],
+        Field(description="Organisation, where neither a request nor the worker names one."),
     ] = None
     kilo_api_url: Annotated[Text, Field(description="Base of the LLM gateway; kilo adds /api/openrouter.")] = None
     kilo_openrouter_base: Annotated[

@@ -149,6 +149,19 @@ async def test_control_characters_are_refused_where_they_could_end_a_line_or_an_
             assert (answer.status_code, answer.json()["issues"][0]["path"]) == (400, [key])
 
 
+@pytest.mark.parametrize("organization", ["café", "two words", "a\r\nb: c", "\x7f", "o" * 201])
+async def test_an_organization_that_no_header_can_name_is_refused(town_on_fakes, organization: str) -> None:
+    async with town_on_fakes() as town:
+        start = start_request("pole-1", organizationId=organization)
+        answers = [await town.client.post("/agents/start", json=start)]
+        await town.start("pole-1")
+        change = {"model": "m", "organizationId": organization}
+        answers.append(await town.client.patch("/agents/pole-1/model", json=change))
+        assert [(answer.status_code, answer.json()["issues"][0]["path"]) for answer in answers] == [
+            (400, ["organizationId"])
+        ] * 2
+
+
 @pytest.mark.parametrize("variable", ["", "A=B", "A\x00B"])
 async def test_a_variable_that_no_process_could_have_is_refused(town_on_fakes, variable: str) -> None:
     async with town_on_fakes() as town:

@@ -10,8 +10,11 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from typing import Any
 
+import httpx2
 import pytest
+import structlog
 import trio
 from quart import Response
 from quart_trio import QuartTrio
@@ -102,3 +105,20 @@ def test_an_address_of_another_machine_is_one_clear_line():
 def test_who_connects_before_the_server_accepts_waits_and_is_not_refused() -> None:
     with closing(listen_on("127.0.0.1", 0)) as listener:
         socket.create_connection(listener.getsockname()).close()
+
+
+async def test_an_app_that_crashes_is_answered_for_and_logged():
+    async def crash(*_channels: Any) -> None:
+        raise UnicodeError("not sayable")
+
+    listener, stop = listen_on("127.0.0.1", 0), trio.Event()
+    port = listener.getsockname()[1]
+    with structlog.testing.capture_logs() as logs:
+        async with guarded(), trio.open_nursery() as nursery:
+            await nursery.start(serve_app, crash, listener, stop)
+            async with httpx2.AsyncClient(trust_env=False) as client:
+                answer = await client.get(f"http://127.0.0.1:{port}/agents?token=secret")
+            stop.set()
+    assert answer.status_code == 500
+    (line,) = (line for line in logs if line["event"] == "app.crashed")
+    assert (line["log_level"], line["path"], line["exc_info"]) == ("error", "/agents", True)

@@ -138,6 +138,8 @@ WRONG = [
     ("GASTOWN_AGENT_HOME_ROOT", "somewhere"),
     ("GASTOWN_TOWN_ID", "../../secret-place"),
     ("GASTOWN_API_URL", "ftp://worker.secret"),
+    ("GASTOWN_ORGANIZATION_ID", "secret-café"),
+    ("GASTOWN_ORGANIZATION_ID", "secret\r\nX-Header: y"),
     ("KILO_API_URL", "gateway.secret"),
     ("AGENT_IDLE_TIMEOUT_MS", "0"),
     ("GASTOWN_PARENT_PID", "1"),

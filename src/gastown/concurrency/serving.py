@@ -113,6 +113,24 @@ class FinishResponses:
             await self._app(scope, receive, send)
 
 
+class _Watched:
+    """An app whose crashes are logged: hypercorn answers them with an empty 500, and keeps them to itself."""
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            log.exception("app.crashed", kind=scope["type"], path=_path(scope))
+            raise
+
+
+def _path(scope: Scope) -> str | None:
+    return None if scope["type"] == "lifespan" else scope["path"][:200]
+
+
 async def serve_connections(
     app: ASGIFramework,
     config: Config,
@@ -125,12 +143,12 @@ async def serve_connections(
 
     Owns `listener`, which is bound, and listens already or not; started means that it accepts, and tells who
     serves connections from elsewhere. Of `config` only what concerns a connection counts. The app gets no
-    lifespan.
+    lifespan; one that crashes is logged.
     """
     listener.listen(config.backlog)
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     context = WorkerContext(None)
-    handle = partial(_serve_one, ASGIWrapper(app), config, context)
+    handle = partial(_serve_one, ASGIWrapper(_Watched(app)), config, context)
     async with trio.open_nursery() as connections:
         adoption = _Adoption(connections, handle)
         try:

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from gastown.contract.git import Progress, Remote, is_branch_name, is_revision
-from gastown.contract.identifiers import AgentId, CallbackUrl, RigId, TownId
+from gastown.contract.identifiers import AgentId, CallbackUrl, OrganizationId, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
@@ -78,7 +78,7 @@ class StartAgentRequest(Wire):
     platform_integration_id: str | None = None
     start_point: str | None = None
     lightweight: bool = False
-    organization_id: str | None = None
+    organization_id: OrganizationId | None = None
     completion_callback_url: CallbackUrl | None = Field(default=None, repr=False)
     rigs: tuple[Rig, ...] = ()
 
@@ -162,7 +162,7 @@ class ModelRequest(Wire):
     model: str = Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
     small_model: str | None = Field(default=None, max_length=500)
     conversation_history: str | None = None
-    organization_id: str | None = None
+    organization_id: OrganizationId | None = None
 
 
 class SystemPromptRequest(Wire):

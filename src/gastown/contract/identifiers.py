@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
-__all__ = ["AgentId", "CallbackUrl", "Identifier", "RigId", "TownId", "is_identifier", "printable"]
+__all__ = [
+    "AgentId",
+    "CallbackUrl",
+    "Identifier",
+    "OrganizationId",
+    "RigId",
+    "TownId",
+    "is_identifier",
+    "printable",
+]
 
 MAX_LENGTH = 128
 _ALPHABET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@-]*\Z")
@@ -64,6 +73,8 @@ CallbackUrl = Annotated[
     AfterValidator(_check_address),
 ]
 """Where somebody wants to be told something."""
+OrganizationId = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")]
+"""An organisation at the gateway, which is named in a header; empty means none."""
 AgentId = Identifier
 RigId = Identifier
 TownId = Identifier

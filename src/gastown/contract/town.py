@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, RootModel
 
 from gastown.contract.git import RigState
+from gastown.contract.identifiers import OrganizationId
 from gastown.contract.secret import BearerToken, Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
@@ -173,7 +174,7 @@ class TownConfig(Wire):
     git_author_name: str | None = None
     git_author_email: str | None = None
     disable_ai_coauthor: bool = False
-    organization_id: str | None = None
+    organization_id: OrganizationId | None = None
     env_vars: SecretMap = Field(default_factory=dict)
     town_id: str | None = None
     gastown_api_url: str | None = None

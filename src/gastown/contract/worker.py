@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from gastown.contract.agents import AgentState, StartAgentRequest
-from gastown.contract.identifiers import AgentId
+from gastown.contract.identifiers import AgentId, OrganizationId
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
@@ -60,7 +60,7 @@ class MayorContext(Wire):
     model: str | None = None
     small_model: str | None = None
     kilocode_token: Secret | None = None
-    organization_id: str | None = None
+    organization_id: OrganizationId | None = None
     github_token: Secret | None = None
     github_cli_pat: Secret | None = None
     gitlab_token: Secret | None = None
