@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gastown.contract import secret
@@ -198,7 +199,12 @@ class Settings(BaseSettings):
         int | None, Field(gt=1, description="Process whose end ends this one; set by `gastown up`.")
     ] = None
 
-    base_env: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+    _base_env: dict[str, str] = PrivateAttr()
+
+    def __init__(self, base_env: Mapping[str, str] | None = None, **given: Any) -> None:
+        """`base_env` is no field: as one, a variable of its name would get past the allow-list."""
+        super().__init__(**given)
+        self._base_env = dict(base_env or {})
 
     @field_validator("gastown_mayor_tools", "gastown_control_origins", mode="before")
     @classmethod
@@ -255,15 +261,17 @@ class Settings(BaseSettings):
         return [value for _, value in self if isinstance(value, secret.Secret)]
 
     @property
+    def base_env(self) -> dict[str, str]:
+        """What children inherit: an allow-list, never the whole."""
+        return self._base_env
+
+    @property
     def path(self) -> str:
         return self.base_env["PATH"]
 
 
 def load() -> Settings:
-    """Read the process's environment. Raises `BadSettings` naming every unusable variable.
-
-    `base_env` is what children inherit: an allow-list, never the whole.
-    """
+    """Read the process's environment. Raises `BadSettings` naming every unusable variable."""
     source = os.environ
     inherited = {name: source[name] for name in _PASSED_ON if name in source}
     inherited |= {n: v for n, v in source.items() if n.startswith("LC_") or n.upper() in _PROXIES}

@@ -24,7 +24,7 @@ HALL = REPOSITORY / "src" / "gastown" / "hall"
 KUBERNETES, CLOUDFLARE = DEPLOY / "kubernetes", DEPLOY / "cloudflare"
 LOCKS = {"package.json", "package-lock.json", "tsconfig.json"}
 
-SETTINGS = {name.upper() for name in Settings.model_fields} - {"BASE_ENV"}
+SETTINGS = {name.upper() for name in Settings.model_fields}
 SECRETS = {name.upper() for name, field in Settings.model_fields.items() if Secret in get_args(field.annotation)}
 PORT = Settings.model_fields["gastown_control_port"].default
 DRAIN = Settings.model_fields["gastown_drain_seconds"].default

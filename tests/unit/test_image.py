@@ -15,7 +15,7 @@ from tools.image.build import sent
 from tools.image.dockerfile import CannotRead, Dockerfile, Instruction, expand, read
 
 REPOSITORY = Path(__file__).parents[2]
-SETTINGS = {name.upper() for name in Settings.model_fields} - {"BASE_ENV"}
+SETTINGS = {name.upper() for name in Settings.model_fields}
 AGENTS_EXPECT = {"git", "git-lfs", "gh", "ripgrep", "jq", "curl", "build-essential", "python3", "python3-venv"}
 
 
