@@ -18,6 +18,7 @@ import trio
 
 from gastown.assembly import live_secrets
 from gastown.concurrency.processes import Exit
+from gastown.contract.agents import AgentStatus
 from gastown.contract.errors import AgentNotRunning
 from gastown.control.app import ROUTES
 from gastown.control.routes import Route
@@ -401,3 +402,12 @@ async def test_a_sentence_that_repeats_a_live_secret_is_masked_in_the_answer(tow
         answer = await with_secrets(town, "pole-3")
         assert answer.status_code == 409
         assert "shown [redacted]" in answer.json()["error"]
+
+
+async def test_a_credential_that_is_a_word_of_the_api_breaks_no_answer(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        words = ("running", "polecat", "status", "agentId", "snapshot", "events", "serverPort", "degraded")
+        await town.start("pole-1", envVars={f"PASSWORD_{number}": word for number, word in enumerate(words)})
+        status = (await town.client.get("/agents/pole-1/status")).json()
+        assert AgentStatus.model_validate(status).status == "running"
+        assert (status["agentId"], type(status["serverPort"])) == ("pole-1", int)

@@ -12,21 +12,24 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from pydantic import BaseModel
 from quart import Response
 
+from gastown.contract.agents import Role
 from gastown.contract.errors import ControlError, ErrorBody, InvalidRequest, Issue, StartFailed
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Wire
 from gastown.contract.worker import WorkerRefusal
+from gastown.control.answers import fit_to_be_seen
 from gastown.control.app import ROUTES
 from gastown.hall.answers import Answer
 from gastown.hall.app import create_app
 from gastown.hall.context import HallContext, StandIn
 from gastown.hall.shown import Shown
+from gastown.logs import Redactor
 
 HOUSE = Path(__file__).parents[2] / "src" / "gastown"
 SECRETIVE = re.compile(
@@ -197,3 +200,21 @@ def test_an_error_that_would_say_more_than_the_contract_is_refused_where_it_is_m
 
 def test_an_answer_is_a_response() -> None:
     assert issubclass(Answer, Response)
+
+
+class Told(Wire):
+    status: Literal["running"]
+    role: Role = Role.POLECAT
+    since_ms: int = 123456
+    reasons: tuple[Literal["draining"] | None, ...] = ("draining",)
+    sentences: dict[str, tuple[str, ...]]
+    inner: Told | None = None
+
+
+def test_a_secret_is_taken_out_of_sentences_and_nothing_else() -> None:
+    redact = Redactor([Secret(word) for word in ("running", "polecat", "123456", "draining", "sentences")]).known
+    sentences = {"running": ("it is running since 123456",)}
+    told = Told(status="running", sentences=sentences, inner=Told(status="running", sentences={}))
+    assert fit_to_be_seen(told, redact) == told.model_copy(
+        update={"sentences": {"running": ("it is [redacted] since [redacted]",)}}
+    )

@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
 from gastown.contract.agents import StartAgentRequest
-from gastown.contract.secret import BearerToken, Secret, SecretMap, reveal_json, reveal_map
+from gastown.contract.secret import (
+    BearerToken,
+    Secret,
+    SecretMap,
+    credentials_among,
+    reveal_json,
+    reveal_map,
+)
 from gastown.contract.town import GitAuth, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
 from gastown.contract.worker import MayorContext, RegistryEntry
@@ -249,3 +256,20 @@ def test_the_pydantic_type_that_is_almost_the_same_is_not_used() -> None:
     """`SecretStr` writes stars where the value belongs, pickles it, and compares in variable time."""
     users: list[Any] = [path for path in HOUSE.rglob("*.py") if "import SecretStr" in path.read_text("utf-8")]
     assert users == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["KEY", "OPENAI_KEY", "API_KEYS", "OPENAI_APIKEY", "deployKey", "KEY_1", "AUTH", "NPM_AUTH", "AUTHORIZATION",
+     "OAUTH_X", "basicAuth", "GITHUB_PAT", "PASSCODE", "myToken"],
+)  # fmt: skip
+def test_a_name_of_a_credential_makes_one_of_any_value(name: str) -> None:
+    assert list(credentials_among({name: Secret("weak")})) == [Secret("weak")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AUTHOR", "GIT_AUTHOR_NAME", "git_author_email", "COAUTHORS", "MONKEY", "KEYBOARD", "PATH"],
+)
+def test_a_name_that_only_resembles_one_does_not(name: str) -> None:
+    assert list(credentials_among({name: Secret("polecat")})) == []

@@ -17,7 +17,13 @@ from pydantic_core import CoreSchema, core_schema
 
 __all__ = ["BearerToken", "Secret", "SecretMap", "credentials_among", "reveal_json", "reveal_map"]
 
-_CREDENTIAL_NAME = re.compile(r"TOKEN|SECRET|PASS|KEY|PAT\Z|AUTH|CREDENTIAL|COOKIE|PRIVATE|DSN", re.IGNORECASE)
+_CREDENTIAL_NAME = re.compile(
+    r"TOKEN|SECRET|PASS|PAT\Z|CREDENTIAL|COOKIE|PRIVATE|DSN"
+    r"|AUTH(?!OR(?!I))"  # no AUTHOR, but AUTHORIZATION
+    r"|(?<![A-Z])KEYS?(?![A-Z])"  # no MONKEY and no KEYBOARD
+    r"|(?:ACCESS|ACCOUNT|API|APP|DEPLOY|ENCRYPTION|GPG|MASTER|SIGNING|SSH)KEYS?(?![A-Z])",
+    re.IGNORECASE,
+)
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[^\s/]{16,}", re.DOTALL)
 _TO_A_HOLDER = object()
 """The serialisation context in which secrets are written. Nobody outside of this module has it."""
