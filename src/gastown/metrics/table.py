@@ -253,8 +253,8 @@ _ALL = (
     _counter(
         "gastown_worker_calls",
         "Requests to the worker API. outcome: ok; unauthorized (401, 403); not_found (404; of a db-snapshot: "
-        "there is none, the agent starts fresh); refused (any other 4xx); failed (5xx, 408, 429); no_answer, the "
-        "connection failed; cut, the caller's deadline or end came first.",
+        "there is none, the agent starts fresh); refused (3xx, any other 4xx); failed (5xx, 408, 429); no_answer, "
+        "the connection failed; cut, the caller's deadline or end came first.",
         route=_WORKER_ROUTES,
         outcome=("ok", "unauthorized", "not_found", "refused", "failed", "no_answer", "cut"),
     ),

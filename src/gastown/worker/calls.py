@@ -23,7 +23,7 @@ def route_of(path: str) -> str:
 
 
 def outcome_of(status: int) -> str:
-    if status < 400:
+    if status < 300:
         return "ok"
     if status in (401, 403):
         return "unauthorized"

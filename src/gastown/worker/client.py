@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 _NO_ANSWER = (httpx2.HTTPError, httpx2.InvalidURL, ValueError)
 """What httpx2 raises where there is no answer; ValueError for a host or a character that cannot be encoded."""
+_REFRESH_SECONDS = 10
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -87,6 +88,8 @@ class WorkerClient:
         self._base = f"{base_url.rstrip('/')}/api/towns/{town_id}"
         self._credentials = credentials
         self._refreshing = trio.Lock()
+        self._refreshes = 0
+        self._refresh_failure: WorkerError | None = None
         self.town_id = town_id
         self.calls = worker_calls()
 
@@ -175,12 +178,16 @@ class WorkerClient:
                 counted.outcome = "no_answer"
                 raise _no_answer(call, error) from None
             counted.outcome = outcome_of(answer.status_code)
+        if 300 <= answer.status_code < 400:
+            raise Undeliverable(call, f"answered {answer.status_code}", answer.status_code)
         self._raise_for(answer, call)
 
     async def forward(self, method: str, route: str, body: Any, agent: tuple[str, str]) -> tuple[int, Any]:
         """Ask for an agent (rig and id) what somebody else wants to know: the worker's status and its JSON."""
         path = f"/rigs/{agent[0]}/agents/{agent[1]}/{route}"
         answer = await self._answer(method, path, body, agent)
+        if answer.status_code < 400:
+            self._raise_for(answer, f"{method} {path}")
         return answer.status_code, _json_of(answer, f"{method} {path}")
 
     async def heartbeat(self, beat: Heartbeat) -> str | None:
@@ -248,19 +255,31 @@ class WorkerClient:
     async def renew_token(self, refused: Secret | None, call: str = "a call of an agent") -> None:
         """Have a newer token than the one that `call` was refused with.
 
-        Who waits for somebody else's refresh finds its token. Where it fails, it is the call that was refused.
+        Who waits for somebody else's refresh shares what comes of it. Where it fails, it is the call that was
+        refused.
         """
+        seen = self._refreshes
         async with self._refreshing:
-            if self._credentials.current.container_token == refused:
-                with trio.fail_after(10):
-                    await self._refresh_for(call)
+            if self._credentials.current.container_token != refused:
+                return
+            if self._refreshes == seen or self._refresh_failure is None:
+                self._refresh_failure = await self._try_refresh()
+                self._refreshes += 1
+            if (error := self._refresh_failure) is not None:
+                problem = f"answered 401, and the token could not be refreshed ({error})"
+                raise WorkerError(call, problem, transient=error.transient, status=401) from error
 
-    async def _refresh_for(self, call: str) -> None:
+    async def _try_refresh(self) -> WorkerError | None:
+        """Refresh the token; why that failed."""
         try:
-            await self.refresh_token()
+            with trio.fail_after(_REFRESH_SECONDS):
+                await self.refresh_token()
         except WorkerError as error:
-            problem = f"answered 401, and the token could not be refreshed ({error})"
-            raise WorkerError(call, problem, transient=error.transient, status=401) from error
+            return error
+        except trio.TooSlowError:
+            problem = f"no answer in {_REFRESH_SECONDS} s"
+            return WorkerError("POST /refresh-container-token", problem, transient=True)
+        return None
 
     async def _once(self, method: str, path: str, body: Any, agent: tuple[str, str] | None) -> httpx2.Response:
         token = self._credentials.current.container_token
@@ -285,7 +304,7 @@ class WorkerClient:
     @staticmethod
     def _raise_for(answer: httpx2.Response, call: str) -> None:
         status = answer.status_code
-        if status >= 400:
+        if not 200 <= status < 300:  # also where it sends us elsewhere: to a page to log in at, say
             transient = status >= 500 or status in (408, 429)
             raise WorkerError(call, f"answered {status}", transient=transient, status=status)
 
