@@ -13,8 +13,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
+from gastown.worker import database
 from gastown.worker.database import CannotCopy, copy, install, is_sound, set_aside, unpack
+from gastown.worker.database_work import DatabaseWork
 
 LIMIT = 64 * 1024 * 1024
 
@@ -174,3 +177,23 @@ def test_a_database_is_set_aside_with_its_log_and_never_over_another_one(tmp_pat
     assert names == ["kilo.db.apart-1", "kilo.db.apart-2"]
     assert len(list(tmp_path.iterdir())) == 6
     assert not (tmp_path / "kilo.db").exists()
+
+
+async def test_a_check_that_nobody_waits_for_any_more_is_left_to_itself(monkeypatch, tmp_path):
+    entered, over, waited = trio.Event(), threading.Event(), []
+    token = trio.lowlevel.current_trio_token()
+
+    def check(_: Path) -> bool:
+        token.run_sync_soon(entered.set)
+        waited.append(over.wait(10))
+        return True
+
+    monkeypatch.setattr(database, "is_sound", check)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(DatabaseWork().is_sound, None, tmp_path / "kilo.db")
+            await entered.wait()
+            nursery.cancel_scope.cancel()
+        assert waited == []
+    finally:
+        over.set()

@@ -28,7 +28,8 @@ _ANSWER = 4096
 
 @dataclass(frozen=True)
 class DatabaseWork:
-    """`python` is one that every user may run. Cancelling ends a process; a thread is abandoned.
+    """`python` is one that every user may run. Cancelling ends a process, and abandons a thread that only reads;
+    one that unpacks is waited for.
 
     Raises OSError when the work could not be done: then nothing is known of the database.
     """
@@ -38,7 +39,7 @@ class DatabaseWork:
     async def is_sound(self, user: User | None, path: Path) -> bool:
         """See `database.is_sound`."""
         if user is None:
-            return await trio.to_thread.run_sync(database.is_sound, path)
+            return await trio.to_thread.run_sync(database.is_sound, path, abandon_on_cancel=True)
         return (await self._run(user, "sound", str(path)))[0] == database.YES
 
     async def unpack(self, user: User | None, content: bytes, path: Path) -> Path | None:
