@@ -13,6 +13,7 @@ from prometheus_client import Histogram as TheirHistogram
 from trio.testing import MockClock
 
 from gastown.agents.starts import CountedStart, Starts
+from gastown.broker.figures import BrokerFigures
 from gastown.concurrency.lag import PERIOD_SECONDS, LoopLag
 from gastown.concurrency.phases import PhaseLog
 from gastown.control.readings import kilo_version, resident_bytes
@@ -63,11 +64,28 @@ def test_a_histogram_counts_as_prometheus_own_one_does() -> None:
     assert ours.values[()].total == theirs._sum.get()
 
 
-def test_a_histogram_with_labels_begins_a_series_when_it_is_seen() -> None:
+def test_a_histogram_with_few_combinations_has_them_from_the_beginning() -> None:
     histogram = Histogram("gastown_agent_start_duration_seconds")
+    assert {labels: sum(found.counts) for labels, found in histogram.values.items()} == dict.fromkeys(
+        [("request",), ("registry",), ("comeback",)], 0
+    )
+
+
+def test_a_histogram_with_many_begins_a_series_when_it_is_seen() -> None:
+    histogram = Histogram("gastown_agent_start_phase_duration_seconds")
     assert histogram.values == {}
-    histogram.observe(1, "registry")
-    assert histogram.values.keys() == {("registry",)}
+    histogram.observe(1, "spawn")
+    assert histogram.values.keys() == {("spawn",)}
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(99, "1xx"), (101, "1xx"), (299, "2xx"), (599, "5xx"), (999, "5xx")]
+)
+async def test_a_request_is_counted_whatever_number_an_upstream_answers(status: int, outcome: str) -> None:
+    figures = BrokerFigures()
+    with figures.passage("gateway") as passage:
+        passage.ends_with(status)
+    assert {labels for labels, times in figures.over.values.items() if times} == {("gateway", outcome)}
 
 
 @pytest.mark.parametrize("end", ["well", "cut"])

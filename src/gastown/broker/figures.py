@@ -31,7 +31,7 @@ class Passage:
 
     def ends_with(self, status: int) -> None:
         """The upstream's answer, or the broker's own, has gone through to its end."""
-        self.outcome = f"{status // 100}xx"
+        self.outcome = f"{min(max(status // 100, 1), 5)}xx"  # there are upstreams with a 999
 
 
 class BrokerFigures:

@@ -17,6 +17,7 @@ from gastown.metrics.table import METRICS, Metric, MetricType
 
 __all__ = ["Attempt", "Attempts", "Counter", "Distribution", "Histogram", "Labels"]
 
+_FEW = 4
 Labels = tuple[str, ...]
 """The values of a metric's labels, in the order of the table."""
 
@@ -47,13 +48,17 @@ class Distribution:
 
 
 class Histogram:
-    """The histogram of that name in the table. Without labels it is there from the beginning."""
+    """The histogram of that name in the table.
+
+    Its combinations are there from the beginning where they are few, for the reason that a counter's are; each of
+    many appears with its first value, for it takes as many lines of a scrape as it has buckets.
+    """
 
     def __init__(self, name: str) -> None:
         self.metric = _metric(name, MetricType.HISTOGRAM)
-        self.values: dict[Labels, Distribution] = {}
-        if not self.metric.labels:
-            self.values[()] = Distribution(len(self.metric.buckets))
+        combinations = list(product(*self.metric.labels.values()))
+        first = combinations if len(combinations) <= _FEW else []
+        self.values: dict[Labels, Distribution] = {key: Distribution(len(self.metric.buckets)) for key in first}
 
     def observe(self, value: float, *labels: str) -> None:
         """Take a value in. Raises `ValueError` for labels that the table does not have."""
