@@ -332,3 +332,12 @@ async def test_without_a_worker_nudges_are_a_503(town_on_fakes) -> None:
             await town.client.post("/agents/pole-1/nudge-delivered", json={"nudge_id": "n"}),
         ):
             assert (answer.status_code, answer.json()) == (503, {"error": "Missing gastown configuration"})
+
+
+async def test_a_nudge_of_an_agent_that_is_not_here_yet_is_not_taken_as_delivered(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        town.worker.nudges["pole-1"] = [{"nudge_id": "n1", "message": "go on"}]
+        answer = await town.client.post("/agents/pole-1/nudge-delivered", json={"nudge_id": "n1"})
+        assert answer.status_code == 404
+        waiting = await town.opened.town.services.nudges.pending("rig-1", "pole-1")
+        assert [nudge.nudge_id for nudge in waiting] == ["n1"]

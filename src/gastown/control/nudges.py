@@ -31,7 +31,9 @@ async def pending_nudges(agent_id: str) -> Response:
 async def nudge_delivered(agent_id: str) -> Response:
     """Tell the worker that an agent has a nudge; this container will not deliver it again."""
     body = await parse(NudgeDelivered)
-    town().services.nudges.delivered(agent_id, body.nudge_id)
+    here = town()
+    here.roster.get(agent_id)
+    here.services.nudges.delivered(agent_id, body.nudge_id)
     return await _pass_on("POST", "nudge-delivered", body.model_dump(by_alias=True), agent_id, Acknowledged)
 
 
