@@ -156,6 +156,19 @@ async def test_a_start_that_waits_too_long_for_the_gate_misses_its_deadline_ther
         assert (seen("gate_waiting_requests"), seen.within("gate_wait_seconds", 3)) == (0, 0)
 
 
+async def test_a_start_whose_client_leaves_at_the_gate_has_ended_there(town_on_fakes) -> None:
+    registry = partial(DeafWorker, routes=["GET /container-registry"])
+    async with town_on_fakes(worker=registry, gastown_gate_seconds=500) as town:
+        town.hydrate()
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(5):
+            await town.start("pole-1")
+        await trio.testing.wait_all_tasks_blocked()
+        seen = await scrape(town)
+        assert outcomes(seen) == {("request", "ended"): 1}
+        assert failures(seen) == {("gate", "ended"): 1}
+
+
 async def test_an_agent_of_the_registry_is_timed_from_its_release(town_on_fakes) -> None:
     async with town_on_fakes(gastown_gate_seconds=20) as town:
         town.worker.registry = [town.entry("pole-1"), town.entry("pole-2")]

@@ -43,10 +43,15 @@ async def start() -> Response:
     seconds = here.start_seconds - here.start_margin
     _check_drain(here, body)
     agent: Agent | None = None
-    with trio.move_on_at(arrival + seconds), ExitStack() as calm:
+    with trio.move_on_at(arrival + seconds) as budget, ExitStack() as calm:
         if body.is_mayor:
             calm.enter_context(here.services.pool.slots.quiet())
-        await pass_gate(here)
+        try:
+            await pass_gate(here)
+        except BaseException:  # a Cancelled, or a group of them
+            if not budget.cancel_called:  # the client has left
+                here.roster.starts.at_the_gate(body.role, "ended")
+            raise
         _check_drain(here, body)
         agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds)
         await agent.settled.wait()

@@ -153,7 +153,7 @@ _ALL = (
         "gastown_agent_starts",
         "Starts that are over. origin: a request, the registry of the last container, or the comeback of an agent "
         "whose server died. outcome: running; failed; deadline, its time was up; ended, it was stopped, replaced "
-        "or evicted while it started; refused, the container drains.",
+        "or evicted while it started, or its client left at the gate; refused, the container drains.",
         role=_ROLES,
         origin=_ORIGINS,
         outcome=("running", "failed", "deadline", "ended", "refused"),
@@ -245,7 +245,10 @@ _ALL = (
         unit="seconds",
     ),
     _gauge("gastown_stream_subscribers", "Websockets that follow events now."),
-    _counter("gastown_stream_gaps", "Times that a websocket lost events because its client read too slowly."),
+    _counter(
+        "gastown_stream_gaps",
+        "Times that a websocket was told of a loss: its client read too slowly, or asked for what is gone.",
+    ),
     _gauge("gastown_reports_waiting", "Reports that the worker has not taken yet."),
     _counter("gastown_reports_lost", "Reports that the worker refused, or that were one too many."),
     _counter("gastown_telemetry_lost", "Telemetry events that were given up."),
