@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,20 +11,18 @@ from typing import cast
 import httpx2
 import structlog
 import trio
-from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from gastown.broker.figures import BrokerFigures
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
 from gastown.broker.upstreams import Upstreams
-from gastown.concurrency.serving import serve_connections
+from gastown.concurrency.serving import DEAD_PEER_MS, listen, quiet_config, serve_connections
 
 __all__ = ["Broker", "open_broker", "upstream_client"]
 
 log = structlog.get_logger()
 
-_DEAD_PEER_MS = 20_000
 _GRACEFUL_SECONDS = 1.0
 
 
@@ -48,22 +45,10 @@ def upstream_client() -> httpx2.AsyncClient:
 @asynccontextmanager
 async def open_broker(client: httpx2.AsyncClient, upstreams: Upstreams) -> AsyncIterator[Broker]:
     """Listen on a free port of loopback, answering when the block begins; at its end, what still runs is cut."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        # P6: hypercorn writes without a deadline; the kernel gives up on a peer that acknowledges nothing.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_PEER_MS)
-        listener.bind(("127.0.0.1", 0))
-    except OSError:
-        listener.close()
-        raise
+    listener = listen("127.0.0.1", 0, DEAD_PEER_MS)
     port = listener.getsockname()[1]
-    config = Config()
-    config.include_server_header = False
+    config = quiet_config(_GRACEFUL_SECONDS)
     config.include_date_header = False  # the upstream's goes through
-    config.graceful_timeout = _GRACEFUL_SECONDS
-    config.keep_alive_timeout = 75
-    config.errorlog = None
-    config.accesslog = None
     grants, stop = Grants(), trio.Event()
     app = BrokerApp(grants, client, upstreams)
     async with trio.open_nursery() as nursery:

@@ -32,16 +32,47 @@ from hypercorn.typing import (
 
 from gastown.concurrency.supervise import contain, leaves
 
-__all__ = ["Adopt", "Exchange", "FinishResponses", "serve_connections"]
+__all__ = ["DEAD_PEER_MS", "Adopt", "Exchange", "FinishResponses", "listen", "quiet_config", "serve_connections"]
 
 log = structlog.get_logger()
 
+DEAD_PEER_MS = 20_000
+"""How long the kernel keeps a connection whose peer acknowledges nothing."""
 DISCARD_SECONDS = 2.0
 """How long a client may go on writing what nobody reads, once it has been answered."""
 _LAST_BODY_SECONDS = 5.0
 
 Adopt = Callable[[socket.socket], None]
 """Serves a connection that was accepted elsewhere, and owns it from then on; closes it when it is too late."""
+
+
+def listen(host: str, port: int, dead_peer_ms: int) -> socket.socket:
+    """A listening socket for `serve_connections`; port 0 takes any free one. Raises OSError.
+
+    hypercorn writes without a deadline, so one client that stops reading would hold a shutdown for ever (P6):
+    the kernel's own time-out, which accepted connections inherit, ends that.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_peer_ms)
+        listener.bind((host, port))
+        listener.listen(128)  # who comes before somebody accepts waits, and is not refused
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def quiet_config(graceful_seconds: float) -> Config:
+    """For a server that says nothing of itself, to clients or in a log: we write the log."""
+    config = Config()
+    config.include_server_header = False
+    config.graceful_timeout = graceful_seconds
+    config.keep_alive_timeout = 75
+    config.errorlog = None
+    config.accesslog = None
+    return config
 
 
 class Exchange:

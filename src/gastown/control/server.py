@@ -7,18 +7,22 @@ from functools import partial
 from typing import Any, cast
 
 import trio
-from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from gastown.concurrency.origins import App, Receive, Scope, Send, is_loopback
-from gastown.concurrency.serving import Adopt, FinishResponses, serve_connections
+from gastown.concurrency.serving import (
+    DEAD_PEER_MS,
+    Adopt,
+    FinishResponses,
+    listen,
+    quiet_config,
+    serve_connections,
+)
 from gastown.control import bursts
 from gastown.settings import Settings
 
 __all__ = ["CannotListen", "Front", "listen_on", "listening_host", "serve_app"]
 
-DEAD_PEER_MS = 20_000
-"""How long the kernel keeps a connection whose peer acknowledges nothing."""
 _GRACEFUL_SECONDS = 3.0
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MOST_MESSAGE_BYTES = 1024 * 1024
@@ -69,22 +73,11 @@ def listening_host(settings: Settings) -> str:
 
 
 def listen_on(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises `CannotListen`.
-
-    hypercorn writes without a deadline, so one client that stops reading would hold a shutdown for ever (P6):
-    the kernel's own time-out, which accepted connections inherit, ends that.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    """A listening socket; port 0 takes any free one. Raises `CannotListen`."""
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
-        listener.bind((host, port))
-        listener.listen(128)  # who comes before we accept waits, and is not refused
+        return listen(host, port, DEAD_PEER_MS)
     except OSError as error:
-        listener.close()
         raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return listener
 
 
 async def serve_app(
@@ -95,13 +88,8 @@ async def serve_app(
     task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
-    config = Config()
-    config.include_server_header = False
-    config.graceful_timeout = _GRACEFUL_SECONDS
-    config.keep_alive_timeout = 75
+    config = quiet_config(_GRACEFUL_SECONDS)
     config.websocket_ping_interval = 20
     config.websocket_max_message_size = _MOST_MESSAGE_BYTES
-    config.errorlog = None
-    config.accesslog = None
     framework = cast(ASGIFramework, Front(app))  # its types are stricter than ASGI's dicts
     await serve_connections(framework, config, listener, stop, task_status=task_status)

@@ -13,7 +13,7 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from gastown.concurrency.origins import App, Callers, GuardOrigins, is_loopback
-from gastown.concurrency.serving import FinishResponses, serve_connections
+from gastown.concurrency.serving import FinishResponses, listen, serve_connections
 
 __all__ = ["PortTaken", "serving"]
 
@@ -57,13 +57,7 @@ def _refusal(reason: str) -> dict[str, Any]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # P6: hypercorn writes without a deadline; the kernel gives up on a client that stopped reading.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_CLIENT_MS)
-        listener.bind((host, port))
+        return listen(host, port, _STALLED_CLIENT_MS)
     except OSError as error:
-        listener.close()
         raise PortTaken(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    return listener
