@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gastown.agents.brokering import AgentAccess
-from gastown.agents.environment import ChildDefaults, Door, derive
+from gastown.agents.environment import BrokerDoor, ChildDefaults, derive
 from gastown.broker.grants import Gateway
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
@@ -17,7 +17,7 @@ from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.town import start_request
 
-DOOR = Door("http://127.0.0.1:7777", Secret("gtb.a.b"))
+DOOR = BrokerDoor("http://127.0.0.1:7777", Secret("gtb.a.b"))
 DEFAULTS = ChildDefaults(kilo_bin="/bin/kilo", home_root="/tmp", base_env={"PATH": "/bin"}, parent_pid=7)
 REQUEST = StartAgentRequest.model_validate(start_request("pole-1"))
 RESUMED = {"KILOCODE_TOKEN": Secret("of-the-registry")}

@@ -9,8 +9,8 @@ import structlog
 import trio
 
 from gastown.agents.environment import (
+    BrokerDoor,
     ChildDefaults,
-    Door,
     gateway_token,
     organization_of,
     shell_variables,
@@ -101,13 +101,13 @@ class AgentAccess:
         return ({} if town_is_newer and self._inherited is None else self._inherited), town_is_newer
 
 
-def admit(agent: Agent, services: AgentServices) -> Door | None:
+def admit(agent: Agent, services: AgentServices) -> BrokerDoor | None:
     """The agent's way to the broker; None when there is none."""
     access = AgentAccess(lambda: agent.request, agent.inherited, services.credentials, services.defaults)
     return _door(agent.request, access, services)
 
 
-def admit_request(request: StartAgentRequest, services: AgentServices) -> Door | None:
+def admit_request(request: StartAgentRequest, services: AgentServices) -> BrokerDoor | None:
     """The same for an agent that is still to come: its start finds the same bearer."""
     access = AgentAccess(lambda: request, None, services.credentials, services.defaults)
     return _door(request, access, services)
@@ -119,8 +119,8 @@ def revoke(agent_id: str, services: AgentServices) -> None:
         services.broker.grants.revoke(agent_id)
 
 
-def _door(request: StartAgentRequest, access: AgentAccess, services: AgentServices) -> Door | None:
+def _door(request: StartAgentRequest, access: AgentAccess, services: AgentServices) -> BrokerDoor | None:
     if services.broker is None:
         return None
     identity = AgentIdentity(request.agent_id, request.rig_id, request.town_id, request.role)
-    return Door(services.broker.url, services.broker.grants.admit(identity, access).bearer)
+    return BrokerDoor(services.broker.url, services.broker.grants.admit(identity, access).bearer)

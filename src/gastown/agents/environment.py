@@ -19,8 +19,8 @@ from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
 
 __all__ = [
+    "BrokerDoor",
     "ChildDefaults",
-    "Door",
     "dashboard_file",
     "derive",
     "gateway_token",
@@ -82,7 +82,7 @@ class ChildDefaults:
 
 
 @dataclass(frozen=True)
-class Door:
+class BrokerDoor:
     """An agent's way to the broker: its address, and the bearer that opens it for this agent."""
 
     url: str
@@ -116,7 +116,7 @@ def derive(
     defaults: ChildDefaults,
     *,
     inherited: Mapping[str, Secret] | None = None,
-    door: Door | None = None,
+    door: BrokerDoor | None = None,
     user: User | None = None,
 ) -> ServerSpec:
     """The server that `request` needs, running as `user`. Same inputs give the same bytes.
@@ -237,7 +237,7 @@ def _classic(
     )
 
 
-def _brokered(door: Door, defaults: ChildDefaults) -> _Shown:
+def _brokered(door: BrokerDoor, defaults: ChildDefaults) -> _Shown:
     """The organisation is the broker's to say; tokens of git come from the helper, the rest at each command."""
     addresses = {
         "GASTOWN_API_URL": door.url,

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 import trio
 
-from gastown.agents.environment import Door
+from gastown.agents.environment import BrokerDoor
 from gastown.agents.events import EventLog, Turns
 from gastown.agents.progress import Progress
 from gastown.agents.saving import Saving
@@ -75,7 +75,7 @@ class Agent:
         self.workdir = workdir
         self.inherited = inherited
         self.secrets = (*credentials_among(request.env_vars), *credentials_among(inherited or {}))
-        self.door: Door | None = None
+        self.door: BrokerDoor | None = None
         self.user: User | None = None
         self.state = AgentState.STARTING
         self.failure: ControlError | None = None

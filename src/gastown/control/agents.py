@@ -24,7 +24,7 @@ from gastown.contract.errors import StartDeadlineExceeded, StartFailed
 from gastown.contract.events import EventPage
 from gastown.contract.town import MessageSent, Updated
 from gastown.control.answers import reply
-from gastown.control.body import parse, pass_gate
+from gastown.control.body import event_id, parse, pass_gate
 from gastown.control.context import Town, town
 from gastown.control.routes import Routes
 
@@ -121,6 +121,5 @@ async def status(agent_id: str) -> Response:
 @routes.get("/agents/<agent_id>/events", answers={200: EventPage})
 async def events(agent_id: str) -> Response:
     """The kept events of an agent after the id in `after`; an unknown agent has none."""
-    after = request.args.get("after", "0")
-    last = int(after) if after.isdecimal() and len(after) < 20 else 0
-    return reply(EventPage(events=town().services.events.after(agent_id, last)))
+    last = event_id(request.args.get("after"))
+    return reply(EventPage(events=town().services.events.after(agent_id, last or 0)))

@@ -51,7 +51,7 @@ SCOPES: dict[str, Scope] = {
 
 
 def create_app(here: Town) -> QuartTrio:
-    """An app that serves `here`. It owns nothing: everything that lives belongs to `main`."""
+    """An app that serves `here`. It owns nothing: everything that lives belongs to `assembly.open_town`."""
     app = QuartTrio("gastown.control", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.config["BODY_TIMEOUT"] = BODY_SECONDS

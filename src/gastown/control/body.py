@@ -14,7 +14,7 @@ from gastown.contract.errors import InvalidRequest, Issue
 from gastown.contract.town import CONFIG_HEADER, TownConfig
 from gastown.control.context import Town
 
-__all__ = ["adopt_town_config", "parse", "pass_gate"]
+__all__ = ["adopt_town_config", "event_id", "parse", "pass_gate"]
 
 log = structlog.get_logger()
 
@@ -42,6 +42,11 @@ async def parse(model: type[ModelT], *, absent: ModelT | None = None) -> ModelT:
 
 def _sentence(message: str) -> str:
     return message.removeprefix("Value error, ")
+
+
+def event_id(text: str | None) -> int | None:
+    """The id in `?after=`; None where there is none that could have been given out."""
+    return int(text) if text is not None and text.isdecimal() and len(text) < 20 else None
 
 
 async def pass_gate(town: Town) -> None:

@@ -30,7 +30,10 @@ __all__ = ["Town", "town"]
 
 @dataclass(frozen=True)
 class Town:
-    """Everything a handler may use. Made by `main`. `background` takes work that must outlive its caller."""
+    """Everything a handler may use. Made by `assembly.open_town`.
+
+    `background` takes work that must outlive its caller.
+    """
 
     roster: Roster
     services: AgentServices

@@ -101,6 +101,8 @@ class LoopWatch:
             self._where = self._stack()
             self._accept(wanted=True)
         if before < self._budget <= self.stood_still:
+            # From here, for the loop may never write again. Nothing changes under what masks secrets: it has
+            # stood still for the whole budget, and does so while this line is made.
             log.error("loop.stuck", seconds=round(self.stood_still, 1), where=self._where)
 
     def _goes_round(self) -> None:

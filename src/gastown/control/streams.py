@@ -20,6 +20,7 @@ from gastown.contract.events import AgentEvent, StreamTicket, Subscribe
 from gastown.contract.identifiers import printable
 from gastown.contract.wire import iso
 from gastown.control.answers import reply
+from gastown.control.body import event_id
 from gastown.control.bursts import EXTENSION, Burst, text_frame, text_of
 from gastown.control.context import town
 from gastown.control.door import ticket_agent
@@ -74,7 +75,7 @@ async def _stream(agent_id: str | None) -> None:
         if agent_id is None:
             subscription.follow_all()
         else:
-            subscription.follow(agent_id, _number(websocket.args.get("after")))
+            subscription.follow(agent_id, event_id(websocket.args.get("after")))
         async with trio.open_nursery() as nursery:
             # One task always reads (P9): a client that sends while it does not read must not block its end.
             nursery.start_soon(stream.listen, name="websocket reader")
@@ -83,10 +84,6 @@ async def _stream(agent_id: str | None) -> None:
             except HubClosed as closed:
                 await close(CloseCode.GOING_AWAY, str(closed))
             nursery.cancel_scope.cancel(reason="the websocket is closed")
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() and len(text) < 20 else None
 
 
 def _burst() -> Burst:
