@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from functools import partial
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
 
@@ -21,21 +22,44 @@ from gastown.contract.secret import Secret
 
 __all__ = ["LiveRedactor", "RedactingFormatter", "Redactor", "configure", "redacted"]
 
-_SHAPES = re.compile(
-    r"eyJ[\w-]{5,}\.[\w-]+\.[\w-]*"  # a JWT
-    r"|(?:gh[pousr]_|github_pat_|gl[a-z]{1,5}-)[\w-]{10,}(?:\.[\w-]+)*"  # GitHub's and GitLab's tokens
-    r"|(?<![\w-])sk-[\w-]{16,}"
-    r"|\bgt[bs]\.[\w.-]{10,}"  # an agent's bearer, a kilo server's password
-    r"|(?<=://)[^/\s]+(?=@)"  # user and password in a URL
-    r"|(?<=x-access-token:)[^\s@/\"']+|(?<=oauth2:)[^\s@/\"']+"
-    r"|(?<=[Bb]earer )[^\s\"'\\]+|(?<=[Bb]asic )[\w+/-]{8,}={0,2}"
-    r"|(?<=TOKEN=)[^\s\"']+|(?<=PASSWORD=)[^\s\"']+|(?<=SECRET=)[^\s\"']+"
+_EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=[\[;]\dm)|(?<=[\[;]\d\dm))"
+"""Where a word begins, also behind what stands for a line's end, a character of a URL or a colour."""
+_GITHUB = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
+_GITLAB = (
+    *("glpat-", "gloas-", "gldt-", "glrt-", "glrtr-", "glcbt-", "glptt-", "glft-", "glimt-", "glagent-"),
+    *("glwt-", "glsoat-", "glffct-"),
 )
-_SIGNS = (
-    *("eyJ", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "gl", "sk-", "gtb.", "gts.", "@"),
-    *("x-access-token:", "oauth2:", "earer ", "asic ", "TOKEN=", "PASSWORD=", "SECRET="),
+_HEADER = r"(?:(?:private|job|deploy|auth|gitlab)-token|x-api-key)[ \t]*:[ \t]*"
+_NAME = (
+    r"(?:(?i:token|secret|passw(?:or)?d|passphrase|(?<![a-z])pass|(?:api|access|private|secret)[_-]?key)"
+    r"|PASS|_(?:KEY|PAT|PWD|AUTH))"
 )
-"""One of them is in every text that `_SHAPES` finds something in; looking for them is many times faster."""
+_ENGLISH = r"(?!<|realm=|(?i:auth(?:entication|orization)?|is|of|scheme|tokens?)(?![\w~+/=-]|\.\w))"
+_NAMES = ("token", "secret", "pass", "key", "_pat", "_pwd", "_auth")
+_QUOTE = r"""(?P<quote>\\*["'])(?![,.:;)\]}"'\\]*(?:\s|\Z))"""
+
+_SHAPES = tuple(
+    (signs, re.compile(shape))
+    for *signs, shape in (
+        ("@", r"(://)(?!git@)[^/\s\"<>?#]+(?=@)"),  # user and password in a URL
+        ("x-access-token:", "oauth2:", rf"({_EDGE}(?:x-access-token|oauth2):)[^\s@/\"']+"),
+        ("bearer", rf"((?i:{_EDGE}bearer)[ \t]+){_ENGLISH}[^\s\"'\\]+"),
+        ("basic", rf"((?i:{_EDGE}basic)[ \t]+)(?=[\w+/-]+[A-Z=])[\w+/-]{{8,}}={{0,2}}"),
+        ("eyj", rf"({_EDGE})eyJ[\w-]{{5,}}\.[\w-]+\.[\w-]*"),  # a JWT
+        (*_GITHUB, *_GITLAB, rf"({_EDGE})(?:{'|'.join(_GITHUB + _GITLAB)})[\w-]{{10,}}(?:\.[\w-]+)*"),
+        ("sk-", r"((?<![\w-]))sk-(?=[\w-]*[A-Z\d])[\w-]{16,}"),  # a gateway's key
+        # An agent's bearer, a kilo server's password.
+        ("gtb.", "gts.", rf"({_EDGE})gt[bs]\.(?=[\w.-]*[A-Z\d])[\w.-]{{10,}}"),
+        ("-token", "x-api-key", rf"((?i:{_HEADER}))[^\s\"']+"),
+        ("ticket=", r"((?i:[?&]ticket)=)[^\s\"']+"),
+        # What is called like a credential: TOKEN=…, and "token": "…" or token = "…".
+        (*_NAMES, rf"({_NAME}=)[^\s\"']+"),
+        (*_NAMES, rf"({_NAME}(?:\\*[\"'])?[ \t]*[:=][ \t]*{_QUOTE})(?:(?!(?P=quote))[^\n])+"),
+    )
+)
+"""What credentials look like; the first group stays. Before it, what is in every text with one of them, in small
+letters: to look for that first is many times faster."""
+_SIGNS = tuple(dict.fromkeys(sign for signs, _ in _SHAPES for sign in signs))
 _MASK = "[redacted]"
 _SHORTEST = 6
 _BASE64 = r"[A-Za-z0-9+/_=-]*"
@@ -62,7 +86,11 @@ class Redactor:
         for form in self._forms:  # not any(), which takes twice as long: this is done for every line
             if form in text:
                 return self
-        return _without_shapes if any(sign in text for sign in _SIGNS) else None
+        folded = text.casefold()
+        for sign in _SIGNS:
+            if sign in folded:
+                return partial(_without, _shapes_in(folded))
+        return None
 
     def known(self, text: str) -> str:
         """`text` without what is known to be secret; shapes stay."""
@@ -75,11 +103,23 @@ class Redactor:
         return text
 
     def __call__(self, text: str) -> str:
-        return _without_shapes(self.known(text))
+        text = self.known(text)
+        return _without(_shapes_in(text.casefold()), text)
 
 
-def _without_shapes(text: str) -> str:
-    return _SHAPES.sub(_MASK, text)
+def _shapes_in(folded: str) -> list[re.Pattern[str]]:
+    """Those that a text whose letters are `folded` may have, or a part of it."""
+    return [shape for signs, shape in _SHAPES if any(sign in folded for sign in signs)]
+
+
+def _without(shapes: Iterable[re.Pattern[str]], text: str) -> str:
+    for shape in shapes:
+        text = shape.sub(_masked, text)
+    return text
+
+
+def _masked(found: re.Match[str]) -> str:
+    return f"{found[1]}{_MASK}"
 
 
 class LiveRedactor:

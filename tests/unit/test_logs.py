@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gastown import logs
 from gastown.contract.secret import Secret
 from gastown.kilo.client import new_password
-from gastown.logs import RedactingFormatter, Redactor, redacted
+from gastown.logs import RedactingFormatter, redacted
 from tests.fakes.worker import token_until
 
 
@@ -105,22 +105,6 @@ def test_an_exceptions_traceback_hides_no_secret(stream: StringIO) -> None:
     assert "ValueError" in text
     assert "live-secret" not in text
     assert "eyJ" not in text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "eyJhbGciOi.eyJzdWIi.c2ln", "Bearer abc", "bearer abc", "Basic dXNlcjpwYXNz", "basic dXNlcjpwYXNz",
-        "ghp_0123456789ab", "gho_0123456789ab", "ghu_0123456789ab", "ghs_0123456789ab", "ghr_0123456789ab",
-        "github_pat_0123456789ab",
-        "glpat-0123456789ab", "gldt-0123456789ab", "sk-0123456789abcdef", "gtb.0123456789ab",
-        "gts.0123456789ab",
-        "https://u:p@h/", "x-access-token:abc", "oauth2:abc", "A_TOKEN=b", "A_PASSWORD=b", "A_SECRET=b",
-    ],
-)  # fmt: skip
-def test_no_shape_is_without_a_sign_that_makes_a_line_suspicious(text: str) -> None:
-    assert redacted(text) != text
-    assert Redactor().remedy(text) is not None
 
 
 SECRETS = st.text(min_size=6, max_size=60).filter(lambda text: text not in "[redacted]" and text.strip())
