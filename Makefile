@@ -77,7 +77,7 @@ lint: setup $(DEPLOY_CHECKED) ## ruff, flake8-async, mypy, pyright, and what a r
 	@# the benchmark do is a bounded poll of a real process (ASYNC110) and a short command before one (ASYNC221).
 	find src -name '*.py' -print0 | xargs -0 .venv/bin/flake8-async --disable=$(ASYNC_OFF)
 	find tests bench -name '*.py' -print0 | xargs -0 .venv/bin/flake8-async --disable=$(ASYNC_OFF),ASYNC110,ASYNC221
-	.venv/bin/mypy --strict src
+	.venv/bin/mypy
 	.venv/bin/pyright src
 
 .PHONY: docs

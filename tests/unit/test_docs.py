@@ -52,6 +52,33 @@ def test_every_variable_that_the_hall_reads_is_told_and_no_other() -> None:
     assert settings.hall_variables(SOURCE) == settings.HALL_VARIABLES.keys()
 
 
+def test_what_is_secret_is_told_among_the_credentials() -> None:
+    tokens = {
+        *("GASTOWN_CONTAINER_TOKEN", "GASTOWN_SESSION_TOKEN", "KILOCODE_TOKEN"),
+        *("GASTOWN_CONTROL_TOKEN", "GASTOWN_ATTACH_TOKEN", "GASTOWN_READ_TOKEN"),
+    }
+    assert settings.grouped()["Credentials"].keys() == tokens
+    assert all(settings.grouped().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *(("KILOCODE_TOKEN", "secret"), ("GASTOWN_TOWN_ID", "text"), ("GASTOWN_CONTROL_HOST", "text")),
+        *(("GASTOWN_CONTROL_ORIGINS", "list"), ("GASTOWN_AGENT_UIDS", "range"), ("GASTOWN_BROKER", "on or off")),
+        *(("GASTOWN_DRAIN_SECONDS", "number"), ("GASTOWN_CONTROL_PORT", "whole number")),
+        ("GASTOWN_PARENT_PID", "whole number"),
+    ],
+)
+def test_a_setting_is_told_with_the_type_of_its_value(name: str, expected: str) -> None:
+    assert settings.kind(settings.settings()[name]) == expected
+
+
+def test_what_up_sets_itself_is_told() -> None:
+    assert "GASTOWN_API_URL" in settings.set_by_up()
+    assert all(f"`{name}`" in made("settings.md").partition("## The hall")[2] for name in settings.set_by_up())
+
+
 def test_every_route_is_told_with_its_meaning() -> None:
     operations = list(http_api.operations(http_api.describe_api()))
     assert [operation.title for operation in operations if not operation.meaning] == []

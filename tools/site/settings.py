@@ -5,21 +5,24 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from gastown.contract.secret import Secret
+from gastown.hall.bringup import UpOptions
+from gastown.hall.config import TownRecord
+from gastown.hall.container import container_environment
 from gastown.settings import Settings
 from tools.site.markdown import beneath, code, table
 
-__all__ = ["HALL_VARIABLES", "hall_variables", "page", "settings"]
+__all__ = ["HALL_VARIABLES", "grouped", "hall_variables", "kind", "page", "set_by_up", "settings"]
 
 _PLACES = ("_url", "_base", "_host", "_port", "_root", "_bin")
 _CLOCKS = ("_seconds", "_ms")
 _LIMITS = ("_mb", "_events", "_slots")
 _GROUPS: tuple[tuple[str, Callable[[str, FieldInfo], bool]], ...] = (
-    ("Credentials", lambda _, field: "SecretStr" in str(field.annotation)),
+    ("Credentials", lambda _, field: kind(field) == "secret"),
     ("Addresses and places", lambda name, _: name.endswith(_PLACES)),
     ("Clocks", lambda name, _: name.endswith(_CLOCKS)),
     ("Limits", lambda name, _: name.endswith(_LIMITS)),
@@ -29,7 +32,7 @@ _GROUPS: tuple[tuple[str, Callable[[str, FieldInfo], bool]], ...] = (
 HALL_VARIABLES = {
     "KILOCODE_TOKEN": "Token of the real gateway. Without it a stand-in answers in place of a language model.",
     "GASTOWN_ORGANIZATION_ID": "Organisation of the town.",
-    "GASTOWN_DRAIN_SECONDS": "Budget of the container's shutdown; on a desk 20 s by default.",
+    "GASTOWN_DRAIN_SECONDS": f"Budget of the container's shutdown; here {UpOptions.drain_seconds:g} by default.",
     "XDG_STATE_HOME": "Where a town's data is kept, in `gastown/<town>`.",
     "HOME": "The same, in `.local/state/gastown/<town>`, where `XDG_STATE_HOME` is not set.",
     "NO_COLOR": "Anything: no colours on the screen.",
@@ -62,11 +65,24 @@ def hall_variables(source: Path) -> set[str]:
     return found
 
 
+def set_by_up() -> list[str]:
+    """The settings that `gastown up` gives to its container whatever the caller has set."""
+    town = TownRecord(id="town", name="town", organization_id="organization")
+    own = container_environment(
+        {}, town, Secret("token"), api_url="http://hall", stand_in=True, data_dir=Path("/"), port=0
+    )
+    return [name for name in settings() if name in own and name.startswith("GASTOWN_")]
+
+
+_KINDS = {Secret: "secret", tuple: "list", bool: "on or off", float: "number", int: "whole number"}
+
+
 def kind(field: FieldInfo) -> str:
     """The type in a reader's words."""
-    text = str(field.annotation)
-    words = {"SecretStr": "secret", "tuple": "list", "bool": "on or off", "float": "number", "int": "whole number"}
-    return next((word for name, word in words.items() if name in text), "text")
+    given = {get_origin(part) or part for part in (*get_args(field.annotation), field.annotation)}
+    if tuple[int, int] in get_args(field.annotation):
+        return "range"
+    return next((word for type_, word in _KINDS.items() if type_ in given), "text")
 
 
 def limits(field: FieldInfo) -> str:
@@ -86,24 +102,32 @@ def default(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return ""  # computed, as the meaning says
     value: Any = field.default
-    if value is None or isinstance(value, SecretStr):
+    if value is None:
         return "none"
     if isinstance(value, bool):
         return code("on" if value else "off")
     return code(f"{value:g}" if isinstance(value, float) else value)
 
 
+def grouped() -> dict[str, dict[str, FieldInfo]]:
+    """The settings below the titles of the page."""
+    groups: dict[str, dict[str, FieldInfo]] = {}
+    waiting = settings()
+    for title, belongs in _GROUPS:
+        groups[title] = {name: field for name, field in waiting.items() if belongs(name.lower(), field)}
+        waiting = {name: field for name, field in waiting.items() if name not in groups[title]}
+    return groups
+
+
 def page(source: Path) -> str:
     """The reference page."""
     lines = [_HEAD]
-    waiting = settings()
-    for title, belongs in _GROUPS:
-        members = {name: field for name, field in waiting.items() if belongs(name.lower(), field)}
-        waiting = {name: field for name, field in waiting.items() if name not in members}
-        if members:
-            rows = (_row(name, field) for name, field in members.items())
-            lines += [f"## {title}\n", table(("Variable", "Meaning"), rows)]
-    lines.append(_HALL)
+    for title, members in grouped().items():
+        lines += [
+            f"## {title}\n",
+            table(("Variable", "Meaning"), (_row(name, field) for name, field in members.items())),
+        ]
+    lines.append(_HALL.format(own=", ".join(code(name) for name in set_by_up())))
     known = sorted(hall_variables(source))
     lines.append(table(("Variable", "Meaning"), ((code(name), HALL_VARIABLES.get(name, "")) for name in known)))
     return "\n".join(lines)
@@ -131,6 +155,6 @@ An empty variable counts as one that is not set. Durations are seconds, except t
 _HALL = """\
 ## The hall
 
-`gastown up` and `gastown hall` take [arguments](cli.md) and read these. `gastown up` also hands every `GASTOWN_…`
-setting above on to the container that it starts.
+`gastown up` and `gastown hall` take [arguments](cli.md) and read these. `gastown up` also hands the `GASTOWN_…`
+settings above on to the container that it starts, but for those that it sets itself: {own}.
 """
