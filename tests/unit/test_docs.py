@@ -27,7 +27,7 @@ ALL_SOURCE = "\n".join(
 )
 
 
-_SUFFIXES = {"db", "js", "json", "log", "md", "py", "svg", "token", "toml"}
+_SUFFIXES = {"db", "env", "js", "json", "log", "md", "py", "svg", "token", "toml"}
 
 
 @cache

@@ -92,7 +92,7 @@ def _pages_in(pages: Path, folder: str) -> list[Path]:
 
 
 _ORDER: Mapping[str, Iterable[str]] = {
-    "how-to": ("kubernetes.md", "cloudflare.md", "image.md"),
+    "how-to": ("run-on-one-machine.md", "kubernetes.md", "cloudflare.md", "image.md"),
     "reference": (
         "http-api.md",
         "worker-api.md",

@@ -13,6 +13,7 @@ from gastown.contract.secret import Secret
 from gastown.hall.bringup import UpOptions
 from gastown.hall.config import TownRecord
 from gastown.hall.container import container_environment
+from gastown.hall.worker_api import SNAPSHOT_LIMIT
 from gastown.settings import Settings
 from tools.site.markdown import beneath, code, table
 
@@ -127,7 +128,8 @@ def page(source: Path) -> str:
             f"## {title}\n",
             table(("Variable", "Meaning"), (_row(name, field) for name, field in members.items())),
         ]
-    lines.append(_HALL.format(own=", ".join(code(name) for name in set_by_up())))
+    own = ", ".join(code(name) for name in set_by_up())
+    lines.append(_HALL.format(own=own, snapshot_mb=SNAPSHOT_LIMIT // 2**20))
     known = sorted(hall_variables(source))
     lines.append(table(("Variable", "Meaning"), ((code(name), HALL_VARIABLES.get(name, "")) for name in known)))
     return "\n".join(lines)
@@ -157,4 +159,6 @@ _HALL = """\
 
 `gastown up` and `gastown hall` take [arguments](cli.md) and read these. `gastown up` also hands the `GASTOWN_…`
 settings above on to the container that it starts, but for those that it sets itself: {own}.
+
+The hall stores a `kilo.db` of up to {snapshot_mb} MiB; a larger `GASTOWN_SNAPSHOT_MB` does not change that.
 """
