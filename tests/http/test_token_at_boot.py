@@ -64,3 +64,11 @@ async def test_an_expired_token_is_refreshed_also_when_the_config_changed_meanwh
         await town.client.post("/sync-config", headers=header)
         await trio.sleep(30)
         assert (await town.health())["hydration"]["resumed"] == 1
+
+
+async def test_a_container_without_a_token_asks_without_one(town_on_fakes) -> None:
+    async with town_on_fakes(gastown_container_token=None) as town:
+        town.worker.registry = [town.entry("pole-1")]
+        await town.hydrated()
+        assert (await town.health())["hydration"]["resumed"] == 1
+        assert not any("authorization" in call.headers for call in town.worker.calls)

@@ -283,7 +283,7 @@ class WorkerClient:
 
     async def _once(self, method: str, path: str, body: Any, agent: tuple[str, str] | None) -> httpx2.Response:
         token = self._credentials.current.container_token
-        headers = {"Authorization": f"Bearer {token.reveal() if token else ''}"}
+        headers = {"Authorization": f"Bearer {token.reveal()}"} if token else {}  # "Bearer " is no legal value
         if agent is not None:
             headers |= {"X-Gastown-Rig-Id": agent[0], "X-Gastown-Agent-Id": agent[1]}
         if body is not None:
