@@ -135,3 +135,19 @@ async def test_a_start_that_comes_while_the_prewarm_goes_on_takes_its_server_ove
         start = town.start_soon()
         assert ((await start.result()).status_code, town.kilo.order) == (201, ["mayor-1"])
         assert round(trio.current_time(), 1) == 25.8
+
+
+async def test_a_mayor_that_is_started_through_an_open_gate_before_its_prewarm_holds_nobody_up(
+    town_on_fakes,
+) -> None:
+    async with town_on_fakes(gastown_gate_seconds=2) as town:
+        town.mayor_known()
+        town.worker.delays[MAYOR] = 9
+        town.worker.registry = [town.entry("pole-1")]
+        town.hydrate()
+        assert (await town.start()).status_code == 201
+        await trio.sleep(60)
+        hydration = (await town.health())["hydration"]
+        assert (hydration["state"], hydration["resumed"]) == ("complete", 1)
+        assert hydration["prewarm"] == "skipped: the mayor has been started already"
+        assert town.kilo.order == ["mayor-1", "pole-1"]

@@ -151,4 +151,4 @@ async def _prewarm(parts: Hydration) -> None:
         parts.report.prewarm = f"failed: {reason}"[:500]
         log.warning("mayor.prewarm_failed", reason=reason)
 
-    await contain(lambda: prewarm_mayor(parts.worker, parts.roster.services, parts.report), on_failure=failed)
+    await contain(lambda: prewarm_mayor(parts.worker, parts.roster, parts.report), on_failure=failed)

@@ -7,8 +7,7 @@ import trio
 
 from gastown.agents.brokering import admit_request
 from gastown.agents.environment import derive, home_of, model_name
-from gastown.agents.roster import workdir_of
-from gastown.agents.services import AgentServices
+from gastown.agents.roster import Roster, workdir_of
 from gastown.agents.users import settle_in
 from gastown.boot.report import BootReport
 from gastown.concurrency.phases import PhaseLog
@@ -53,11 +52,13 @@ def expected_request(context: MayorContext, town_id: str) -> StartAgentRequest:
     return request
 
 
-async def prewarm_mayor(worker: WorkerClient, services: AgentServices, report: BootReport) -> None:
+async def prewarm_mayor(worker: WorkerClient, roster: Roster, report: BootReport) -> None:
     """Leave a ready server in the pool that the mayor's start will find. Sets `report.prewarm`.
 
-    Skipped when the worker names no mayor, model or token. Raises what the worker and the pool raise.
+    Skipped when the worker names no mayor, model or token, and when the mayor's start came first. Raises what the
+    worker and the pool raise.
     """
+    services = roster.services
     report.prewarm = "asking"
     with report.bar("mayor context"), trio.fail_after(10):
         context = await worker.mayor_context()
@@ -78,7 +79,9 @@ async def prewarm_mayor(worker: WorkerClient, services: AgentServices, report: B
     began = trio.current_time()
     services.credentials.adopt_context(context)
     request = expected_request(context, worker.town_id)
-    await _warm(request, services, report)
+    if not await _warm(request, roster, report):
+        report.prewarm = "skipped: the mayor has been started already"
+        return
     elapsed = trio.current_time() - began
     report.prewarm = "ready"
     report.mayor_ready_at = services.now()
@@ -96,7 +99,9 @@ async def _check_model(request: StartAgentRequest, workdir: str, server: Server)
         log.warning("mayor.model_unknown", model=model)
 
 
-async def _warm(request: StartAgentRequest, services: AgentServices, report: BootReport) -> None:
+async def _warm(request: StartAgentRequest, roster: Roster, report: BootReport) -> bool:
+    """Returns whether there was a server to start. A start that comes meanwhile waits for it."""
+    services = roster.services
     workdir = workdir_of(request, services.paths)
     home = home_of(services.defaults, request.agent_id)
     user = services.users.of(request)
@@ -104,6 +109,10 @@ async def _warm(request: StartAgentRequest, services: AgentServices, report: Boo
         await prepare_workspace(services.paths, workdir, services.defaults.base_env, user)
         await settle_in(home, user)
 
+    mayor = roster.find(request.agent_id)
+    if mayor is not None and mayor.is_active and not mayor.is_resumed:
+        # It has the server, for as long as it lives, and what the broker lets it do is that of its own request.
+        return False
     door = admit_request(request, services)
 
     def spec() -> ServerSpec:
@@ -129,3 +138,4 @@ async def _warm(request: StartAgentRequest, services: AgentServices, report: Boo
     async with trio.open_nursery() as nursery:
         nursery.start_soon(restore, name="prewarm snapshot")
         nursery.start_soon(spawn, name="prewarm spawn")
+    return True
