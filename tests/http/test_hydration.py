@@ -355,3 +355,16 @@ async def test_the_timeline_shows_the_bars_of_the_boot(town_on_fakes) -> None:
             "snapshot",
             "prewarm",
         }
+
+
+async def test_a_fresh_start_that_came_first_and_has_ended_is_not_undone_by_the_registry(town_on_fakes) -> None:
+    async with town_on_fakes(
+        worker=partial(SlowWorker, seconds=9, routes=[REGISTRY]), gastown_gate_seconds=2
+    ) as town:
+        town.worker.registry = [town.entry("pole-1", prompt="old")]
+        town.hydrate()
+        await town.start("pole-1", prompt="fresh")
+        await town.client.post("/agents/pole-1/stop")
+        await trio.sleep(60)
+        assert ((await town.status("pole-1"))["status"], town.kilo.order) == ("exited", ["pole-1"])
+        assert town.worker.registry == []

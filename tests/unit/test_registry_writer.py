@@ -218,3 +218,24 @@ async def test_an_empty_town_is_written_as_such() -> None:
         desk.change()
         await desk.writer.flushed()
         assert desk.written() == [["a"], []]
+
+
+async def test_what_was_kept_for_hydration_is_left_out_once_hydration_has_read_it() -> None:
+    async with open_desk(loaded=False) as desk:
+        desk.worker.registry = stored("stopped-meanwhile")
+        desk.change("new")
+        await desk.writer.flushed()
+        desk.writer.loaded()
+        await desk.writer.flushed()
+        assert desk.written() == [["stopped-meanwhile", "new"], ["new"]]
+
+
+async def test_hydration_that_comes_first_while_the_writer_reads_leaves_nothing_to_keep() -> None:
+    async with open_desk(loaded=False) as desk:
+        desk.worker.registry = stored("stopped-meanwhile")
+        desk.worker.delays[READ] = 5
+        desk.change("new")
+        await trio.sleep(1)
+        desk.writer.loaded()
+        await desk.writer.flushed()
+        assert desk.written() == [["new"]]

@@ -81,13 +81,13 @@ class Roster:
     def claim(self, entry: RegistryEntry, release: trio.Event) -> Agent | None:
         """Take over an agent of the last container: `starting` from now on, its life waits for `release`.
 
-        None when it cannot be: a fresh start of the same id came first, or the directory is not ours.
+        None when it cannot be: a fresh start of the same id came first, even if it has ended since, or the
+        directory is not ours.
         """
         if not self.services.paths.contains(entry.workdir):
             log.warning("registry.entry_skipped", agent_id=entry.agent_id, problems="workdir outside of the root")
             return None
-        known = self._agents.get(entry.agent_id)
-        if known is not None and known.is_active:
+        if entry.agent_id in self._agents:
             return None
         urgency = Urgency.PREWARM if entry.request.is_mayor else Urgency.RESUME
         return self._begin(entry.request, entry.workdir, entry.env, LifeOptions(urgency, release=release))

@@ -38,6 +38,8 @@ class RegistryWriter:
 
     def loaded(self) -> None:
         """The stored registry has been read and every entry of it is now this container's own."""
+        if self._inherited:
+            self.changed()  # what was kept for it until now has been written, too
         self._inherited = {}
 
     def changed(self) -> None:
@@ -76,7 +78,8 @@ class RegistryWriter:
     async def _write(self) -> None:
         if self._inherited is None:
             stored = await self._worker.registry()
-            self._inherited = {entry.agent_id: entry for entry in stored.entries}
+            if self._inherited is None:  # else `loaded` came first
+                self._inherited = {entry.agent_id: entry for entry in stored.entries}
         own = self._entries()
         self._taken_over.update(entry.agent_id for entry in own)
         kept = [entry for name, entry in self._inherited.items() if name not in self._taken_over]
