@@ -6,6 +6,8 @@ import base64
 import json
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
@@ -64,6 +66,34 @@ def test_every_replacement_is_a_new_generation_of_the_whole() -> None:
         Secret("k"),
         2,
     )
+
+
+@pytest.mark.virtual_time
+async def test_who_waits_for_another_token_gets_it_and_is_not_woken_by_a_configuration() -> None:
+    live = LiveCredentials(Credentials(container_token=(refused := Secret("one"))))
+    woken = []
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                await live.token_after(refused)
+                woken.append(live.current.container_token)
+
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            live.replace_town(TownConfig(kilocode_token=Secret("k")))
+            await wait_all_tasks_blocked()
+            assert woken == []
+            live.replace_token(Secret("one"))
+    assert woken == [Secret("one")]
+
+
+@pytest.mark.virtual_time
+async def test_a_token_that_came_before_the_wait_is_not_missed() -> None:
+    live = LiveCredentials(Credentials())
+    live.replace_token(Secret("one"))
+    await live.token_after(None)
+    assert trio.current_time() == 0
 
 
 def test_a_new_town_config_replaces_all_of_the_old_one() -> None:

@@ -1,7 +1,8 @@
 """Boot hydration: the supervised task that brings back the agents of the last container.
 
 It holds the gate while the registry is read and claimed and while the mayor is prewarmed; the resumes
-themselves go on behind it. Whatever happens in here, the gate opens and the server goes on serving.
+themselves go on behind it. Whatever happens in here, the gate opens and the server goes on serving. A worker that
+refuses the container's token is asked again when there is another one, behind the open gate.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = ["Hydration", "hydrate"]
 log = structlog.get_logger()
 
 _READ_SECONDS = 10.0
+_WHAT_HELPS = "hydration goes on with the next container token (POST /refresh-token)"
 
 
 @dataclass(frozen=True)
@@ -42,38 +44,52 @@ class Hydration:
 
 
 async def hydrate(parts: Hydration) -> None:
-    """Run boot hydration to its end: every resume settled. Never raises an `Exception`."""
-    report = parts.report
-    report.state = "running"
+    """Run boot hydration to its end: every resume settled. Never raises an `Exception`.
+
+    It does not end while the worker refuses the container's token, but waits for another one and begins again.
+    """
+    with parts.gate.hold() as opened:
+        while await _attempt(parts, opened):
+            await parts.roster.services.credentials.token_after(parts.worker.refused)
+    log.info("hydration.ended", state=parts.report.state)
+
+
+async def _attempt(parts: Hydration, opened: trio.Event) -> bool:
+    """Hydrate once, and leave the gate open. Returns whether the worker refused the container's token."""
+    report, refused = parts.report, False
+    report.state, report.error = "running", None
 
     def failed(error: Exception) -> None:
+        nonlocal refused
         causes = [cause for cause in leaves(error) if isinstance(cause, Exception)]
+        refused = any(isinstance(cause, WorkerError) and cause.status == 401 for cause in causes)
+        problems = [f"{type(cause).__name__}: {cause}" for cause in causes]
         report.state = "failed"
-        report.error = "; ".join(f"{type(c).__name__}: {c}" for c in causes)[:1000]
+        report.error = "; ".join([*problems, _WHAT_HELPS] if refused else problems)[:1000]
         log.error("hydration.failed", reason=report.error, exc_info=error)
 
-    await contain(lambda: _hydrate(parts), on_failure=failed)
+    await contain(lambda: _hydrate(parts, opened), on_failure=failed)
+    opened.set()
     if report.state == "running":
         report.state = "complete"
     report.gate_opened_by = report.gate_opened_by or "failure"
-    log.info("hydration.ended", state=report.state)
+    return refused
 
 
-async def _hydrate(parts: Hydration) -> None:
+async def _hydrate(parts: Hydration, opened: trio.Event) -> None:
     claimed: list[Agent] = []
     failures: list[Exception] = []
     release = trio.Event()
     try:
-        with parts.gate.hold() as opened:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_open_in_time, parts, opened, name="gate deadline")
-                await _renew_token(parts)
-                async with trio.open_nursery() as front:
-                    front.start_soon(_claim, parts, release, claimed, failures, name="claim")
-                    front.start_soon(_prewarm, parts, name="mayor prewarm")
-                if not opened.is_set():
-                    parts.report.gate_opened_by = "hydration"
-                    opened.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_open_in_time, parts, opened, name="gate deadline")
+            await _renew_token(parts)
+            async with trio.open_nursery() as front:
+                front.start_soon(_claim, parts, release, claimed, failures, name="claim")
+                front.start_soon(_prewarm, parts, name="mayor prewarm")
+            if not opened.is_set():
+                parts.report.gate_opened_by = "hydration"
+                opened.set()
     finally:
         # Also after a failure: an agent that was claimed is resumed, or its attempt ends with a reason.
         release.set()

@@ -78,7 +78,7 @@ class WorkerClient:
     """Calls of one town. Each raises `WorkerError`; deadlines are the caller's (`trio.fail_after`).
 
     A 401 refreshes the container token once, however many calls run into it, and the call is sent again.
-    `calls` counts every request.
+    `refused` is the token that was answered so last; `calls` counts every request.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class WorkerClient:
         self._refreshing = trio.Lock()
         self._refreshes = 0
         self._refresh_failure: WorkerError | None = None
+        self.refused: Secret | None = None
         self.town_id = town_id
         self.calls = worker_calls()
 
@@ -299,6 +300,8 @@ class WorkerClient:
                 counted.outcome = "no_answer"
                 raise _no_answer(f"{method} {path}", error) from error
             counted.outcome = outcome_of(answer.status_code)
+            if answer.status_code == 401:
+                self.refused = token
             return answer
 
     @staticmethod

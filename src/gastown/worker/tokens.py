@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import trio
+
 from gastown.contract.secret import Secret, credentials_among
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
@@ -54,10 +56,18 @@ class LiveCredentials:
 
     def __init__(self, initial: Credentials) -> None:
         self.current = initial
+        self._token_given = trio.Event()
 
     def replace_token(self, token: Secret) -> None:
         """From now on every call to the worker carries `token`."""
         self._replace(container_token=token)
+        given, self._token_given = self._token_given, trio.Event()
+        given.set()
+
+    async def token_after(self, token: Secret | None) -> None:
+        """Return once the live container token is not `token`. The same text, given again, is another token."""
+        while self.current.container_token is token:
+            await self._token_given.wait()
 
     def replace_town(self, config: TownConfig) -> None:
         """Take a whole new town configuration; what it does not say is no longer so."""
