@@ -83,9 +83,28 @@ async def test_git_gets_the_environment_that_it_is_given_and_its_own_rules(tmp_p
     assert {name: got.get(name) for name in wanted} == wanted
     assert set(got) - set(wanted) <= {
         "PATH", "LANGUAGE", "LC_CTYPE", "GIT_CONFIG_NOSYSTEM", "GIT_ATTR_NOSYSTEM", "GIT_OPTIONAL_LOCKS",
-        "GIT_ALLOW_PROTOCOL", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT",
+        "GIT_ALLOW_PROTOCOL", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT", "GIT_CEILING_DIRECTORIES",
         *(name for name in got if name.startswith(("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"))),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rig", "link"), [("rig", False), ("rig", True), ("rig:1", False)], ids=["plain", "through a link", "a colon"]
+)
+async def test_git_works_in_its_directory_s_repository_or_in_none(tmp_path, rig, link):
+    """A damaged `.git` in a workspace below a checkout must not make that checkout what is worked in."""
+    outer = tmp_path / "outer"
+    inner = outer / "rigs" / rig / "inner"
+    inner.mkdir(parents=True)
+    for place in (outer, inner):
+        await run_git("init", "--quiet", cwd=str(place), env=ENV)
+    cwd = tmp_path / "elsewhere" if link else inner
+    if link:
+        cwd.symlink_to(inner)
+    assert (await run_git("rev-parse", "--show-toplevel", cwd=str(cwd), env=ENV)).strip() == str(inner)
+    (inner / ".git" / "HEAD").unlink()
+    with pytest.raises(GitFailed, match="not a git repository"):
+        await run_git("rev-parse", "--show-toplevel", cwd=str(cwd), env=ENV)
 
 
 async def test_a_cancelled_git_is_told_first_and_its_group_is_gone_after(tmp_path):

@@ -171,7 +171,7 @@ class Farewell:
 
     async def _save_work(self, parts: FarewellParts) -> None:
         if not await (trio.Path(self.agent.workdir) / ".git").exists():
-            return  # it has no worktree yet, and git would take the next repository above for it
+            return  # it has no worktree yet
         async with parts.worktrees.of(self.agent.workdir):
             await self._commit_and_push(parts)
 

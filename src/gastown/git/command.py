@@ -7,6 +7,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Protocol
 
@@ -43,7 +44,7 @@ _QUIET = {
 _SETTINGS = (
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
-    ("core.hooksPath", "/dev/null"),  # an agent may have put hooks into the shared clone
+    ("core.hooksPath", "/dev/null"),  # the hooks of a repository are for its owner's own git
     ("core.fsmonitor", "false"),
     ("core.quotePath", "false"),
     ("advice.detachedHead", "false"),
@@ -94,10 +95,15 @@ async def run_git(
 ) -> str:
     """Run git in `cwd` as `user` and return its stdout, up to 16 MiB. `env` needs PATH; no configuration of a user
     or of the system is read, and `config` is added to ours. `secrets` are taken out of what an error says.
+    A repository is looked for in `cwd` and nowhere above it.
 
     Raises `GitFailed` or one of its kinds. Cancelling ends the whole process group: TERM, two seconds, KILL.
     """
-    environment = {**env, **_QUIET, **config_variables((*_SETTINGS, *config))}
+    # Where the repository in `cwd` is damaged, git would take the next one above for it, whoever's that is.
+    # The nearest of these counts; one with a colon in it, as a rig's name may have, cannot be said.
+    above = (str(directory) for directory in Path(cwd).resolve().parents)
+    bounds = {"GIT_CEILING_DIRECTORIES": ":".join(directory for directory in above if ":" not in directory)}
+    environment = {**env, **_QUIET, **bounds, **config_variables((*_SETTINGS, *config))}
     try:
         process = await trio.lowlevel.open_process(
             ["git", *arguments],
