@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from gastown.contract.git import Progress
+from gastown.git.errors import GitError
 
 __all__ = ["FakeGit"]
 
@@ -16,7 +17,8 @@ COMMIT = "c" * 40
 
 
 class FakeGit:
-    """What `run_git` is. `asked` are the arguments of each command; `seconds` says how long a verb takes.
+    """What `run_git` is. `asked` are the arguments of each command; `seconds` says how long a verb takes, and
+    `failures` with what it fails, once each.
 
     A clone and a worktree leave the files by which they are known again. Every revision is there, and is the
     same commit.
@@ -25,6 +27,7 @@ class FakeGit:
     def __init__(self, **seconds: float) -> None:
         self.asked: list[tuple[str, ...]] = []
         self.seconds = seconds
+        self.failures: dict[str, list[GitError]] = {}
 
     async def __call__(
         self,
@@ -41,6 +44,8 @@ class FakeGit:
         if on_progress is not None and arguments[0] == "clone":
             on_progress(Progress(step="receiving objects", percent=45, done=450, total=1000))
         await trio.sleep(self.seconds.get(arguments[0], 0))
+        if failures := self.failures.get(arguments[0]):
+            raise failures.pop(0)
         match arguments:
             case ("clone", *_):
                 _write(Path(arguments[-1]) / ".git", "HEAD", "packed-refs")

@@ -42,8 +42,8 @@ class Owned:
         self.rig = place.rig("r")
 
     async def worktree(self, user: User, branch: str = "work/1") -> Checkout:
-        path = str(self.place.worktree("r", branch))
-        return await check_out(self.repositories, self.rig, path, branch, None, lambda _: None, user)
+        git = self.repositories.git(self.rig, str(self.place.worktree("r", branch)), user)
+        return await check_out(self.repositories, git, branch, None, lambda _: None)
 
     async def git(self, user: User, *arguments: str, cwd: str, asker: str = "agent-1") -> str:
         """git as the agent runs it, and what it says."""
@@ -160,7 +160,7 @@ async def test_a_worktree_of_a_container_without_users_becomes_the_agent_s(owned
     tools = owned.repositories.tools
     async with open_repositories(replace(tools, keeper=None, browser=None)) as before:
         path = owned.place.worktree("r", "work/1")
-        await check_out(before, owned.rig, str(path), "work/1", None, lambda _: None)
+        await check_out(before, before.git(owned.rig, str(path)), "work/1", None, lambda _: None)
     assert owners(owned.place.room()) == {0}
     made = await owned.worktree(ALICE)
     assert made.how == "reused"

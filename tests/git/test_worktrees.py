@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from gastown.git.errors import GitError, NetworkFailed
+from gastown.git.errors import GitError, GitTimedOut, NetworkFailed
+from gastown.git.rig import GitLimits
 from gastown.git.workspace import OutsideRoot
 from gastown.git.worktrees import Checkout, browse, check_out
 from tests.git.conftest import Life, Place
@@ -18,8 +21,8 @@ FILES = {"a.txt": "one\n", "dir/b.txt": "two\n"}
 async def worktree(place: Place, life: Life, branch: str = "work/1", start: str | None = None, **more) -> Checkout:
     rig = place.rig(more.get("rig", "r"), more.get("default", "main"))
     life.credentials.know(rig.rig_id, rig.remote)
-    path = str(place.worktree(rig.rig_id, branch))
-    return await check_out(life.repositories, rig, path, branch, start, more.get("enter", lambda _: None))
+    git = life.repositories.git(rig, str(place.worktree(rig.rig_id, branch)))
+    return await check_out(life.repositories, git, branch, start, more.get("enter", lambda _: None))
 
 
 async def head(place: Place, path: str) -> str:
@@ -273,6 +276,54 @@ async def test_lfs_pointers_stay_pointers(place):
         made = await worktree(place, life)
     assert (Path(made.path) / "big.bin").read_text() == pointer
     assert await place.git(Path(made.path), "status", "--porcelain") == ""
+
+
+async def test_two_starts_of_one_branch_follow_each_other(place):
+    place.server.make("r", FILES)
+    made: list[Checkout] = []
+    async with place.life() as life:
+
+        async def one() -> None:
+            made.append(await worktree(place, life))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one)
+            nursery.start_soon(one)
+    assert [checkout.how for checkout in made] == ["created", "reused"]
+    assert [entry.name for entry in place.worktree("r", "work/1").parent.iterdir()] == ["work__1"]
+
+
+async def test_a_worktree_whose_git_never_ends_keeps_nobody_else_waiting(place):
+    """An agent that puts a pipe where git reads holds up its own next start, and no other agent's."""
+    place.server.make("r", FILES)
+    async with place.life() as life:
+        git = Path((await worktree(place, life)).path) / ".git"
+        (git / "HEAD").unlink()
+        os.mkfifo(git / "HEAD")
+        place.server.commit("r", "work/1", {"a.txt": "newer\n"}, parent=place.server.tip("r", "main"))
+        hangs = trio.Event()
+
+        def enter(phase: str) -> None:
+            if phase == "worktree":
+                hangs.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(worktree, place, life, enter=enter))
+            await hangs.wait()
+            assert (await worktree(place, life, branch="work/2")).how == "created"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_worktree_whose_git_never_ends_is_left_by_its_own_deadline(place):
+    place.server.make("r", FILES)
+    place.limits = GitLimits(clone=60, operation=3)
+    async with place.life() as life:
+        git = Path((await worktree(place, life)).path) / ".git"
+        (git / "HEAD").unlink()
+        os.mkfifo(git / "HEAD")
+        with pytest.raises(GitTimedOut, match="git worktree did not end within 3 s"):
+            await worktree(place, life)
+        assert life.repositories.report("r").to_wire().state == "ready"
 
 
 async def test_fifty_branches_at_once_share_one_clone_and_few_fetches(place):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
+from gastown.agents import repositories
 from gastown.agents.drain import run_drain
 from gastown.assembly import drain_parts
+from gastown.git.errors import GitError
 from tests.fakes.git import FakeGit
 from tests.fakes.town import start_request
 
@@ -52,13 +54,18 @@ async def test_a_start_tells_how_far_its_clone_is(town_on_fakes) -> None:
         assert (await town.status("pole-1"))["condition"].get("progress") is None
 
 
-async def test_two_starts_of_one_rig_wait_for_one_clone_and_then_for_each_other(town_on_fakes) -> None:
-    git = FakeGit(clone=10, checkout=5)
+async def test_two_starts_of_one_rig_wait_for_one_clone_and_for_each_other_s_turn_in_it(town_on_fakes) -> None:
+    git = FakeGit(**{"clone": 10, "for-each-ref": 5, "checkout": 20})
     async with town_on_fakes(git=git) as town:
         starts = [begin(town, name) for name in ("pole-1", "pole-2")]
-        await trio.sleep(12)
-        phases = {(await town.status(name))["condition"]["phase"] for name in ("pole-1", "pole-2")}
-        assert phases == {"worktree", "git_queue"}
+
+        async def phases() -> set[str]:
+            return {(await town.status(name))["condition"]["phase"] for name in ("pole-1", "pole-2")}
+
+        await trio.sleep(17)
+        assert await phases() == {"fetch", "git_queue"}
+        await trio.sleep(10)
+        assert await phases() == {"worktree"}  # each in its own
         assert [(await start.result()).status_code for start in starts] == [201, 201]
         assert [arguments[0] for arguments in git.asked].count("clone") == 1
 
@@ -103,6 +110,26 @@ async def test_browse_worktrees_are_made_two_at_a_time(town_on_fakes) -> None:
         assert clones == [2, 4, 5]
         await trio.sleep(30)
         assert [rig["state"] for rig in (await town.health())["rigs"]] == ["ready"] * 5
+
+
+async def test_a_browse_worktree_that_failed_is_tried_again_whatever_else_its_rig_has_done(
+    town_on_fakes, monkeypatch
+) -> None:
+    git = FakeGit()
+    git.failures = {"checkout": [GitError("no room")]}
+    write = repositories.write_instructions
+
+    async def write_and_see_another_succeed(agent, services) -> None:
+        await write(agent, services)
+        with services.repositories.report("rig-1").busy("fetch"):
+            pass
+
+    monkeypatch.setattr(repositories, "write_instructions", write_and_see_another_succeed)
+    async with town_on_fakes(git=git) as town:
+        await town.start(rigs=RIGS[:1])
+        await trio.sleep(60)
+        (rig,) = (await town.health())["rigs"]
+        assert (rig["state"], rig["browse"][-12:]) == ("ready", "rig-1/browse")
 
 
 async def test_the_address_of_a_start_that_is_wrong_is_a_bad_request(town_on_fakes) -> None:

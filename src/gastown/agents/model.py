@@ -53,9 +53,10 @@ class Agent:
     of it is left. `failure` is the one terminal error, if it failed. `nursery` and `listening` belong to its
     life and are there while it has a server. `swapping` is held for a whole change of server, `switching` only
     for the moment in which one server takes over from the other: no prompt may be sent then. `returning` is
-    set once a server of it has died and it is coming back, or has come back. `repository` is
-    there while git works for its start. `user` is who it lives as, once it does: ourselves, if None. `ends_told`
-    is how many ends of its turns the worker has been told of. `secrets` are the credentials of its start.
+    set once a server of it has died and it is coming back, or has come back. `repository` are the reports of its
+    worktree and its rig, while git works for its start. `user` is who it lives as, once it does: ourselves, if
+    None. `ends_told` is how many ends of its turns the worker has been told of. `secrets` are the credentials of
+    its start.
     `counted` is who counts its starts, if anybody does.
     """
 
@@ -86,7 +87,7 @@ class Agent:
         self.saving = Saving()
         self.progress = Progress(self.turns)
         self.returning = False
-        self.repository: RigReport | None = None
+        self.repository: tuple[RigReport, ...] = ()
         self.phases = PhaseLog(self._entered)
         self.counted: CountedStart | None = None
         self.scope = trio.CancelScope()
@@ -188,7 +189,7 @@ class Agent:
     def condition(self, stalled_after: float) -> Condition | None:
         """How it gets on; None once it has ended. `stalled_after`: seconds of silence that a busy one may have."""
         if self.state is AgentState.STARTING:
-            progress = self.repository.progress if self.repository is not None else None
+            progress = next((report.progress for report in self.repository if report.progress), None)
             phase = self.phases.current
             return Condition(type="starting", phase=phase, reason=self.exit_reason, progress=progress)
         if self.state is not AgentState.RUNNING:

@@ -77,17 +77,10 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
     """
     request, repositories = agent.request, services.repositories
     rig = _rig_of(request, services, agent.inherited)
-    agent.repository = repositories.report(rig.rig_id)
+    git = repositories.git(rig, agent.workdir, agent.user)
+    agent.repository = (git.report, repositories.report(rig.rig_id))
     try:
-        made = await check_out(
-            repositories,
-            rig,
-            agent.workdir,
-            request.branch,
-            request.start_point,
-            agent.phases.enter,
-            agent.user,
-        )
+        made = await check_out(repositories, git, request.branch, request.start_point, agent.phases.enter)
     except GitError as error:
         raise StartFailed(
             f"Agent {agent.id}: {error}",
@@ -97,13 +90,13 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
             retryable=error.retryable,
         ) from error
     finally:
-        agent.repository = None
+        agent.repository = ()
     if made.how != "not ours":
-        preflight = partial(_preflight, agent, repositories.git(rig, agent.workdir, agent.user))
+        preflight = partial(_preflight, agent, git)
         repositories.nursery.start_soon(behind, "preflight", preflight, name=f"preflight {agent.id}")
 
 
-async def behind(what: str, work: Callable[[], Awaitable[None]]) -> None:
+async def behind(what: str, work: Callable[[], Awaitable[object]]) -> None:
     """Do something that nobody waits for: a bug in it is logged, and not the end of the container."""
     await contain(work, on_failure=lambda error: log.error("git.crashed", what=what, exc_info=error))
 
@@ -120,14 +113,16 @@ async def _preflight(agent: Agent, git: RigGit) -> None:
         agent.record("git.push_refused", {"reason": str(error)})
 
 
-async def set_up(services: AgentServices, rig: Rig) -> None:
-    """The rig's clone and browse worktree; a failure is in the rig's report and in the log."""
+async def set_up(services: AgentServices, rig: Rig) -> bool:
+    """The rig's clone and browse worktree; whether they came out. A failure is in the report and in the log."""
     try:
         async with services.repositories.browsing:
             await browse(services.repositories, rig)
     except GitError as error:
         services.repositories.report(rig.rig_id).failed(str(error))
         log.warning("git.browse_failed", rig_id=rig.rig_id, reason=str(error))
+        return False
+    return True
 
 
 def browse_rigs(agent: Agent, services: AgentServices) -> None:
@@ -154,9 +149,9 @@ async def _browse(agent: Agent, services: AgentServices, told: RigOfMayor) -> No
         return
     pauses = delays(10, 300)
     for attempt in range(1, _BROWSE_TRIES + 1):
-        await set_up(services, rig)
+        done = await set_up(services, rig)
         await _list_anew(agent, services)
-        if report.state == "ready" or agent.ended.is_set() or attempt == _BROWSE_TRIES:
+        if done or agent.ended.is_set() or attempt == _BROWSE_TRIES:
             return
         await trio.sleep(next(pauses))
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 __all__ = ["contain", "leaves"]
 
 
-async def contain(work: Callable[[], Awaitable[None]], *, on_failure: Callable[[Exception], None]) -> None:
+async def contain(work: Callable[[], Awaitable[object]], *, on_failure: Callable[[Exception], None]) -> None:
     """Await `work()`; an `Exception` out of it goes to `on_failure` and no further.
 
     Cancellation passes through untouched, and so does everything that is not an `Exception`. A group is handed

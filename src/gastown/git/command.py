@@ -99,11 +99,7 @@ async def run_git(
 
     Raises `GitFailed` or one of its kinds. Cancelling ends the whole process group: TERM, two seconds, KILL.
     """
-    # Where the repository in `cwd` is damaged, git would take the next one above for it, whoever's that is.
-    # The nearest of these counts; one with a colon in it, as a rig's name may have, cannot be said.
-    above = (str(directory) for directory in Path(cwd).resolve().parents)
-    bounds = {"GIT_CEILING_DIRECTORIES": ":".join(directory for directory in above if ":" not in directory)}
-    environment = {**env, **_QUIET, **bounds, **config_variables((*_SETTINGS, *config))}
+    environment = {**env, **_QUIET, **_bounds(cwd), **config_variables((*_SETTINGS, *config))}
     try:
         process = await trio.lowlevel.open_process(
             ["git", *arguments],
@@ -140,6 +136,15 @@ async def run_git(
     if process.returncode:
         raise failure(arguments[0], process.returncode, redacted(said.stderr, secrets))
     return bytes(said.stdout).decode(errors="surrogateescape")
+
+
+def _bounds(cwd: str) -> dict[str, str]:
+    """Where the repository in `cwd` is damaged, git would take the next one above for it, whoever's that is.
+
+    The nearest of these directories counts; one with a colon in it, as a rig's name may have, cannot be said.
+    """
+    above = (str(directory) for directory in Path(cwd).resolve().parents)
+    return {"GIT_CEILING_DIRECTORIES": ":".join(directory for directory in above if ":" not in directory)}
 
 
 class _Said:

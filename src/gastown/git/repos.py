@@ -23,7 +23,7 @@ from gastown.git.errors import GitError, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
 from gastown.git.workspace import OutsideRoot
 
-__all__ = ["Clone", "Enter", "Repositories", "open_repositories"]
+__all__ = ["Clone", "Enter", "Repositories", "nobody", "open_repositories"]
 
 log = structlog.get_logger()
 
@@ -104,12 +104,16 @@ class Clone(RigGit):
 
 
 class Repositories:
-    """Made by `open_repositories`. Clones run in its nursery and are limited by `limits.clone`."""
+    """Made by `open_repositories`. Clones run in its nursery and are limited by `limits.clone`.
+
+    `worktrees` are the locks of the worktrees, by path. Who wants both has the worktree's before the rig's.
+    """
 
     def __init__(self, nursery: trio.Nursery, tools: Tools) -> None:
         self.tools = tools
         self.nursery = nursery
         self.browsing = trio.CapacityLimiter(_BROWSING)
+        self.worktrees = NamedLocks()
         self._locks = NamedLocks()
         self._known: dict[str, _Known] = {}
 
@@ -122,15 +126,16 @@ class Repositories:
         return [known.report for known in self._known.values()]
 
     def git(self, rig: Rig, place: str | None = None, user: User | None = None) -> RigGit:
-        """git for a rig without its lock, in a worktree that `user` has for himself."""
-        return RigGit(self.tools, rig, self.report(rig.rig_id), place=place, user=user)
+        """git for a rig without its lock, in a worktree that `user` has for himself; its report is its own."""
+        return RigGit(self.tools, rig, RigReport(rig.rig_id), place=place, user=user)
 
     @asynccontextmanager
     async def hold(self, rig: Rig, doing: str, enter: Enter = nobody) -> AsyncIterator[Clone]:
         """The rig's clone, cloned now if need be, with nobody else's git in it for the length of the block.
 
-        The block may take `limits.operation` seconds from the moment in which the rig is free, and raises
-        `GitTimedOut` then. Raises `GitError`, `OutsideRoot`. Phases: `credentials`, `clone`, `git_queue`.
+        All agents of the rig wait for the block, so nothing that an agent can hold up belongs in it. It may take
+        `limits.operation` seconds from the moment in which the rig is free, and raises `GitTimedOut` then. Raises
+        `GitError`, `OutsideRoot`. Phases: `credentials`, `clone`, `git_queue`.
         """
         arrived, known = trio.current_time(), self._of(rig.rig_id)
         if not self.tools.paths.contains(self.tools.paths.clone(rig.rig_id)):
@@ -142,13 +147,10 @@ class Repositories:
         if lock.locked():
             enter("git_queue")
         async with lock:
-            with known.report.busy(doing), limited(doing, self.tools.limits.operation):
-                clone = Clone(self.tools, rig, known, arrived)
-                try:
-                    await self._tidy(clone, known)
-                    yield clone
-                except (OSError, NotOurs) as error:
-                    raise GitError(f"{doing}: {getattr(error, 'strerror', None) or error}") from error
+            clone = Clone(self.tools, rig, known, arrived)
+            with known.report.busy(doing), clone.operation(doing):
+                await self._tidy(clone, known)
+                yield clone
 
     async def _is_whole(self, rig_id: str) -> bool:
         return await trio.to_thread.run_sync(_is_whole, Path(self.tools.paths.clone(rig_id)))

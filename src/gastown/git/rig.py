@@ -12,12 +12,13 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.concurrency.ownership import NotOurs
 from gastown.concurrency.users import User, uid_of
 from gastown.contract.git import Progress, Remote, RigState
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner
 from gastown.git.credentials import OWN, GitCredentials
-from gastown.git.errors import AuthFailed, Busy, Conflict, GitFailed, GitTimedOut, NetworkFailed
+from gastown.git.errors import AuthFailed, Busy, Conflict, GitError, GitFailed, GitTimedOut, NetworkFailed
 from gastown.git.progress import log_progress
 from gastown.git.workspace import WorkspacePaths
 
@@ -69,42 +70,43 @@ class Tools:
 
 @dataclass
 class RigReport:
-    """What is going on with a rig now, and how its browse worktree came out. Read by status and `/health`."""
+    """What is going on with a rig now, and how its browse worktree came out. Read by status and `/health`.
+
+    `outcome` is how the last thing ended that was done; more than one may be under way.
+    """
 
     rig_id: str
-    state: Literal["waiting", "working", "ready", "failed"] = "waiting"
-    doing: str | None = None
+    outcome: Literal["waiting", "ready", "failed"] = "waiting"
     progress: Progress | None = None
     browse: str | None = None
     error: str | None = None
+    under_way: list[str] = field(default_factory=list)
 
     @contextmanager
     def busy(self, doing: str) -> Iterator[None]:
         """Say what is being done for the length of the block, and how it ended."""
-        self.state, self.doing, self.progress = "working", doing, None
+        self.under_way.append(doing)
         try:
             yield
         except Conflict:  # the branches' affair, not the repository's
-            self.state = "ready"
+            self.outcome = "ready"
             raise
         except Exception as error:
-            self.state, self.error = "failed", str(error)
+            self.failed(str(error))
             raise
         else:
-            self.state, self.error = "ready", None
+            self.outcome, self.error = "ready", None
         finally:
-            if self.state == "working":  # cancelled
-                self.state = "waiting"
-            self.doing = self.progress = None
+            self.under_way.remove(doing)
 
     def failed(self, reason: str) -> None:
-        self.state, self.error = "failed", reason
+        self.outcome, self.error = "failed", reason
 
     def to_wire(self) -> RigState:
         return RigState(
             rig_id=self.rig_id,
-            state=self.state,
-            doing=self.doing,
+            state="working" if self.under_way else self.outcome,
+            doing=self.under_way[-1] if self.under_way else None,
             progress=self.progress,
             browse=self.browse,
             error=self.error,
@@ -136,6 +138,15 @@ class RigGit:
         self.tools = tools
         self.place = place or tools.paths.clone(rig.rig_id)
         self.user = user
+
+    @contextmanager
+    def operation(self, doing: str) -> Iterator[None]:
+        """One operation of git and on its files: it may take `limits.operation` seconds. Raises `GitError`."""
+        with limited(doing, self.tools.limits.operation):
+            try:
+                yield
+            except (OSError, NotOurs) as error:
+                raise GitError(f"{doing}: {getattr(error, 'strerror', None) or error}") from error
 
     def at(self, place: str, user: User | None) -> RigGit:
         """git for the same rig in another repository."""

@@ -2,13 +2,15 @@
 
 Each is a repository of its own that borrows the clone's objects: it belongs to its agent with all that git lets an
 owner do, and nobody else's git ever runs in it. What the remote has is asked of the clone, which no agent writes.
+The rig's lock is held for that only: git in a worktree takes as long as its owner likes, and nobody waits for it.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +20,9 @@ import structlog
 import trio
 
 from gastown.concurrency.ownership import read_small
-from gastown.concurrency.users import User, run_as
+from gastown.concurrency.users import run_as
 from gastown.git.errors import GitError, GitFailed
-from gastown.git.repos import Clone, Enter, Repositories
+from gastown.git.repos import Clone, Enter, Repositories, nobody
 from gastown.git.rig import Rig, RigGit
 from gastown.git.workspace import OutsideRoot, make_private
 
@@ -46,118 +48,126 @@ class Checkout:
 
 
 async def check_out(
-    repositories: Repositories,
-    rig: Rig,
-    path: str,
-    branch: str,
-    start_point: str | None,
-    enter: Enter,
-    user: User | None = None,
+    repositories: Repositories, git: RigGit, branch: str, start_point: str | None, enter: Enter
 ) -> Checkout:
-    """A worktree of `branch` at `path` that is `user`'s, made or brought up to date, without losing what is in it.
+    """A worktree of `branch` in `git`'s place, made or brought up to date without losing what is in it.
 
     Raises `GitError` and `OutsideRoot`. Phases: those of `Repositories.hold`, `fetch`, `worktree`.
     """
-    if not repositories.tools.paths.contains(path):
-        raise OutsideRoot
-    if await trio.Path(path).is_dir():
-        await make_private(path, user)
-    made_for = await run_as(user, _made_for, Path(path))
-    if made_for is None and await run_as(user, (Path(path) / ".git").is_dir):
-        # A repository of its own, no worktree of ours: an agent's, or its owner's. Nothing in it is touched.
-        log.warning("git.not_our_worktree", rig_id=rig.rig_id, branch=branch)
-        return Checkout(path, "not ours")
-    async with repositories.hold(rig, "worktree", enter) as clone:
-        enter("fetch")
-        try:
-            await clone.fetch()
-        except GitFailed as error:
-            if made_for is None:
-                raise
-            # What is on this disk may be all there is: better to go on with it than not at all.
-            log.warning("git.fetch_failed", rig_id=rig.rig_id, branch=branch, reason=str(error))
-        enter("worktree")
-        git = clone.at(path, user)
-        if made_for is None:
-            base = await _base(clone, branch, start_point)
-            how = await _create(clone, git, branch, base)
-        elif made_for != branch:
+    rig, path, user = git.rig, git.place, git.user
+    async with _enter(repositories, git, enter) as made_for:
+        if made_for is None and await run_as(user, (Path(path) / ".git").is_dir):
+            # A repository of its own, no worktree of ours: an agent's, or its owner's. Nothing in it is touched.
+            log.warning("git.not_our_worktree", rig_id=rig.rig_id, branch=branch)
+            return Checkout(path, "not ours")
+        if made_for not in (None, branch):
             # a/b and a__b have the same directory.
             raise GitError(f"The worktree of branch {branch} would be that of branch {made_for}")
+        source = None
+        async with repositories.hold(rig, "fetch", enter) as clone:
+            enter("fetch")
+            try:
+                await clone.fetch()
+            except GitFailed as error:
+                if made_for is None:
+                    raise
+                # What is on this disk may be all there is: better to go on with it than not at all.
+                log.warning("git.fetch_failed", rig_id=rig.rig_id, branch=branch, reason=str(error))
+            upstream = await clone.remote_branch(branch)
+            if made_for is None:
+                source = await _source(clone, await _base(clone, upstream, start_point))
+        enter("worktree")
+        if source is not None:
+            how = await _create(git, branch, source)
         else:
-            how = await _reuse(clone, git, branch)
-        commit = await git.says("rev-parse", "HEAD")
+            how = await _reuse(repositories, git, branch, upstream, enter)
+        with git.operation("worktree"):
+            commit = await git.says("rev-parse", "HEAD")
     log.info("git.checked_out", rig_id=rig.rig_id, branch=branch, how=how, commit=commit)
     return Checkout(path, how, commit)
 
 
 async def browse(repositories: Repositories, rig: Rig) -> Checkout:
     """The rig's browse worktree: the default branch as the remote has it now, detached. Raises as `check_out`."""
-    path, user = repositories.tools.paths.browse(rig.rig_id), repositories.tools.browser
-    if not repositories.tools.paths.contains(path):
-        raise OutsideRoot
-    if await trio.Path(path).is_dir():
-        await make_private(path, user)
-    async with repositories.hold(rig, "browse") as clone:
-        await clone.fetch()
-        target = await clone.default()
-        git = clone.at(path, user)
-        how: How
-        if await run_as(user, _made_for, Path(path)) is None:
-            how = await _create(clone, git, None, target)
-        elif not await _is_filled(git):
-            how = await _fill(git)
-        elif await _has_changes(git) or await git.says("symbolic-ref", "--quiet", "HEAD"):
-            how = "left alone"
-        else:
-            how = "forwarded"
-            await clone.bring_files(target)
-            await _tell_remote(clone, git, rig.default_branch, target)
-            await git.talk("checkout", "--quiet", "--detach", target)
-        commit = await git.says("rev-parse", "HEAD")
-    clone.report.browse = path
+    tools, report = repositories.tools, repositories.report(rig.rig_id)
+    git = RigGit(tools, rig, report, place=tools.paths.browse(rig.rig_id), user=tools.browser)
+    async with _enter(repositories, git, nobody) as made_for:
+        with report.busy("browse"):
+            async with repositories.hold(rig, "fetch") as clone:
+                await clone.fetch()
+                source = await _source(clone, await clone.default())
+            how = await _create(git, None, source) if made_for is None else await _show(git, source.commit)
+            with git.operation("browse"):
+                commit = await git.says("rev-parse", "HEAD")
+    report.browse = git.place
     log.info("git.browse_ready", rig_id=rig.rig_id, how=how, commit=commit)
-    return Checkout(path, how, commit)
+    return Checkout(git.place, how, commit)
 
 
-async def _create(clone: Clone, git: RigGit, branch: str | None, base: str) -> How:
+@asynccontextmanager
+async def _enter(repositories: Repositories, git: RigGit, enter: Enter) -> AsyncIterator[str | None]:
+    """Keep other operations out of a worktree for the length of the block; yields for which branch we made it."""
+    if not repositories.tools.paths.contains(git.place):
+        raise OutsideRoot
+    lock = repositories.worktrees.of(git.place)
+    if lock.locked():
+        enter("git_queue")
+    async with lock:
+        if await trio.Path(git.place).is_dir():
+            await make_private(git.place, git.user)
+        yield await run_as(git.user, _made_for, Path(git.place))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a worktree is made from: a commit whose files the clone has, the remote's references, its address."""
+
+    commit: str
+    listed: str
+    address: str
+
+
+async def _source(clone: Clone, commit: str) -> _Source:
+    await clone.bring_files(commit)
+    what = "--format=%(objectname) %(refname) %(symref)"
+    listed = await clone.run("for-each-ref", what, "refs/remotes/origin", "refs/tags")
+    return _Source(commit, listed, clone.tools.credentials.address(clone.rig.rig_id))
+
+
+async def _create(git: RigGit, branch: str | None, source: _Source) -> How:
     """Make the worktree beside its place, and move it there when it is one; then write its files."""
     place = trio.Path(git.place)
-    await _make_room(clone, place)
-    await clone.bring_files(base)
-    draft = place.parent / f".draft-{secrets.token_hex(4)}"
-    try:
-        await make_private(str(draft), git.user)
-        await _furnish(clone, git.at(str(draft), git.user), branch, base)
-        with suppress(FileNotFoundError):
-            await place.rmdir()  # _make_room left an empty one at most
-        await draft.rename(place)
-    except BaseException:
-        with trio.move_on_after(30, shield=True):
-            await trio.to_thread.run_sync(partial(shutil.rmtree, draft, ignore_errors=True))
-        raise
-    await _fill(git)
+    with git.operation("worktree"):
+        await _make_room(git, place)
+        draft = place.parent / f".draft-{secrets.token_hex(4)}"
+        try:
+            await make_private(str(draft), git.user)
+            await _furnish(git.at(str(draft), git.user), branch, source)
+            with suppress(FileNotFoundError):
+                await place.rmdir()  # _make_room left an empty one at most
+            await draft.rename(place)
+        except BaseException:
+            with trio.move_on_after(30, shield=True):
+                await trio.to_thread.run_sync(partial(shutil.rmtree, draft, ignore_errors=True))
+            raise
+        await _fill(git)
     return "created"
 
 
-async def _furnish(clone: Clone, git: RigGit, branch: str | None, base: str) -> None:
-    """A repository with the clone's objects, its remote and what that has; on `branch` at `base`, or on none."""
-    wide = ("--object-format=sha256",) if len(base) > 40 else ()
+async def _furnish(git: RigGit, branch: str | None, source: _Source) -> None:
+    """A repository with the clone's objects, its remote and what that has; on `branch`, or on none."""
+    wide = ("--object-format=sha256",) if len(source.commit) > 40 else ()
     await git.run("init", "--quiet", "--template=", f"--initial-branch={branch or 'main'}", *wide)
-    listed = await clone.run(
-        "for-each-ref", "--format=%(objectname) %(refname) %(symref)", "refs/remotes/origin", "refs/tags"
-    )
-    address = clone.tools.credentials.address(clone.rig.rig_id)
-    objects = Path(clone.tools.paths.clone(clone.rig.rig_id)) / ".git" / "objects"
-    await run_as(git.user, _write, Path(git.place) / ".git", objects, address, listed, branch)
+    objects = Path(git.tools.paths.clone(git.rig.rig_id)) / ".git" / "objects"
+    await run_as(git.user, _write, Path(git.place) / ".git", objects, source, branch)
     if branch is None:
-        await git.run("update-ref", "--no-deref", "HEAD", base)
+        await git.run("update-ref", "--no-deref", "HEAD", source.commit)
     else:
-        await git.run("update-ref", f"refs/heads/{branch}", base)
+        await git.run("update-ref", f"refs/heads/{branch}", source.commit)
 
 
-def _write(git: Path, objects: Path, address: str, listed: str, branch: str | None) -> None:
-    refs = [line.split(" ") for line in listed.splitlines()]
+def _write(git: Path, objects: Path, source: _Source, branch: str | None) -> None:
+    refs = [line.split(" ") for line in source.listed.splitlines()]
     packed = "".join(f"{commit} {name}\n" for commit, name, target in refs if not target)
     (git / "packed-refs").write_text("# pack-refs with:\n" + packed, errors="surrogateescape")
     for _, name, target in refs:
@@ -167,7 +177,7 @@ def _write(git: Path, objects: Path, address: str, listed: str, branch: str | No
     (git / "objects" / "info").mkdir(exist_ok=True)
     (git / "objects" / "info" / "alternates").write_text(f"{objects}\n")
     with (git / "config").open("a") as config:
-        config.write(_CONFIG.format(url=address.replace("\\", "\\\\").replace('"', '\\"')))
+        config.write(_CONFIG.format(url=source.address.replace("\\", "\\\\").replace('"', '\\"')))
     (git / _OWNER).write_text(branch or "")
 
 
@@ -184,21 +194,33 @@ _CONFIG = """\
 """
 
 
-async def _reuse(clone: Clone, git: RigGit, branch: str) -> How:
-    address = clone.tools.credentials.address(clone.rig.rig_id)
-    if await git.says("config", "--get", "remote.origin.url") != address:
-        await git.run("config", "remote.origin.url", address)
-    if not await _is_filled(git):
-        await _fill(git)
-    return await _bring_up_to_date(clone, git, branch)
+async def _reuse(repositories: Repositories, git: RigGit, branch: str, upstream: str | None, enter: Enter) -> How:
+    with git.operation("worktree"):
+        address = git.tools.credentials.address(git.rig.rig_id)
+        if await git.says("config", "--get", "remote.origin.url") != address:
+            await git.run("config", "remote.origin.url", address)
+        if not await _is_filled(git):
+            await _fill(git)
+        how = await _compare(git, branch, upstream)
+    if how is not None or upstream is None:
+        return how or "reused"
+    try:
+        async with repositories.hold(git.rig, "fetch", enter) as clone:
+            await clone.bring_files(upstream)
+        enter("worktree")
+        with git.operation("worktree"):
+            await git.talk("merge", "--quiet", "--ff-only", upstream)
+    except GitFailed as error:
+        log.warning("git.not_forwarded", rig_id=git.rig.rig_id, branch=branch, reason=str(error))
+        return "left alone"
+    return "forwarded"
 
 
-async def _base(clone: Clone, branch: str, start_point: str | None) -> str:
-    """Where a new branch starts: its start point, else the remote branch of that name, else the default.
+async def _base(clone: Clone, remote: str | None, start_point: str | None) -> str:
+    """Where a new branch starts: its start point, else the remote branch of its name, else the default.
 
     A remote branch that already has the start point in it is the same branch, pushed by an earlier life.
     """
-    remote = await clone.remote_branch(branch)
     start = await _start(clone, start_point) if start_point else None
     if start is None:
         return remote or await clone.default()
@@ -216,30 +238,36 @@ async def _start(clone: Clone, start_point: str) -> str | None:
     return None
 
 
-async def _bring_up_to_date(clone: Clone, git: RigGit, branch: str) -> How:
-    """Forward a clean worktree that is only behind; what is or may be somebody's work stays as it is."""
-    upstream = await clone.remote_branch(branch)
+async def _compare(git: RigGit, branch: str, upstream: str | None) -> How | None:
+    """What a worktree is, seen from its branch on the remote; None for one that is clean and only behind.
+
+    Only such a one is forwarded; what is or may be somebody's work stays as it is.
+    """
     if upstream is None:
         return "reused"
-    await _tell_remote(clone, git, branch, upstream)
+    await _tell_remote(git, branch, upstream)
     if await git.says("symbolic-ref", "--quiet", "--short", "HEAD") != branch:
         return "left alone"
     counted = await git.says("rev-list", "--left-right", "--count", f"HEAD...{upstream}")
     ahead, _, behind = (counted or "0\t0").partition("\t")
     if behind == "0":
         return "reused"
-    if ahead != "0" or await _has_changes(git):
-        return "left alone"
-    try:
-        await clone.bring_files(upstream)
-        await git.talk("merge", "--quiet", "--ff-only", upstream)
-    except GitFailed as error:
-        log.warning("git.not_forwarded", rig_id=clone.rig.rig_id, branch=branch, reason=str(error))
-        return "left alone"
-    return "forwarded"
+    return "left alone" if ahead != "0" or await _has_changes(git) else None
 
 
-async def _tell_remote(clone: Clone, git: RigGit, branch: str, commit: str) -> None:
+async def _show(git: RigGit, target: str) -> How:
+    """Bring a browse worktree to `target`, unless somebody has worked in it."""
+    with git.operation("browse"):
+        if not await _is_filled(git):
+            return await _fill(git)
+        if await _has_changes(git) or await git.says("symbolic-ref", "--quiet", "HEAD"):
+            return "left alone"
+        await _tell_remote(git, git.rig.default_branch, target)
+        await git.talk("checkout", "--quiet", "--detach", target)
+        return "forwarded"
+
+
+async def _tell_remote(git: RigGit, branch: str, commit: str) -> None:
     """Let the worktree know what the clone's fetch has learnt of a branch of the remote."""
     name = f"refs/remotes/origin/{branch}"
     if await git.says("rev-parse", "--verify", "--quiet", name) == commit:
@@ -247,7 +275,7 @@ async def _tell_remote(clone: Clone, git: RigGit, branch: str, commit: str) -> N
     try:
         await git.run("update-ref", name, commit)
     except GitFailed as error:  # its owner's doing: a name in the way, a lock
-        log.warning("git.ref_not_told", rig_id=clone.rig.rig_id, branch=branch, reason=str(error))
+        log.warning("git.ref_not_told", rig_id=git.rig.rig_id, branch=branch, reason=str(error))
 
 
 async def _has_changes(git: RigGit) -> bool:
@@ -265,13 +293,13 @@ async def _is_filled(git: RigGit) -> bool:
     return await run_as(git.user, (Path(git.place) / ".git" / "index").exists)
 
 
-async def _make_room(clone: Clone, place: trio.Path) -> None:
+async def _make_room(git: RigGit, place: trio.Path) -> None:
     """Make sure that a worktree can be put at `place`: what stands there is set aside, never removed."""
     await place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if await place.exists() and any(await place.iterdir()):
         aside = place.parent / f".aside-{place.name[:100]}-{secrets.token_hex(4)}"
         await place.rename(aside)
-        log.warning("git.set_aside", rig_id=clone.rig.rig_id, name=place.name, aside=aside.name)
+        log.warning("git.set_aside", rig_id=git.rig.rig_id, name=place.name, aside=aside.name)
 
 
 def _made_for(place: Path) -> str | None:
