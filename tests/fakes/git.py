@@ -39,6 +39,7 @@ class FakeGit:
         on_progress: Any = None,
         user: Any = None,
         stdin: bytes | None = None,
+        most: int | None = None,
     ) -> str:
         self.asked.append(arguments)
         if on_progress is not None and arguments[0] == "clone":

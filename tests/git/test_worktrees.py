@@ -187,6 +187,16 @@ async def test_the_files_of_a_second_worktree_are_not_fetched_again(place):
     assert len(after) <= 1  # that of its fetch
 
 
+async def test_a_repository_with_more_files_than_a_git_may_name_is_checked_out(place, monkeypatch):
+    """The limit of what a git may print, made small; what is missing at first are all files."""
+    monkeypatch.setattr("gastown.git.command.OUTPUT_LIMIT", 10_000)
+    place.server.make("r", {f"{number}/file": f"{number}\n" for number in range(300)})
+    async with place.life() as life:
+        assert (Path((await worktree(place, life)).path) / "299" / "file").exists()
+        monkeypatch.setattr("gastown.git.repos._MISSING_LIMIT", 0)  # of a second worktree none
+        assert (await worktree(place, life, branch="work/2")).how == "created"
+
+
 async def test_what_an_agent_writes_into_its_repository_is_in_no_other(place):
     """Its configuration, its hooks and its objects: what git runs for another agent is not for it to say."""
     place.server.make("r", FILES)

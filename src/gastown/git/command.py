@@ -59,7 +59,7 @@ _SETTINGS = (
 class GitRunner(Protocol):
     """What `run_git` is. Tests in virtual time have one that runs no process."""
 
-    async def __call__(
+    async def __call__(  # noqa: PLR0913 - keywords
         self,
         *arguments: str,
         cwd: str,
@@ -69,6 +69,7 @@ class GitRunner(Protocol):
         on_progress: OnProgress | None = None,
         user: User | None = None,
         stdin: bytes | None = None,
+        most: int | None = None,
     ) -> str: ...
 
 
@@ -83,7 +84,7 @@ def config_variables(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {"GIT_CONFIG_COUNT": str(count), **variables}
 
 
-async def run_git(
+async def run_git(  # noqa: PLR0913 - keywords
     *arguments: str,
     cwd: str,
     env: Mapping[str, str],
@@ -92,10 +93,12 @@ async def run_git(
     on_progress: OnProgress | None = None,
     user: User | None = None,
     stdin: bytes | None = None,
+    most: int | None = None,
 ) -> str:
-    """Run git in `cwd` as `user` and return its stdout, up to 16 MiB. `env` needs PATH; no configuration of a user
-    or of the system is read, and `config` is added to ours. `secrets` are taken out of what an error says.
-    A repository is looked for in `cwd` and nowhere above it.
+    """Run git in `cwd` as `user` and return its stdout, which may have `most` bytes, 16 MiB if not told otherwise.
+
+    `env` needs PATH; no configuration of a user or of the system is read, and `config` is added to ours.
+    `secrets` are taken out of what an error says. A repository is looked for in `cwd` and nowhere above it.
 
     Raises `GitFailed` or one of its kinds. Cancelling ends the whole process group: TERM, two seconds, KILL.
     """
@@ -113,7 +116,7 @@ async def run_git(
         )
     except OSError as error:
         raise GitError(f"git {arguments[0]} cannot run: {error.strerror or type(error).__name__}") from None
-    said = _Said(on_progress)
+    said = _Said(on_progress, OUTPUT_LIMIT if most is None else most)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(said.read_stdout, process, name="git stdout")
@@ -132,10 +135,10 @@ async def run_git(
                 with trio.move_on_after(0, shield=True):
                     await pipe.aclose()
     if said.too_much:
-        raise GitError(f"git {arguments[0]} printed more than {OUTPUT_LIMIT} bytes")
+        raise GitError(f"git {arguments[0]} printed more than {said.most} bytes")
     if process.returncode:
         raise failure(arguments[0], process.returncode, redacted(said.stderr, secrets))
-    return bytes(said.stdout).decode(errors="surrogateescape")
+    return said.stdout.decode(errors="surrogateescape")
 
 
 def _bounds(cwd: str) -> dict[str, str]:
@@ -150,7 +153,8 @@ def _bounds(cwd: str) -> dict[str, str]:
 class _Said:
     """What a git has said: all of its stdout, the last lines of its stderr without the progress."""
 
-    def __init__(self, on_progress: OnProgress | None) -> None:
+    def __init__(self, on_progress: OnProgress | None, most: int) -> None:
+        self.most = most
         self.stdout = bytearray()
         self.too_much = False
         self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
@@ -163,7 +167,7 @@ class _Said:
     async def read_stdout(self, process: trio.Process) -> None:
         assert process.stdout is not None  # noqa: S101 - opened as a pipe
         async for chunk in process.stdout:
-            if len(self.stdout) + len(chunk) > OUTPUT_LIMIT:
+            if len(self.stdout) + len(chunk) > self.most:
                 self.too_much = True
                 _signal_group(process, signal.SIGKILL)
                 return

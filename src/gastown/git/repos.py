@@ -31,6 +31,8 @@ Enter = Callable[[str], None]
 """Hears the name of each phase of an operation."""
 
 _CLEANUP_SECONDS = 30.0
+_MISSING_LIMIT = 64 * 1024 * 1024
+"""The names of a million and a half files."""
 _BROWSING = 2
 """Browse worktrees that are made side by side: each is a clone, and agents start beside them."""
 
@@ -84,15 +86,15 @@ class Clone(RigGit):
 
     async def bring_files(self, commit: str) -> None:
         """Have all files of `commit` here, in one request or none, so that no worktree fetches them for itself."""
-        objects = ("--objects", "--no-object-names", "--no-walk", "--missing=print")
-        listed = await self.run("rev-list", *objects, commit)
-        missing = [line[1:] for line in listed.splitlines() if line.startswith("?")]
+        # Quiet, git prints the names of what is missing and of nothing else: a line for each file at most.
+        objects = ("--objects", "--no-walk", "--missing=print", "--quiet")
+        missing = (await self.run("rev-list", *objects, commit, most=_MISSING_LIMIT)).replace("?", "")
         if missing:
             # As git itself does it when it misses objects.
             quiet = ("--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none")
             negotiation = ("-c", "fetch.negotiationAlgorithm=noop")
-            wanted = "".join(f"{name}\n" for name in missing).encode()
-            await self.talk(*negotiation, "fetch", "--progress", *quiet, "--stdin", "origin", stdin=wanted)
+            stdin = missing.encode()
+            await self.talk(*negotiation, "fetch", "--progress", *quiet, "--stdin", "origin", stdin=stdin)
 
     async def default(self) -> str:
         """The commit that new work starts from. Raises `GitError` when the remote has no such branch."""

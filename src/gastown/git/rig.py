@@ -158,6 +158,7 @@ class RigGit:
         cwd: str | None = None,
         identity: Mapping[str, str] = IDENTITY,
         stdin: bytes | None = None,
+        most: int | None = None,
     ) -> str:
         """Run git once, in its place if not told otherwise. It has the rig's credentials, should it need them."""
         tools, asker = self.tools, f"{OWN}{secrets.token_hex(4)}"
@@ -171,6 +172,7 @@ class RigGit:
                 on_progress=log_progress(self.rig.rig_id, self._progressed),
                 user=self.user,
                 stdin=stdin,
+                most=most,
             )
         except AuthFailed as error:
             error.refused = tools.credentials.handed(asker)
