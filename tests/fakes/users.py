@@ -14,7 +14,7 @@ import pytest
 from gastown.agents.users import AgentUsers
 from gastown.concurrency.users import User
 
-__all__ = ["ALICE", "BOB", "KEEPER", "needs_root", "open_folder", "users"]
+__all__ = ["ALICE", "BOB", "KEEPER", "make_deep", "needs_root", "open_folder", "users"]
 
 UIDS = range(210_000, 210_010)
 KEEPER = User(64_201, 64_201, "keeper", takes_from=UIDS)
@@ -37,3 +37,16 @@ def open_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def make_deep(place: Path, user: User) -> int:
+    """A directory of `user`'s with 1,500 inside of each other; the deepest one, open."""
+    place.mkdir()
+    os.chown(place, user.uid, user.gid)
+    here = os.open(place, os.O_RDONLY)
+    for _ in range(1_500):
+        os.mkdir("d", dir_fd=here)
+        os.chown("d", user.uid, user.gid, dir_fd=here)
+        here, above = os.open("d", os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+    return here

@@ -24,7 +24,7 @@ from gastown.git.rig import Tools
 from gastown.git.save import commit_all, push
 from gastown.git.workspace import prepare_workspace
 from gastown.git.worktrees import Checkout, browse, check_out
-from tests.fakes.users import ALICE, BOB, KEEPER, needs_root, open_folder
+from tests.fakes.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 from tests.git.conftest import Place
 from tests.git.server import open_git_server
 
@@ -154,6 +154,14 @@ async def test_the_next_agent_on_a_branch_takes_the_worktree_over_with_its_work(
     assert owners(path) == {BOB.uid}
     assert "work/1" in await owned.git(BOB, "status", cwd=str(path))
     assert "Permission denied" in await owned.git(ALICE, "-C", str(path), "status", cwd="/")
+
+
+async def test_what_is_left_of_a_worktree_that_was_being_made_is_removed_whatever_its_agent_put_there(owned):
+    draft = owned.place.room() / "worktrees" / ".draft-1234"
+    draft.parent.mkdir(parents=True)
+    os.close(make_deep(draft, BOB))
+    await owned.worktree(ALICE)
+    assert not draft.exists()
 
 
 async def test_a_worktree_of_a_container_without_users_becomes_the_agent_s(owned):

@@ -10,11 +10,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.concurrency.ownership import NotOurs, check_path, give_directory, keep_root, read_small, write_whole
+from gastown.concurrency.ownership import (
+    NotOurs,
+    check_path,
+    give_directory,
+    keep_root,
+    read_small,
+    remove_tree,
+    write_whole,
+)
 from gastown.concurrency.processes import open_child
 from gastown.concurrency.users import end_processes_of, in_guise, run_as
 from gastown.git.workspace import write_agents_md
-from tests.fakes.users import ALICE, BOB, KEEPER, needs_root, open_folder
+from tests.fakes.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 
 pytestmark = needs_root
 
@@ -133,6 +141,50 @@ def test_a_directory_that_is_there_is_handed_over_with_all_that_is_ours_or_anoth
     assert owner(place / "deep" / "ours")[0] == owner(place / "deep" / "er" / "bobs")[0] == ALICE.uid
     assert owner(place / "deep" / "er")[0] == owner(place)[0] == ALICE.uid
     assert owner(place / "x")[0] == 12_345
+
+
+def test_a_tree_as_deep_as_it_likes_is_handed_over_and_removed(folder):
+    deepest = make_deep(folder / "work", BOB)
+    give_directory(str(folder / "work"), ALICE, 0o700)
+    found = os.fstat(deepest).st_uid
+    os.close(deepest)
+    assert remove_tree(folder / "work")
+    assert (found, list(folder.iterdir())) == (ALICE.uid, [])
+
+
+def test_a_tree_is_removed_with_nothing_that_a_link_leads_to_and_says_when_it_is_still_there(folder):
+    ours, place = secret(folder), folder / "work"
+    (place / "a" / "b").mkdir(parents=True)
+    (place / "a" / "file").touch()
+    (place / "a" / "symbolic").symlink_to(ours)
+    (place / "folder").symlink_to(folder)
+    (place / "hard").hardlink_to(ours)
+    (folder / "link").symlink_to(place)
+    assert not remove_tree(folder / "link")
+    assert (place / "a" / "b").is_dir()
+    assert [remove_tree(place), remove_tree(folder / "missing")] == [True, True]
+    assert {entry.name for entry in folder.iterdir()} == {"secret", "link"}
+    assert ours.read_text() == "of root"
+
+
+def test_a_directory_that_is_moved_while_its_tree_is_handed_over_leads_nowhere_else(folder, monkeypatch):
+    """Up again from where it is now, we would give away what is not in the tree."""
+    place, elsewhere = folder / "work", folder / "elsewhere"
+    (place / "a" / "b").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "ours").touch()
+    chown = os.chown
+
+    def moved(name, *more, **options) -> None:
+        chown(name, *more, **options)
+        if name == "b":
+            (place / "a").rename(elsewhere / "a")
+
+    monkeypatch.setattr(os, "chown", moved)
+    with pytest.raises(NotOurs, match="was moved"):
+        give_directory(str(place), ALICE, 0o700)
+    assert owner(elsewhere / "ours")[0] == owner(elsewhere)[0] == 0
+    assert owner(place)[0] == 0
 
 
 def test_a_link_in_a_tree_that_is_handed_over_gives_nothing_away(folder):

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from gastown.concurrency.users import User
 
-__all__ = ["NotOurs", "check_path", "give_directory", "keep_root", "read_small", "write_whole"]
+__all__ = ["NotOurs", "check_path", "give_directory", "keep_root", "read_small", "remove_tree", "write_whole"]
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 4 * 1024 * 1024
@@ -107,13 +110,85 @@ def _hand_over(directory: int, user: User) -> None:
     A second link to a file of ours may have been made by anybody, so such a file stays ours.
     """
     us = os.geteuid()
-    for _, folders, files, here in os.fwalk(".", topdown=False, follow_symlinks=False, dir_fd=directory):
-        for name in (*folders, *files):
-            entry = os.stat(name, dir_fd=here, follow_symlinks=False)
-            ours = entry.st_uid == us and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1)
-            if ours or entry.st_uid in user.takes_from:
-                os.chown(name, user.uid, user.gid, dir_fd=here, follow_symlinks=False)
+    for here, name, entry in _walk(directory):
+        ours = entry.st_uid == us and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1)
+        if ours or entry.st_uid in user.takes_from:
+            os.chown(name, user.uid, user.gid, dir_fd=here, follow_symlinks=False)
     os.fchown(directory, user.uid, user.gid)
+
+
+def remove_tree(path: str | Path) -> bool:
+    """Remove a directory with all that is in it, and nothing that a link in it leads to; whether it is gone.
+
+    It becomes ours first, so that whose it was cannot fill it again meanwhile. What cannot be removed stays.
+    """
+    with suppress(OSError, NotOurs):
+        directory = os.open(path, _OPEN)
+        try:
+            os.fchown(directory, os.geteuid(), -1)
+            os.fchmod(directory, 0o700)
+            for here, name, entry in _walk(directory):
+                with suppress(OSError):
+                    (os.rmdir if stat.S_ISDIR(entry.st_mode) else os.unlink)(name, dir_fd=here)
+        finally:
+            os.close(directory)
+        Path(path).rmdir()
+    return not os.path.lexists(path)
+
+
+@dataclass
+class _Level:
+    """A directory on the way down: its name, what it is, and what has not been looked at in it."""
+
+    name: str
+    found: os.stat_result
+    names: list[str]
+
+
+def _walk(top: int) -> Iterator[tuple[int, str, os.stat_result]]:
+    """Everything below the directory `top`, with the descriptor of the directory that it is in; what is in a
+    directory comes before it.
+
+    It goes one step down or up at a time, through no link, with one descriptor more open: a tree may be as deep as
+    it likes. What cannot be looked into is passed over. Raises `NotOurs` where a directory is moved meanwhile.
+    """
+    here = os.dup(top)
+    try:
+        way = [_level(".", here)]
+        while way:
+            if not way[-1].names:
+                level = way.pop()
+                if way:
+                    here = _step(here, "..", way[-1].found)
+                    yield here, level.name, level.found
+                continue
+            name = way[-1].names.pop()
+            try:
+                found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    here = _step(here, name, found)
+            except OSError:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                way.append(_level(name, here))
+            else:
+                yield here, name, found
+    finally:
+        os.close(here)
+
+
+def _level(name: str, here: int) -> _Level:
+    return _Level(name, os.fstat(here), os.listdir(here))
+
+
+def _step(here: int, name: str, expected: os.stat_result) -> int:
+    """The directory `name` of `here`, which is closed then. Where it cannot be opened, nothing changes."""
+    there = os.open(name, _OPEN, dir_fd=here)
+    if not os.path.samestat(os.fstat(there), expected):
+        os.close(there)
+        raise NotOurs("a directory was moved while we were in it")
+    os.close(here)
+    return there
 
 
 def read_small(path: Path) -> str | None:

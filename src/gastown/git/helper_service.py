@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import socket
 import struct
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from gastown.concurrency.ownership import remove_tree
 from gastown.git.access import HelperAccess
 from gastown.git.credentials import OWN, GitCredentials
 
@@ -53,7 +53,7 @@ async def open_helper_service(
                 yield access
                 nursery.cancel_scope.cancel(reason="the town closes")
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
 
 
 async def _answer(credentials: GitCredentials, access: HelperAccess, stream: trio.SocketStream) -> None:

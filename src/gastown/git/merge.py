@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 import trio
 
+from gastown.concurrency.ownership import remove_tree
 from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, PushRaced
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import IDENTITY, Rig
@@ -103,5 +102,5 @@ async def _worktree(clone: Clone) -> AsyncIterator[str]:
         yield path
     finally:
         with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            await trio.to_thread.run_sync(partial(shutil.rmtree, path, ignore_errors=True))
+            await trio.to_thread.run_sync(remove_tree, path)
             await clone.run("worktree", "prune")

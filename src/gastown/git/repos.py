@@ -7,7 +7,6 @@ the next start finds it further on, or done.
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
-from gastown.concurrency.ownership import NotOurs, give_directory
+from gastown.concurrency.ownership import NotOurs, give_directory, remove_tree
 from gastown.concurrency.users import User, run_as
 from gastown.git.errors import GitError, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
@@ -274,7 +273,8 @@ def _unlock(git: Path) -> None:
 
 
 async def _remove(directory: trio.Path) -> None:
-    await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+    if not await trio.to_thread.run_sync(remove_tree, str(directory)):
+        log.warning("git.not_removed", directory=str(directory))
 
 
 @asynccontextmanager

@@ -8,18 +8,16 @@ The rig's lock is held for that only: git in a worktree takes as long as its own
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import structlog
 import trio
 
-from gastown.concurrency.ownership import read_small
+from gastown.concurrency.ownership import read_small, remove_tree
 from gastown.concurrency.users import run_as
 from gastown.git.errors import GitError, GitFailed
 from gastown.git.repos import Clone, Enter, Repositories, nobody
@@ -148,7 +146,7 @@ async def _create(git: RigGit, branch: str | None, source: _Source) -> How:
             await draft.rename(place)
         except BaseException:
             with trio.move_on_after(30, shield=True):
-                await trio.to_thread.run_sync(partial(shutil.rmtree, draft, ignore_errors=True))
+                await trio.to_thread.run_sync(remove_tree, str(draft))
             raise
         await _fill(git)
     return "created"
