@@ -197,6 +197,15 @@ async def test_a_repository_with_more_files_than_a_git_may_name_is_checked_out(p
         assert (await worktree(place, life, branch="work/2")).how == "created"
 
 
+async def test_very_many_files_are_asked_for_in_several_requests(place, monkeypatch):
+    monkeypatch.setattr("gastown.git.repos._FILES_AT_A_TIME", 100)
+    place.server.make("r", {f"{number}/file": f"{number}\n" for number in range(250)})
+    async with place.life() as life:
+        assert (Path((await worktree(place, life)).path) / "249" / "file").exists()
+    # Two of the clone, which asks what there is first, and one for each hundred files.
+    assert len([asked for asked in place.server.asked if asked.method == "POST"]) == 2 + 3
+
+
 async def test_what_an_agent_writes_into_its_repository_is_in_no_other(place):
     """Its configuration, its hooks and its objects: what git runs for another agent is not for it to say."""
     place.server.make("r", FILES)
