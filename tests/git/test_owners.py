@@ -156,6 +156,48 @@ async def test_the_next_agent_on_a_branch_takes_the_worktree_over_with_its_work(
     assert "Permission denied" in await owned.git(ALICE, "-C", str(path), "status", cwd="/")
 
 
+@pytest.mark.parametrize("made_by", ["us", "the agent"])
+async def test_what_an_agent_made_git_run_is_not_run_by_the_next_agent_on_its_branch(owned, made_by):
+    path = Path((await owned.worktree(ALICE)).path)
+    told, git = path / "told", path / ".git"
+    spy = f"sh -c 'id -u >> {told}; cat'"
+    (path / ".gitattributes").write_text("a.txt filter=spy\n")
+    for name in ("core.fsmonitor", "filter.spy.clean", "core.sshCommand"):
+        await owned.git(ALICE, "config", name, spy, cwd=str(path))
+    (git / "config.worktree").write_text("[core]\n\tfsmonitor = bad\n")
+    (git / "hooks").mkdir()
+    (git / "hooks" / "post-commit").write_text(f"#!/bin/sh\nid -u >> {told}\n")
+    (git / "hooks" / "post-commit").chmod(0o755)
+    (git / "hooks").chmod(0o500)
+    (git / "info").mkdir()
+    (git / "info" / "attributes").write_text("* filter=spy\n")
+    (git / "info" / "exclude").write_text("told\n")
+    (git / "commondir").write_text(".\n")
+    if made_by == "the agent":
+        (git / "gastown-branch").unlink()
+    for entry in git.rglob("*"):
+        os.chown(entry, ALICE.uid, ALICE.gid)
+    again = await owned.worktree(BOB)
+    (path / "a.txt").write_text("changed\n")
+    await owned.git(BOB, "add", "a.txt", cwd=str(path))
+    await owned.git(BOB, "commit", "-m", "mine", cwd=str(path))
+    assert again.how == ("reused" if made_by == "us" else "not ours")
+    assert not told.exists() or str(BOB.uid) not in told.read_text().split()
+    assert "new branch" in await owned.git(BOB, "push", "origin", "HEAD", cwd=str(path))
+    assert (git / "info" / "exclude").read_text() == "told\n"
+    assert owners(path) == {BOB.uid}
+
+
+async def test_a_repository_elsewhere_that_an_agent_s_worktree_leads_to_is_not_the_next_agent_s(owned):
+    path = Path((await owned.worktree(ALICE)).path)
+    (path / ".git").rename(path / "evil")
+    (path / ".git").symlink_to("evil")
+    os.chown(path / ".git", ALICE.uid, ALICE.gid, follow_symlinks=False)
+    assert (await owned.worktree(BOB)).how == "created"
+    (aside,) = path.parent.glob(".aside-*")
+    assert (aside / "evil" / "HEAD").is_file()
+
+
 async def test_what_is_left_of_a_worktree_that_was_being_made_is_removed_whatever_its_agent_put_there(owned):
     draft = owned.place.room() / "worktrees" / ".draft-1234"
     draft.parent.mkdir(parents=True)

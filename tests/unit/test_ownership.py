@@ -143,6 +143,28 @@ def test_a_directory_that_is_there_is_handed_over_with_all_that_is_ours_or_anoth
     assert owner(place / "x")[0] == 12_345
 
 
+def test_a_directory_is_settled_before_its_next_user_has_it_and_again_if_that_was_cut(folder):
+    place, settled = folder / "work", []
+    place.mkdir()
+
+    def cut() -> None:
+        (place / "seen").touch()
+        raise KeyboardInterrupt
+
+    def settle() -> None:
+        settled.append(owner(place))
+
+    give_directory(str(place), ALICE, 0o700, settle)  # nobody has worked in it
+    give_directory(str(place), ALICE, 0o700, settle)
+    with pytest.raises(KeyboardInterrupt):
+        give_directory(str(place), BOB, 0o700, cut)
+    assert (settled, owner(place / "seen")[0]) == ([], BOB.uid)
+    for _ in range(2):
+        give_directory(str(place), BOB, 0o700, settle)
+    assert settled == [(BOB.uid, 0o300)]
+    assert owner(place) == (BOB.uid, 0o700)
+
+
 def test_a_tree_as_deep_as_it_likes_is_handed_over_and_removed(folder):
     deepest = make_deep(folder / "work", BOB)
     give_directory(str(folder / "work"), ALICE, 0o700)

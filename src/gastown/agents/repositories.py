@@ -19,7 +19,7 @@ from gastown.contract.git import Remote
 from gastown.contract.secret import Secret
 from gastown.git.errors import AuthFailed, GitError, NetworkFailed, PushRaced, RepositoryNotFound
 from gastown.git.rig import Rig, RigGit, limited
-from gastown.git.workspace import make_private, write_agents_md
+from gastown.git.workspace import give, write_agents_md
 from gastown.git.worktrees import browse, check_out
 
 __all__ = ["behind", "browse_rigs", "git_of", "know", "prepare_worktree", "set_up", "write_instructions"]
@@ -173,7 +173,7 @@ async def write_instructions(agent: Agent, services: AgentServices) -> None:
         text = "\n\n".join(part for part in parts if part)
         owner = services.users.owner(agent.request, agent.user)
         if not await trio.Path(agent.workdir).exists():
-            await make_private(agent.workdir, owner)
+            await give(agent.workdir, owner)
         await write_agents_md(agent.workdir, text, owner)
 
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gastown.concurrency.users import User
+from gastown.concurrency.users import User, in_guise
 
 __all__ = ["NotOurs", "check_path", "give_directory", "keep_root", "read_small", "remove_tree", "write_whole"]
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 4 * 1024 * 1024
+_HALF_GIVEN = 0o300
+"""The mode of a directory that is being handed over. One that was left so is handed over again."""
 
 
 class NotOurs(Exception):
@@ -56,9 +58,10 @@ def check_path(path: str) -> None:
             raise NotOurs(f"{directory} cannot be passed through by other users: chmod o+x")
 
 
-def give_directory(path: str, user: User | None, mode: int) -> None:
+def give_directory(path: str, user: User | None, mode: int, settle: Callable[[], None] | None = None) -> None:
     """Make a directory of `user`'s in a directory of ours. One that is there becomes the user's with all in it.
 
+    `settle` is called, as the user, before one is his that another user has worked in; in a worker thread only.
     What stands there and is no directory raises `NotOurs`. Where everybody may make directories (/tmp), one that
     another user has made is set aside: it may be a trap.
     """
@@ -83,8 +86,12 @@ def give_directory(path: str, user: User | None, mode: int) -> None:
     except OSError as error:
         raise NotOurs(f"{path} is not a directory of ours: {error.strerror}") from error
     try:
-        if os.fstat(directory).st_uid != user.uid:
+        before = os.fstat(directory)
+        if before.st_uid != user.uid or stat.S_IMODE(before.st_mode) == _HALF_GIVEN:
+            os.fchmod(directory, _HALF_GIVEN)
             _hand_over(directory, user)
+            if settle is not None and before.st_uid != os.geteuid():
+                in_guise(user, settle)
         os.fchmod(directory, mode)
     finally:
         os.close(directory)

@@ -14,7 +14,7 @@ from gastown.concurrency.ownership import remove_tree
 from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, PushRaced
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import IDENTITY, Rig
-from gastown.git.workspace import make_private
+from gastown.git.workspace import give
 
 __all__ = ["Merged", "merge"]
 
@@ -96,7 +96,7 @@ async def _merge_once(clone: Clone, path: str, theirs: str, message: str, identi
 async def _worktree(clone: Clone) -> AsyncIterator[str]:
     """A detached worktree for the length of the block, removed however it ends."""
     path = str(trio.Path(clone.tools.paths.rig(clone.rig.rig_id)) / f".merge-{secrets.token_hex(4)}")
-    await make_private(path, clone.user)  # its room is ours, and no user's
+    await give(path, clone.user)  # its room is ours, and no user's
     try:
         await clone.run("worktree", "add", "--quiet", "--no-checkout", "--detach", path, "HEAD")
         yield path

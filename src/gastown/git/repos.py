@@ -33,7 +33,7 @@ _CLEANUP_SECONDS = 30.0
 _MISSING_LIMIT = 64 * 1024 * 1024
 """The names of a million and a half files."""
 _FILES_AT_A_TIME = 20_000
-"""git's own time grows with the square of it: 420,000 files in one request take minutes, in these 25 s."""
+"""git's own time grows with the square of it: 420,000 files in one request take minutes, in these 20 s."""
 _BROWSING = 2
 """Browse worktrees that are made side by side: each is a clone, and agents start beside them."""
 

@@ -1,8 +1,8 @@
-"""Directories that agents work in without a repository of their own (contract section 3)."""
+"""Where all that belongs to a town lies below its workspace root, and directories given to who works in them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,16 @@ from gastown.concurrency.users import User, run_as
 from gastown.git.command import run_git
 from gastown.git.errors import GitError
 
-__all__ = ["OutsideRoot", "WorkspacePaths", "make_private", "prepare_workspace", "write_agents_md"]
+__all__ = ["OutsideRoot", "WorkspacePaths", "give", "prepare_workspace", "write_agents_md"]
 
 
-async def make_private(path: str, user: User | None, mode: int = 0o700) -> None:
-    """Make a directory that is `user`'s, or make one that is there the user's. Raises `GitError` if it cannot."""
+async def give(path: str, user: User | None, mode: int = 0o700, settle: Callable[[], None] | None = None) -> None:
+    """Make a directory that is `user`'s, or make one that is there the user's. Raises `GitError` if it cannot.
+
+    `settle`: see `give_directory`.
+    """
     try:
-        await trio.to_thread.run_sync(partial(give_directory, path, user, mode))
+        await trio.to_thread.run_sync(partial(give_directory, path, user, mode, settle))
     except (OSError, NotOurs) as error:
         raise GitError(f"The directory cannot be made: {error}") from error
 
@@ -71,7 +74,7 @@ async def prepare_workspace(
     """Make `workdir` a git repository of `user`'s with one empty commit, unless it is one already."""
     if not paths.contains(workdir):
         raise OutsideRoot
-    await make_private(workdir, user, mode)
+    await give(workdir, user, mode)
     if await run_as(user, _has_commit, Path(workdir)):
         return
     name = ("-c", "user.name=gastown", "-c", "user.email=gastown@gastown.local")

@@ -11,25 +11,24 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import structlog
 import trio
 
-from gastown.concurrency.ownership import read_small, remove_tree
+from gastown.concurrency.ownership import remove_tree
 from gastown.concurrency.users import run_as
 from gastown.git.errors import GitError, GitFailed
+from gastown.git.furnish import Source, disarm, furnish, made_for_branch, source_of
 from gastown.git.repos import Clone, Enter, Repositories, nobody
 from gastown.git.rig import Rig, RigGit
-from gastown.git.workspace import OutsideRoot, make_private
+from gastown.git.workspace import OutsideRoot, give
 
 __all__ = ["Checkout", "browse", "check_out"]
 
 log = structlog.get_logger()
-
-_OWNER = "gastown-branch"
-"""In a worktree's `.git`: for which branch we made it. Empty for one to look at."""
 
 How = Literal["created", "reused", "forwarded", "left alone", "not ours"]
 
@@ -73,7 +72,7 @@ async def check_out(
                 log.warning("git.fetch_failed", rig_id=rig.rig_id, branch=branch, reason=str(error))
             upstream = await clone.remote_branch(branch)
             if made_for is None:
-                source = await _source(clone, await _base(clone, upstream, start_point))
+                source = await source_of(clone, await _base(clone, upstream, start_point))
         enter("worktree")
         if source is not None:
             how = await _create(git, branch, source)
@@ -93,7 +92,7 @@ async def browse(repositories: Repositories, rig: Rig) -> Checkout:
         with report.busy("browse"):
             async with repositories.hold(rig, "fetch") as clone:
                 await clone.fetch()
-                source = await _source(clone, await clone.default())
+                source = await source_of(clone, await clone.default())
             how = await _create(git, None, source) if made_for is None else await _show(git, source.commit)
             with git.operation("browse"):
                 commit = await git.says("rev-parse", "HEAD")
@@ -112,35 +111,20 @@ async def _enter(repositories: Repositories, git: RigGit, enter: Enter) -> Async
         enter("git_queue")
     async with lock:
         if await trio.Path(git.place).is_dir():
-            await make_private(git.place, git.user)
-        yield await run_as(git.user, _made_for, Path(git.place))
+            address = git.tools.credentials.address(git.rig.rig_id)
+            await give(git.place, git.user, settle=partial(disarm, Path(git.place), address))
+        yield await run_as(git.user, made_for_branch, Path(git.place))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What a worktree is made from: a commit whose files the clone has, the remote's references, its address."""
-
-    commit: str
-    listed: str
-    address: str
-
-
-async def _source(clone: Clone, commit: str) -> _Source:
-    await clone.bring_files(commit)
-    what = "--format=%(objectname) %(refname) %(symref)"
-    listed = await clone.run("for-each-ref", what, "refs/remotes/origin", "refs/tags")
-    return _Source(commit, listed, clone.tools.credentials.address(clone.rig.rig_id))
-
-
-async def _create(git: RigGit, branch: str | None, source: _Source) -> How:
+async def _create(git: RigGit, branch: str | None, source: Source) -> How:
     """Make the worktree beside its place, and move it there when it is one; then write its files."""
     place = trio.Path(git.place)
     with git.operation("worktree"):
         await _make_room(git, place)
         draft = place.parent / f".draft-{secrets.token_hex(4)}"
         try:
-            await make_private(str(draft), git.user)
-            await _furnish(git.at(str(draft), git.user), branch, source)
+            await give(str(draft), git.user)
+            await furnish(git.at(str(draft), git.user), branch, source)
             with suppress(FileNotFoundError):
                 await place.rmdir()  # _make_room left an empty one at most
             await draft.rename(place)
@@ -150,46 +134,6 @@ async def _create(git: RigGit, branch: str | None, source: _Source) -> How:
             raise
         await _fill(git)
     return "created"
-
-
-async def _furnish(git: RigGit, branch: str | None, source: _Source) -> None:
-    """A repository with the clone's objects, its remote and what that has; on `branch`, or on none."""
-    wide = ("--object-format=sha256",) if len(source.commit) > 40 else ()
-    await git.run("init", "--quiet", "--template=", f"--initial-branch={branch or 'main'}", *wide)
-    objects = Path(git.tools.paths.clone(git.rig.rig_id)) / ".git" / "objects"
-    await run_as(git.user, _write, Path(git.place) / ".git", objects, source, branch)
-    if branch is None:
-        await git.run("update-ref", "--no-deref", "HEAD", source.commit)
-    else:
-        await git.run("update-ref", f"refs/heads/{branch}", source.commit)
-
-
-def _write(git: Path, objects: Path, source: _Source, branch: str | None) -> None:
-    refs = [line.split(" ") for line in source.listed.splitlines()]
-    packed = "".join(f"{commit} {name}\n" for commit, name, target in refs if not target)
-    (git / "packed-refs").write_text("# pack-refs with:\n" + packed, errors="surrogateescape")
-    for _, name, target in refs:
-        if target:
-            (git / name).parent.mkdir(parents=True, exist_ok=True)
-            (git / name).write_text(f"ref: {target}\n", errors="surrogateescape")
-    (git / "objects" / "info").mkdir(exist_ok=True)
-    (git / "objects" / "info" / "alternates").write_text(f"{objects}\n")
-    with (git / "config").open("a") as config:
-        config.write(_CONFIG.format(url=source.address.replace("\\", "\\\\").replace('"', '\\"')))
-    (git / _OWNER).write_text(branch or "")
-
-
-_CONFIG = """\
-[core]
-	repositoryformatversion = 1
-[extensions]
-	partialClone = origin
-[remote "origin"]
-	url = "{url}"
-	fetch = +refs/heads/*:refs/remotes/origin/*
-	promisor = true
-	partialclonefilter = blob:none
-"""
 
 
 async def _reuse(repositories: Repositories, git: RigGit, branch: str, upstream: str | None, enter: Enter) -> How:
@@ -298,8 +242,3 @@ async def _make_room(git: RigGit, place: trio.Path) -> None:
         aside = place.parent / f".aside-{place.name[:100]}-{secrets.token_hex(4)}"
         await place.rename(aside)
         log.warning("git.set_aside", rig_id=git.rig.rig_id, name=place.name, aside=aside.name)
-
-
-def _made_for(place: Path) -> str | None:
-    """The branch for which we made the worktree at `place`; None when we made none."""
-    return read_small(place / ".git" / _OWNER)
