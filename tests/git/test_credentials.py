@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from gastown.contract.git import Remote
+from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
+from gastown.git.credentials import ANY_RIG
 from gastown.git.errors import AuthFailed
 from tests.git.conftest import Life, Place
 from tests.git.test_worktrees import FILES, worktree
@@ -201,8 +203,18 @@ async def test_a_mayor_gets_the_login_of_the_rig_whose_address_it_is(place):
         life.credentials.know(
             "r2", Remote.parse("https://git.test/o/two.git"), given={"GIT_TOKEN": Secret("second")}
         )
-        assert await ask("mayor-oak", "https://git.test/o/two") == "x-access-token:second"
-        assert await ask("mayor-oak", "https://git.test/o/three") == "nothing"
+        assert await ask(ANY_RIG, "https://git.test/o/two") == "x-access-token:second"
+        assert await ask(ANY_RIG, "https://git.test/o/three") == "nothing"
+        assert not is_identifier(ANY_RIG)
+
+
+async def test_an_agent_whose_rig_is_not_known_yet_gets_no_other_rig_s_login(place):
+    """A triage agent needs no repository, so its start may be the first that is heard of its rig."""
+    async with place.life() as life:
+        life.credentials.know(
+            "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
+        )
+        assert await Asking(place, life)("r2", "https://git.test/o/one.git") == "nothing"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +236,7 @@ async def test_the_towns_tokens_go_to_the_hosts_that_they_are_for(place, url, lo
     async with place.life() as life:
         own = rig == "the agent's own rig" and not url.startswith("http:")
         life.credentials.know("r", Remote.parse(url if own else "https://mine.test/x.git"))
-        asker = "r" if own else "mayor-oak"
+        asker = "r" if own else ANY_RIG
         assert await Asking(place, life)(asker, url) == login
 
 

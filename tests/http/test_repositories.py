@@ -154,7 +154,8 @@ async def test_an_agents_environment_names_the_helper_and_no_other(town_on_fakes
                 "credential.useHttpPath",
             ]
             assert env["GIT_CONFIG_VALUE_0"] == ""
-        assert mayor["GASTOWN_GIT_KEY"] != polecat["GASTOWN_GIT_KEY"]
+        assert mayor["GASTOWN_GIT_KEY"].startswith("*/mayor-1/")
+        assert polecat["GASTOWN_GIT_KEY"].startswith("rig-1/pole-1/")
 
 
 async def test_a_merge_that_runs_when_the_container_drains_ends_and_is_reported(town_on_fakes) -> None:

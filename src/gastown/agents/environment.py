@@ -15,6 +15,7 @@ from gastown.concurrency.users import User, uid_of
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_map
 from gastown.git.access import HelperAccess
+from gastown.git.credentials import ANY_RIG
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
 
@@ -329,7 +330,8 @@ def _git_access(
     # git and kilo do not look into a repository of another user's, if they are not told to.
     shared = user is not None and not request.is_mayor and not request.works_in_repository
     more = (("safe.directory", workdir),) if shared else ()
-    return defaults.git.agent_variables(request.rig_id, request.agent_id, uid_of(user), *more)
+    rig_id = ANY_RIG if request.is_mayor else request.rig_id
+    return defaults.git.agent_variables(rig_id, request.agent_id, uid_of(user), *more)
 
 
 def _person(user: User | None, home: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from gastown.contract.git import Remote
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 
-__all__ = ["OWN", "GitCredentials", "Login", "TokenSource"]
+__all__ = ["ANY_RIG", "OWN", "GitCredentials", "Login", "TokenSource"]
 
 log = structlog.get_logger()
 
@@ -31,6 +31,8 @@ RENEW_PAUSE_SECONDS = 20.0
 _REMEMBERED_REFUSALS = 16
 OWN = "-"
 """How askers begin that are commands of ours. No identifier of an agent may begin so."""
+ANY_RIG = "*"
+"""For whom the mayor asks, who looks at all of them. No identifier of a rig may be so."""
 
 
 class TokenSource(Protocol):
@@ -177,9 +179,9 @@ class GitCredentials:
 
     def _rig_for(self, rig_id: str, origin: str, path: str) -> tuple[str, _Rig] | None:
         """The rig whose login an asker may have: its own for its own host; for the mayor the one at that path."""
-        own = self._rigs.get(rig_id)
-        if own is not None:
-            return (rig_id, own) if _origin(own.remote) == origin else None
+        if rig_id != ANY_RIG:
+            own = self._rigs.get(rig_id)
+            return (rig_id, own) if own is not None and _origin(own.remote) == origin else None
         for name, rig in self._rigs.items():
             if _origin(rig.remote) == origin and _bare(rig.remote.path) == _bare(path):
                 return name, rig
