@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
 from gastown.git.errors import GitError, GitTimedOut, NetworkFailed
@@ -412,3 +413,26 @@ async def test_a_browse_worktree_follows_the_default_branch(place):
         place.server.commit("r", "main", {"a.txt": "newest\n"})
         assert (await browse(life.repositories, rig)).how == "left alone"
     assert life.repositories.report("r").to_wire().browse == first.path
+
+
+async def test_a_browse_worktree_of_a_default_branch_that_is_missing_follows_the_remotes_head(place):
+    """And makes up no branch of that name."""
+    place.server.make("r", FILES, branch="trunk")
+    rig = place.rig("r")
+    async with place.life() as life:
+        life.credentials.know("r", rig.remote)
+        path = Path((await browse(life.repositories, rig)).path)
+        tip = place.server.commit("r", "trunk", {"a.txt": "newer\n"})
+        assert (await browse(life.repositories, rig)).commit == tip
+    known = await place.git(path, "for-each-ref", "--format=%(refname) %(objectname)", "refs/remotes")
+    assert known.splitlines() == [f"refs/remotes/origin/HEAD {tip}", f"refs/remotes/origin/trunk {tip}"]
+
+
+async def test_a_repository_without_any_default_branch_is_said_to_have_none_once(place):
+    place.server.make("r")
+    place.server.commit("r", "trunk", FILES)
+    with structlog.testing.capture_logs() as lines:
+        async with place.life() as life:
+            with pytest.raises(GitError, match="no branch main"):
+                await worktree(place, life)
+    assert [line["event"] for line in lines].count("git.default_branch_missing") == 1

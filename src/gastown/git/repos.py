@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 import trio
@@ -22,7 +23,7 @@ from gastown.git.errors import GitError, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
 from gastown.git.workspace import OutsideRoot
 
-__all__ = ["Clone", "Enter", "Repositories", "nobody", "open_repositories"]
+__all__ = ["Clone", "Enter", "Repositories", "Start", "nobody", "open_repositories"]
 
 log = structlog.get_logger()
 
@@ -34,6 +35,7 @@ _MISSING_LIMIT = 64 * 1024 * 1024
 """The names of a million and a half files."""
 _FILES_AT_A_TIME = 20_000
 """git's own time grows with the square of it: 420,000 files in one request take minutes, in these 20 s."""
+_REMOTE_HEAD = "refs/remotes/origin/HEAD"
 _BROWSING = 2
 """Browse worktrees that are made side by side: each is a clone, and agents start beside them."""
 
@@ -56,6 +58,13 @@ class _Known:
     cloning: _Cloning | None = None
     fetched_at: float = float("-inf")
     tidied: bool = False
+
+
+class Start(NamedTuple):
+    """A reference that follows the remote, and the commit that it is now."""
+
+    reference: str
+    commit: str
 
 
 class Clone(RigGit):
@@ -98,12 +107,14 @@ class Clone(RigGit):
             wanted = "\n".join([*missing[first : first + _FILES_AT_A_TIME], ""]).encode()
             await self.talk(*negotiation, "fetch", "--progress", *quiet, "--stdin", "origin", stdin=wanted)
 
-    async def default(self) -> str:
-        """The commit that new work starts from. Raises `GitError` when the remote has no such branch."""
-        for name in (f"refs/remotes/origin/{self.rig.default_branch}", "refs/remotes/origin/HEAD"):
-            if (found := await self.object_id(name)) is not None:
-                return found
-            log.warning("git.default_branch_missing", rig_id=self.rig.rig_id, branch=self.rig.default_branch)
+    async def default(self) -> Start:
+        """Where new work starts. Raises `GitError` when the remote has no such branch, and no other one for it."""
+        wanted = f"refs/remotes/origin/{self.rig.default_branch}"
+        if (found := await self.object_id(wanted)) is not None:
+            return Start(wanted, found)
+        log.warning("git.default_branch_missing", rig_id=self.rig.rig_id, branch=self.rig.default_branch)
+        if (found := await self.object_id(_REMOTE_HEAD)) is not None:
+            return Start(_REMOTE_HEAD, found)
         raise GitError(f"The repository has no branch {self.rig.default_branch}")
 
 
@@ -257,7 +268,7 @@ async def _fill_empty(clone: Clone) -> None:
 async def _let_go_of_branches(clone: Clone) -> None:
     """Detach the clone's own HEAD and forget its local branch: a branch can be in one worktree only."""
     branch = await clone.says("symbolic-ref", "--quiet", "HEAD")
-    await clone.run("update-ref", "--no-deref", "HEAD", await clone.default())
+    await clone.run("update-ref", "--no-deref", "HEAD", (await clone.default()).commit)
     if branch is not None:
         await clone.run("update-ref", "-d", branch)
 

@@ -22,7 +22,7 @@ from gastown.concurrency.ownership import remove_tree
 from gastown.concurrency.users import run_as
 from gastown.git.errors import GitError, GitFailed
 from gastown.git.furnish import Source, disarm, furnish, made_for_branch, source_of
-from gastown.git.repos import Clone, Enter, Repositories, nobody
+from gastown.git.repos import Clone, Enter, Repositories, Start, nobody
 from gastown.git.rig import Rig, RigGit
 from gastown.git.workspace import OutsideRoot, give
 
@@ -92,8 +92,9 @@ async def browse(repositories: Repositories, rig: Rig) -> Checkout:
         with report.busy("browse"):
             async with repositories.hold(rig, "fetch") as clone:
                 await clone.fetch()
-                source = await source_of(clone, await clone.default())
-            how = await _create(git, None, source) if made_for is None else await _show(git, source.commit)
+                start = await clone.default()
+                source = await source_of(clone, start.commit)
+            how = await _create(git, None, source) if made_for is None else await _show(git, start)
             with git.operation("browse"):
                 commit = await git.says("rev-parse", "HEAD")
     report.browse = git.place
@@ -165,7 +166,7 @@ async def _base(clone: Clone, remote: str | None, start_point: str | None) -> st
     """
     start = await _start(clone, start_point) if start_point else None
     if start is None:
-        return remote or await clone.default()
+        return remote or (await clone.default()).commit
     if remote is not None and await clone.says("merge-base", "--is-ancestor", start, remote) is not None:
         return remote
     return start
@@ -187,7 +188,7 @@ async def _compare(git: RigGit, branch: str, upstream: str | None) -> How | None
     """
     if upstream is None:
         return "reused"
-    await _tell_remote(git, branch, upstream)
+    await _tell_remote(git, Start(f"refs/remotes/origin/{branch}", upstream))
     if await git.says("symbolic-ref", "--quiet", "--short", "HEAD") != branch:
         return "left alone"
     counted = await git.says("rev-list", "--left-right", "--count", f"HEAD...{upstream}")
@@ -197,27 +198,26 @@ async def _compare(git: RigGit, branch: str, upstream: str | None) -> How | None
     return "left alone" if ahead != "0" or await _has_changes(git) else None
 
 
-async def _show(git: RigGit, target: str) -> How:
-    """Bring a browse worktree to `target`, unless somebody has worked in it."""
+async def _show(git: RigGit, start: Start) -> How:
+    """Bring a browse worktree to where new work starts, unless somebody has worked in it."""
     with git.operation("browse"):
         if not await _is_filled(git):
             return await _fill(git)
         if await _has_changes(git) or await git.says("symbolic-ref", "--quiet", "HEAD"):
             return "left alone"
-        await _tell_remote(git, git.rig.default_branch, target)
-        await git.talk("checkout", "--quiet", "--detach", target)
+        await _tell_remote(git, start)
+        await git.talk("checkout", "--quiet", "--detach", start.commit)
         return "forwarded"
 
 
-async def _tell_remote(git: RigGit, branch: str, commit: str) -> None:
+async def _tell_remote(git: RigGit, told: Start) -> None:
     """Let the worktree know what the clone's fetch has learnt of a branch of the remote."""
-    name = f"refs/remotes/origin/{branch}"
-    if await git.says("rev-parse", "--verify", "--quiet", name) == commit:
+    if await git.says("rev-parse", "--verify", "--quiet", told.reference) == told.commit:
         return
     try:
-        await git.run("update-ref", name, commit)
+        await git.run("update-ref", told.reference, told.commit)
     except GitFailed as error:  # its owner's doing: a name in the way, a lock
-        log.warning("git.ref_not_told", rig_id=git.rig.rig_id, branch=branch, reason=str(error))
+        log.warning("git.ref_not_told", rig_id=git.rig.rig_id, reference=told.reference, reason=str(error))
 
 
 async def _has_changes(git: RigGit) -> bool:
