@@ -151,6 +151,16 @@ async def test_a_database_that_kilo_cannot_open_is_set_aside_and_the_start_tried
         assert not (home(town, "pole-1") / "kilo.db").exists()
 
 
+async def test_a_kilo_that_finds_no_room_for_its_database_costs_no_conversation(town_on_fakes) -> None:
+    full = ("SQLiteError: disk I/O error", '       code: "SQLITE_IOERR_SHMSIZE"')
+    async with town_on_fakes(kilo=partial(CrashingKilo, stderr=full)) as town:
+        content = database(home(town, "elsewhere"))
+        town.worker.snapshots["rig-1", "pole-1"] = content
+        assert (await town.start("pole-1")).status_code == 500
+        assert town.worker.snapshots == {("rig-1", "pole-1"): content}
+        assert (home(town, "pole-1") / "kilo.db").read_bytes() == content
+
+
 async def test_a_second_time_the_broken_database_fails_the_start(town_on_fakes) -> None:
     async with town_on_fakes(kilo=partial(CrashingKilo, stderr=BROKEN_DATABASE)) as town:
         answer = await town.start("pole-1")

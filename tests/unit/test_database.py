@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from gastown.worker import database
-from gastown.worker.database import CannotCopy, copy, install, is_sound, set_aside, unpack
+from gastown.worker.database import FAILED, YES, CannotCopy, copy, install, is_sound, set_aside, unpack
 from gastown.worker.database_work import DatabaseWork
 
 LIMIT = 64 * 1024 * 1024
@@ -177,6 +177,47 @@ def test_a_database_is_set_aside_with_its_log_and_never_over_another_one(tmp_pat
     assert names == ["kilo.db.apart-1", "kilo.db.apart-2"]
     assert len(list(tmp_path.iterdir())) == 6
     assert not (tmp_path / "kilo.db").exists()
+
+
+def without_room(work: list[str], content: bytes, most_blocks: int) -> subprocess.CompletedProcess[bytes]:
+    """Do it as a program that may write no file larger than so many blocks of 512 or 1024 bytes."""
+    limited = f'ulimit -f {most_blocks}; exec "$0" -I -S "$@"'
+    command = ["/bin/sh", "-c", limited, sys.executable, database.__file__, *work]
+    return subprocess.run(command, input=content, capture_output=True, check=False)
+
+
+def test_of_a_sound_database_on_a_full_disk_nothing_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "kilo.db"
+    with kilo_like(path) as kilo:
+        say(kilo)
+    answer = without_room(["sound", str(path)], b"", 0)
+    assert (answer.returncode, answer.stdout[:31]) == (FAILED, b"the database cannot be checked:")
+    assert without_room(["sound", str(path)], b"", 1024).returncode == YES
+
+
+def test_of_a_database_that_another_one_has_locked_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0)
+    with kilo_like(tmp_path / "kilo.db") as kilo:
+        kilo.execute("PRAGMA locking_mode = exclusive")
+        say(kilo)
+        with pytest.raises(OSError, match="cannot be checked: database is locked"):
+            is_sound(tmp_path / "kilo.db")
+
+
+def test_a_fetched_database_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    with kilo_like(tmp_path / "stored.db") as stored:
+        stored.execute("INSERT INTO part (text) VALUES ('small')")
+        content = copy(tmp_path / "stored.db", LIMIT)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    assert len(content) <= 8192
+    for most_blocks in (0, 16):  # none for the content; enough for it, and none for SQLite's index of the log
+        answer = without_room(["unpack", str(folder / "kilo.db")], content, most_blocks)
+        assert answer.returncode == FAILED
+        assert answer.stdout
+        assert list(folder.iterdir()) == []
 
 
 async def test_a_check_that_nobody_waits_for_any_more_is_left_to_itself(monkeypatch, tmp_path):

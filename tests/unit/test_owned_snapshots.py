@@ -171,6 +171,23 @@ async def test_a_process_that_fails_says_nothing_of_a_conversation_and_none_is_l
         assert home.worker.snapshots == stored
 
 
+async def test_a_full_disk_costs_neither_the_conversation_at_home_nor_the_stored_one() -> None:
+    async with open_home() as home:
+        in_guise(ALICE, converse, home.path, "kept")
+        assert await home.save()
+        stored = dict(home.worker.snapshots)
+        python = home.folder / "python"
+        python.write_text(f'#!/bin/sh\nulimit -f 16\nexec {home.work.python} "$@"\n')
+        python.chmod(0o755)
+        home.snapshots = Snapshots(home.client, 1024 * 1024, DatabaseWork(str(python)))
+        for _ in range(2):  # with the local one, and without it
+            with pytest.raises(OSError, match="cannot be checked"):
+                await home.restore()
+            assert home.worker.snapshots == stored
+            assert [path.name for path in home.path.parent.glob("*.broken*")] == []
+            home.path.unlink(missing_ok=True)
+
+
 async def test_work_whose_process_cannot_be_started_is_work_that_failed() -> None:
     async with open_home() as home:
         in_guise(ALICE, converse, home.path, "kept")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from gastown.concurrency.processes import Exit
 
 __all__ = ["KiloError", "KiloRefused", "KiloUnreachable", "NotReady", "ServerDied"]
+
+_ELSEWHERE = re.compile(r"SQLITE_(?:BUSY|CANTOPEN|FULL|IOERR|LOCKED|NOMEM|READONLY)")
+"""What SQLite calls a full disk and the like, of which no database is guilty."""
 
 
 class KiloError(Exception):
@@ -47,5 +52,6 @@ class ServerDied(KiloError):
 
     @property
     def database_unusable(self) -> bool:
-        """Whether kilo gave up because of its own database (kilo-facts: exit 1 and SQLiteError on stderr)."""
-        return self.exit is not None and any("SQLiteError" in line for line in self.stderr)
+        """Whether kilo gave up because of what is in its database (exit 1 and SQLiteError on stderr)."""
+        said = "\n".join(self.stderr)
+        return self.exit is not None and "SQLiteError" in said and not _ELSEWHERE.search(said)

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _HEADER = b"SQLite format 3\x00"
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _COMPANIONS = ("-wal", "-shm")
 _BUSY_SECONDS = 5.0
 
@@ -51,7 +52,10 @@ def draft_of(path: Path) -> Path:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether kilo can open it and read all of it. An empty file counts as new (kilo-facts 6)."""
+    """Whether kilo can open it and read all of it. An empty file counts as new (kilo-facts 6).
+
+    Raises OSError when that cannot be known: to open it takes room on the disk, and a lock.
+    """
     try:
         if not path.is_file():
             return False
@@ -59,9 +63,14 @@ def is_sound(path: Path) -> bool:
             return True
         # Not read-only: the write-ahead log that a killed server left behind must be replayed.
         with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
-            return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    except (sqlite3.DatabaseError, PermissionError):
+            connection.text_factory = bytes  # what is said of damage may quote it
+            return connection.execute("PRAGMA integrity_check").fetchall() == [(b"ok",)]
+    except PermissionError:
         return False
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in _DAMAGE:
+            return False
+        raise OSError(f"the database cannot be checked: {error}") from error
 
 
 def copy(path: Path, limit: int) -> bytes | None:
@@ -90,16 +99,21 @@ def copy(path: Path, limit: int) -> bytes | None:
 
 
 def unpack(content: bytes, path: Path) -> Path | None:
-    """Write a fetched database beside `path`; None when it is not a sound one."""
-    draft = draft_of(path)
+    """Write a fetched database beside `path`; None when it is not a sound one. Raises OSError as `is_sound` does,
+    and leaves nothing behind then.
+    """
+    draft, sound = draft_of(path), False
     _remove(draft)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-    if content.startswith(_HEADER) and is_sound(draft):
-        _remove_companions(draft)
-        return draft
-    _remove(draft)
-    return None
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(content)
+        sound = content.startswith(_HEADER) and is_sound(draft)
+    finally:
+        if sound:
+            _remove_companions(draft)
+        else:
+            _remove(draft)
+    return draft if sound else None
 
 
 def install(draft: Path, path: Path) -> None:
