@@ -193,7 +193,10 @@ class Settings(BaseSettings):
     gastown_agent_uids: Annotated[
         tuple[int, int] | None,
         NoDecode,
-        Field(description="Range FIRST-LAST of user ids, one for each agent; default: that of /etc/subuid."),
+        Field(
+            description="Range FIRST-LAST of user ids, one for each agent that the workspace ever sees (none is "
+            "given twice, so make it large); default: that of /etc/subuid."
+        ),
     ] = None
     gastown_parent_pid: Annotated[
         int | None, Field(gt=1, description="Process whose end ends this one; set by `gastown up`.")

@@ -1,7 +1,7 @@
 """Which user each agent is: one of its own where there is a range of them, else the one that all share.
 
 The named user keeps the town's repositories. With a range of subordinate ids (subuid(5)) each agent, the mayor
-first, gets the next one and keeps it while the container lives. Agents that are at work in one worktree at the
+first, gets one that nobody has had, and keeps it over restarts. Agents that are at work in one worktree at the
 same time share a user, as they share the files.
 """
 
@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from gastown.agents.environment import dashboard_file, temporary
+from gastown.agents.uids import Uids
 from gastown.concurrency.ownership import NotOurs, give_directory
 from gastown.concurrency.users import SHARED, User, end_processes_of, run_as
 from gastown.contract.agents import StartAgentRequest
@@ -28,11 +29,13 @@ _MAYOR = "mayor"
 
 @dataclass
 class AgentUsers:
-    """`main` is the user that is named, None when agents are what we are; `uids` are those for one agent each."""
+    """`main` is the user that is named, None when agents are what we are; `uids` are those for one agent each, and
+    `given` says who has which.
+    """
 
     main: User | None = None
     uids: range = range(0)
-    _of: dict[str, User] = field(default_factory=dict)
+    given: Uids = field(default_factory=Uids)
     _living: dict[str, tuple[User, str]] = field(default_factory=dict)
     """By agent: its user, and the directory that it works in."""
 
@@ -48,7 +51,7 @@ class AgentUsers:
         return self._user(_MAYOR)
 
     def of(self, request: StartAgentRequest) -> User | None:
-        """The user of the agent that a request is for. Raises `StartFailed` when there are no more."""
+        """The user of the agent that a request is for. Raises `StartFailed` when none can be had."""
         return self.mayor if request.is_mayor else self._user(f"agent {request.agent_id}")
 
     def move_in(self, request: StartAgentRequest, workdir: str) -> User | None:
@@ -86,15 +89,18 @@ class AgentUsers:
     def _user(self, name: str) -> User | None:
         if self.main is None or not self.uids:
             return self.main
-        if name not in self._of:
-            if len(self._of) == len(self.uids):
-                raise StartFailed(
-                    f"There is no user left for {name}: {self.main.name} has {len(self.uids)} subordinate ids",
-                    phase="workspace",
-                    retryable=False,
-                )
-            self._of[name] = replace(self.main, uid=self.uids[len(self._of)], alone=True, takes_from=self.uids)
-        return self._of[name]
+        try:
+            uid = self.given.of(name, self.uids)
+        except OSError as error:
+            raise StartFailed(f"The user of {name} cannot be remembered: {error}", phase="workspace") from error
+        if uid is None:
+            raise StartFailed(
+                f"There is no user left for {name}: {self.main.name} has {len(self.uids)} subordinate ids, and "
+                "none is given twice",
+                phase="workspace",
+                retryable=False,
+            )
+        return replace(self.main, uid=uid, alone=True, takes_from=self.uids)
 
 
 async def settle_in(home: str, user: User | None) -> None:

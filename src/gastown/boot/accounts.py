@@ -12,25 +12,28 @@ from pathlib import Path
 
 import structlog
 
+from gastown.agents.uids import read_uids
 from gastown.agents.users import AgentUsers
 from gastown.concurrency.ownership import NotOurs, check_path, keep_root
-from gastown.concurrency.users import User
+from gastown.concurrency.users import User, uid_of
+from gastown.contract.errors import StartFailed
 from gastown.contract.tools import plugin_file
 from gastown.git import credential_helper
 from gastown.settings import Settings
 from gastown.worker import database
 
-__all__ = ["BadAgentUser", "agent_users", "find_python", "find_users"]
+__all__ = ["BadAgentUser", "agent_users", "find_python", "find_users", "remember_users"]
 
 log = structlog.get_logger()
 
 _SUBUID = Path("/etc/subuid")
+_REMEMBERED = ".gastown-uids.json"
 _RIGHTS = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID": 6, "SETUID": 7}
 """As capabilities(7) numbers them. CAP_SYS_PTRACE is not among them: containers have none."""
-WHAT_REMAINS = (
+_WHAT_REMAINS = (
     "an agent can read the control server's memory and environment, with all credentials of the town, and end it"
 )
-WHAT_ONE_USER_LEAVES = (
+_WHAT_ONE_USER_LEAVES = (
     "the agents are one user: an agent can read the homes and the bearers of the others, and end their servers"
 )
 
@@ -40,13 +43,16 @@ class BadAgentUser(Exception):
 
 
 def agent_users(settings: Settings, kilo_bin: str) -> AgentUsers:
-    """The users of a container's agents. See `find_users`, which this raises for."""
-    return find_users(
+    """The users of a container's agents. Raises as `find_users` and `remember_users` do."""
+    roots = (settings.gastown_workspace_root, settings.gastown_agent_home_root)
+    users = find_users(
         settings.gastown_agent_user,
         settings.gastown_agent_uids,
-        roots=(settings.gastown_workspace_root, settings.gastown_agent_home_root),
+        roots,
         needed=(kilo_bin, str(plugin_file()), str(credential_helper.__file__), str(database.__file__)),
     )
+    remember_users(users, Path(settings.gastown_workspace_root) / _REMEMBERED, roots)
+    return users
 
 
 def find_users(
@@ -65,7 +71,7 @@ def find_users(
     """
     if named is None:
         if os.geteuid() == 0:
-            log.warning("agents.run_as_root", consequence=WHAT_REMAINS, cure="set GASTOWN_AGENT_USER")
+            log.warning("agents.run_as_root", consequence=_WHAT_REMAINS, cure="set GASTOWN_AGENT_USER")
         return AgentUsers()
     if os.geteuid() != 0:
         raise BadAgentUser("GASTOWN_AGENT_USER is set, but only root can run agents as another user: unset it")
@@ -87,9 +93,24 @@ def find_users(
     os.setgroups([])  # root needs none, and who acts as an agent must not have them
     if not alone:
         cure = "give the user a range in /etc/subuid, or set GASTOWN_AGENT_UIDS"
-        log.warning("agents.share_a_user", user=main.name, consequence=WHAT_ONE_USER_LEAVES, cure=cure)
+        log.warning("agents.share_a_user", user=main.name, consequence=_WHAT_ONE_USER_LEAVES, cure=cure)
     log.info("agents.users", user=main.name, uid=main.uid, own=len(alone))
     return AgentUsers(main, alone)
+
+
+def remember_users(users: AgentUsers, file: Path, roots: Iterable[str]) -> None:
+    """Let users of one agent each be what they were in the containers before, whose agents have left something
+    below `roots`, and remember them in `file`, where only root can write. Raises `BadAgentUser`.
+    """
+    if not users.uids:
+        return
+    try:
+        users.given = read_uids(file, roots)
+        mayor = uid_of(users.mayor)  # the first, before anything is served
+    except (OSError, StartFailed) as error:
+        raise BadAgentUser(f"GASTOWN_AGENT_USER: {error}") from error
+    known, strange = len(users.given.known), len(users.given.passed_over)
+    log.info("agents.remembered", known=known, passed_over=strange, mayor=mayor)
 
 
 def find_python(named: str | None, path: str) -> str:
