@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import trio
 
 from gastown.agents.users import AgentUsers
 from gastown.concurrency import users as module
+from gastown.worker.database import database_path
 from gastown.worker.database_work import DatabaseWork
 from tests.fakes.town import FakeTown, open_fake_town
 from tests.fakes.users import UIDS, needs_root, open_folder, users
@@ -76,7 +78,27 @@ async def test_every_agent_has_a_home_and_a_server_of_a_user_of_its_own(ended: l
             assert spec.env["TMPDIR"] == f"{spec.home}/tmp"
             assert f"/{spec.user.uid}/" in spec.env["GASTOWN_GIT_KEY"]
         await town.client.post("/agents/pole-1/stop")
-        assert ended == [specs["pole-1"].user.uid]
+        assert ended == [specs["pole-1"].user.uid] * 2  # before the last save, and after it
+
+
+async def test_an_agent_whose_processes_cannot_be_ended_in_time_is_saved_and_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(user: Any) -> tuple[int, ...]:
+        await trio.sleep_forever()
+
+    async with town_of(users()) as town:
+        await town.start("pole-1", role="triage")
+        with (
+            closing(sqlite3.connect(database_path(town.kilo.server("pole-1").spec.home))) as connection,
+            connection,
+        ):
+            connection.execute("CREATE TABLE message (word TEXT)")
+        monkeypatch.setattr("gastown.agents.users.end_processes_of", never)
+        await town.client.post("/agents/pole-1/stop")
+        assert ("rig-1", "pole-1") in town.worker.snapshots
+        assert (await town.status("pole-1"))["status"] == "exited"
+        assert (await town.start("pole-1", role="triage")).status_code == 201
 
 
 async def test_an_agent_keeps_its_user_over_a_restart_of_its_own() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,20 @@ async def test_a_user_that_leaves_no_room_for_one_more_process_is_ended_all_the_
     left = processes(ALICE.uid), processes(BOB.uid)
     assert await end_processes_of(BOB) == ()
     assert left == (0, 1)
+
+
+async def test_a_user_that_stops_whoever_would_end_it_is_ended_all_the_same(folder):
+    mallory, begun = replace(ALICE, uid=ALICE.uid + 50), trio.Event()
+    command = ["/bin/sh", "-c", "echo begun; while :; do kill -s STOP -- -1 2>&-; done"]
+    hear = {"on_stdout": lambda line: begun.set()}
+    async with open_child(command, cwd="/", env={}, **hear, grace=0, user=mallory) as child:
+        await begun.wait()
+        try:
+            with trio.fail_after(30):
+                assert await end_processes_of(mallory) == ()
+        finally:
+            child.process.kill()
+    assert processes(mallory.uid) == 0
 
 
 def processes(uid: int) -> int:

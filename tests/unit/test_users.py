@@ -197,6 +197,25 @@ async def test_who_comes_into_a_worktree_where_another_one_is_at_work_shares_its
     assert there.move_in(request("pole-2"), "/w/1") not in (first, elsewhere)
 
 
+async def test_nothing_is_ended_of_an_agent_whose_conversation_is_still_saved(monkeypatch):
+    """The process that copies it has the agent's uid, which another one in its worktree has too."""
+    there, ended = users(), []
+
+    async def end(user: Any) -> tuple[int, ...]:
+        ended.append(user)
+        return ()
+
+    monkeypatch.setattr("gastown.agents.users.end_processes_of", end)
+    saving, leaving = (there.move_in(request(name), "/w/1") for name in ("pole-1", "pole-2"))
+    assert saving == leaving
+    await there.end_processes("pole-1")
+    await there.move_out("pole-2")
+    assert ended == []
+    await there.end_processes("pole-1")
+    await there.move_out("pole-1")
+    assert ended == [saving, saving]
+
+
 async def test_agents_that_only_reason_share_a_directory_that_none_of_them_can_change(monkeypatch):
     there = users()
     one, two = (request(name, role="triage") for name in ("triage-1", "triage-2"))

@@ -33,7 +33,9 @@ log = structlog.get_logger()
 
 _ABORT_SECONDS = 2.0
 _SAVE_SECONDS = 10.0
-_CLEANUP_SECONDS = 20.0
+_PREDECESSOR_SECONDS = 20.0
+_DISCARD_SECONDS = 10.0
+_PROCESSES_SECONDS = 15.0
 
 
 class LifeOptions:
@@ -82,8 +84,7 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
             agent.failure = StartDeadlineExceeded(agent.id, agent.phases.current, options.seconds)
     finally:
         agent.phases.close()
-        with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            await _leave_nothing(agent, services, options.predecessor)
+        await _leave_nothing(agent, services, options.predecessor)
         _finish(agent)
         _report_end(agent, services)
 
@@ -101,17 +102,26 @@ def _close_door(agent: Agent, services: AgentServices) -> None:
 async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Agent | None) -> None:
     """What may still be there beside the lease: a replaced attempt, and a server that was parked for this one.
 
-    A part that fails is logged, and keeps neither the next one from its turn nor the agent from its end.
+    A part that fails is logged, and keeps neither the next one from its turn nor the agent from its end; nor does
+    one whose time is up.
     """
 
     def failed(error: Exception) -> None:
         log.error("agent.cleanup_failed", agent_id=agent.id, exc_info=error)
 
     if predecessor is not None:
-        await predecessor.ended.wait()
-    if not agent.successor_waits:
-        revoke(agent.id, services)
-        for part in (_discard_server, _end_processes, _save_last):
+        with trio.move_on_after(_PREDECESSOR_SECONDS, shield=True):
+            await predecessor.ended.wait()
+    if agent.successor_waits:
+        return
+    revoke(agent.id, services)
+    for part, seconds in (
+        (_discard_server, _DISCARD_SECONDS),
+        (_end_processes, _PROCESSES_SECONDS),  # or one that means harm would keep the save from its end
+        (_save_last, _SAVE_SECONDS),
+        (_move_out, _PROCESSES_SECONDS),  # who shares the user has ended nothing meanwhile: it is ours to do
+    ):
+        with trio.move_on_after(seconds, shield=True):
             await contain(partial(part, agent, services), on_failure=failed)
 
 
@@ -120,13 +130,16 @@ async def _discard_server(agent: Agent, services: AgentServices) -> None:
 
 
 async def _end_processes(agent: Agent, services: AgentServices) -> None:
-    agent.leftovers += tuple(f"process {pid}" for pid in await services.users.move_out(agent.id))
+    await services.users.end_processes(agent.id)
 
 
 async def _save_last(agent: Agent, services: AgentServices) -> None:
     if agent.session_id is not None and not agent.evicted:  # a drain saves by itself, and says so
-        with trio.move_on_after(_SAVE_SECONDS):
-            await save_at_the_end(agent, services)
+        await save_at_the_end(agent, services)
+
+
+async def _move_out(agent: Agent, services: AgentServices) -> None:
+    agent.leftovers += tuple(f"process {pid}" for pid in await services.users.move_out(agent.id))
 
 
 def _finish(agent: Agent) -> None:

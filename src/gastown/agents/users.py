@@ -68,14 +68,22 @@ class AgentUsers:
         self._living[request.agent_id] = (user, workdir)
         return user
 
-    async def move_out(self, agent_id: str) -> tuple[int, ...]:
-        """The agent lives no more: end all that runs as its user, also what has left its sessions and its
-        environment behind, unless another one lives as that user. Returns the processes that nothing could end.
+    async def end_processes(self, agent_id: str) -> tuple[int, ...]:
+        """End all that runs as an agent's user, also what has left its sessions and its environment behind, unless
+        another agent lives as that user. Returns the processes that nothing could end.
         """
-        user, _ = self._living.pop(agent_id, (None, ""))
-        if user is None or not user.alone or any(user == theirs for theirs, _ in self._living.values()):
+        user, _ = self._living.get(agent_id, (None, ""))
+        others = (theirs for other, (theirs, _) in self._living.items() if other != agent_id)
+        if user is None or not user.alone or user in others:
             return ()
         return await end_processes_of(user)
+
+    async def move_out(self, agent_id: str) -> tuple[int, ...]:
+        """The agent lives no more, and nothing is done for it as its user: end what still runs, as above."""
+        try:
+            return await self.end_processes(agent_id)
+        finally:
+            self._living.pop(agent_id, None)
 
     def owner(self, request: StartAgentRequest, user: User | None) -> User | None:
         """Whose an agent's working directory is: its own, but the one that agents without a repository share.

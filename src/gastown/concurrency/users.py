@@ -25,6 +25,7 @@ __all__ = [
     "hide_memory",
     "identity",
     "in_guise",
+    "kill_at_once",
     "run_as",
     "uid_of",
 ]
@@ -35,6 +36,8 @@ SHARED = 0o027
 """The umask of what other users of the same group may read."""
 
 _PR_SET_DUMPABLE = 4
+_KILL_SECONDS = 1.0
+_ENDING_SECONDS = 5.0
 _SWEEPS = 20
 _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
@@ -115,24 +118,35 @@ def hide_memory() -> None:
 
 
 async def end_processes_of(user: User) -> tuple[int, ...]:
-    """KILL every process of a user that is alone; returns those that are still there.
+    """KILL every process of a user that is alone; returns those that are still there. Takes seconds at most.
 
-    One kill for all, sent as the user itself: nothing can fork away from it. Where there is no room for the
-    process that sends it, which is what a fork bomb leaves, we stop and kill them one by one.
+    First one kill for all, sent as the user itself: nothing can fork away from it. But they can stop the process
+    that sends it, and a fork bomb leaves no room for it. So what is left after that we stop and kill one by one.
     """
     if not user.alone or user.uid == 0:
         raise ValueError(f"user {user.uid} is not alone")
-    options: Any = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL, "env": {"PATH": os.defpath}}
-    for _ in range(3):
-        if not await trio.to_thread.run_sync(_processes_of, user.uid):
-            return ()
-        command = ["/bin/sh", "-c", "kill -s KILL -- -1"]
-        try:
-            await trio.run_process(command, check=False, cwd="/", **options, **identity(user))
-        except OSError:
+    with trio.move_on_after(_ENDING_SECONDS):
+        for _ in range(3):
+            if not await trio.to_thread.run_sync(_processes_of, user.uid):
+                return ()
+            await _kill_all_as(user)
             await trio.to_thread.run_sync(_kill_one_by_one, user.uid)
-        await trio.sleep(0.02)
+            await trio.sleep(0.02)
     return await trio.to_thread.run_sync(_processes_of, user.uid)
+
+
+async def _kill_all_as(user: User) -> None:
+    options: Any = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL, "env": {"PATH": os.defpath}}
+    command = ["/bin/sh", "-c", "kill -s KILL -- -1"]
+    with trio.move_on_after(_KILL_SECONDS), suppress(OSError):
+        await trio.run_process(
+            command, check=False, cwd="/", deliver_cancel=kill_at_once, **options, **identity(user)
+        )
+
+
+async def kill_at_once(process: trio.Process) -> None:
+    """To cancel a child of a user below us (`deliver_cancel`): one that is stopped would never heed a TERM."""
+    process.kill()
 
 
 def _kill_one_by_one(uid: int) -> None:
