@@ -16,6 +16,7 @@ from gastown.agents.users import settle_in
 from gastown.boot.accounts import find_python
 from gastown.concurrency.users import in_guise
 from gastown.contract.secret import Secret
+from gastown.worker import snapshots
 from gastown.worker.client import WorkerClient
 from gastown.worker.database import database_path
 from gastown.worker.database_work import DatabaseWork
@@ -39,6 +40,13 @@ class Home:
         self.client = client
         self.snapshots = Snapshots(client, 1024 * 1024, work)
         self.work = work
+
+    def works_as(self, script: str) -> None:
+        """Let a script stand in the place of the Python that works on the database."""
+        python = self.folder / "python"
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        self.snapshots = Snapshots(self.client, 1024 * 1024, DatabaseWork(str(python)))
 
     @property
     def path(self) -> Path:
@@ -152,21 +160,22 @@ async def test_a_process_that_says_more_than_it_may_is_ended(tmp_path: Path) -> 
             await DatabaseWork(str(babbler)).copy(ALICE, tmp_path / "kilo.db", 100_000)
 
 
+def _said_of(ending: str) -> str:
+    return {"exit 1": "without an answer", "kill -9 $$": "ended by signal 9"}.get(ending, "No space left")
+
+
 @pytest.mark.parametrize("ending", ["exit 1", "kill -9 $$", "echo No space left; exit 12"])
 async def test_a_process_that_fails_says_nothing_of_a_conversation_and_none_is_lost(ending: str) -> None:
     async with open_home() as home:
         in_guise(ALICE, converse, home.path, "kept")
         assert await home.save()
         stored = dict(home.worker.snapshots)
-        python = home.folder / "python"
-        python.write_text(f"#!/bin/sh\n{ending}\n")
-        python.chmod(0o755)
-        home.snapshots = Snapshots(home.client, 1024 * 1024, DatabaseWork(str(python)))
-        with pytest.raises(OSError, match="No space left" if "echo" in ending else "without an answer"):
+        home.works_as(ending)
+        with pytest.raises(OSError, match=_said_of(ending)):
             await home.restore()
         assert home.path.exists()
         in_guise(ALICE, home.path.unlink)
-        with pytest.raises(OSError, match="No space left" if "echo" in ending else "without an answer"):
+        with pytest.raises(OSError, match=_said_of(ending)):
             await home.restore()
         assert home.worker.snapshots == stored
 
@@ -176,10 +185,7 @@ async def test_a_full_disk_costs_neither_the_conversation_at_home_nor_the_stored
         in_guise(ALICE, converse, home.path, "kept")
         assert await home.save()
         stored = dict(home.worker.snapshots)
-        python = home.folder / "python"
-        python.write_text(f'#!/bin/sh\nulimit -f 16\nexec {home.work.python} "$@"\n')
-        python.chmod(0o755)
-        home.snapshots = Snapshots(home.client, 1024 * 1024, DatabaseWork(str(python)))
+        home.works_as(f'ulimit -f 16; exec {home.work.python} "$@"')
         for _ in range(2):  # with the local one, and without it
             with pytest.raises(OSError, match="cannot be checked"):
                 await home.restore()
@@ -199,3 +205,29 @@ async def test_work_whose_process_cannot_be_started_is_work_that_failed() -> Non
         over = home.snapshots.operations.over.values
         assert {labels for labels, times in over.items() if times} == {("restore", "failed"), ("save", "failed")}
         assert home.path.exists()
+
+
+@pytest.mark.parametrize(("ending", "transient"), [("kill -9 $$", True), ("exit 1", False), ("yes", False)])
+async def test_a_save_that_somebody_s_signal_has_cut_off_may_be_tried_again(ending: str, transient: bool) -> None:
+    async with open_home() as home:
+        in_guise(ALICE, converse, home.path, "kept")
+        home.works_as(ending)
+        with pytest.raises(NotSaved) as failure:
+            await home.save()
+        assert failure.value.transient == transient
+
+
+async def test_agents_that_stop_their_copies_keep_the_others_waiting_for_a_time_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "_COPY_SECONDS", 0.1)
+    monkeypatch.setattr(snapshots, "_COPIES", 1)
+    async with open_home() as home:
+        in_guise(ALICE, converse, home.path, "kept")
+        home.works_as(f'case $0:$* in *alice*) kill -STOP $$;; esac; exec {home.work.python} "$@"')
+        in_guise(BOB, converse, database_path(str(home.folder / "bob")), "of bob")
+        with pytest.raises(NotSaved, match="no copy of the database in") as failure:
+            await home.save()
+        assert failure.value.transient
+        monkeypatch.setattr(snapshots, "_COPY_SECONDS", 60)
+        assert await home.snapshots.save(str(home.folder / "bob"), "rig-1", "pole-2", BOB)

@@ -15,15 +15,19 @@ from subprocess import DEVNULL, PIPE
 import trio
 
 from gastown.concurrency.supervise import leaves
-from gastown.concurrency.users import User, identity
+from gastown.concurrency.users import User, identity, kill_at_once
 from gastown.contract.identifiers import printable
 from gastown.worker import database
 from gastown.worker.database import CannotCopy
 
-__all__ = ["DatabaseWork"]
+__all__ = ["DatabaseWork", "WorkCutOff"]
 
 _PROGRAM = str(Path(database.__file__))
 _ANSWER = 4096
+
+
+class WorkCutOff(OSError):
+    """A signal has ended the process at work: somebody else's, or an agent's. It may be done again."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class DatabaseWork:
                 return done, said
             case database.FAILED if said:
                 raise OSError(_told(said))
+            case int(done) if done < 0 and len(said) <= most:
+                raise WorkCutOff(f"the work on the database was ended by signal {-done}")
             case done:
                 raise OSError(f"the work on the database ended without an answer (exit code {done})")
 
@@ -93,6 +99,7 @@ class DatabaseWork:
                     check=False,
                     cwd="/",
                     env={},
+                    deliver_cancel=kill_at_once,
                     **identity(user),
                 )
             )

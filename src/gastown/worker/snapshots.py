@@ -21,7 +21,7 @@ from gastown.contract.agents import SnapshotState
 from gastown.metrics.figures import Attempts, Histogram
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.database import CannotCopy, database_path, install, set_aside
-from gastown.worker.database_work import DatabaseWork
+from gastown.worker.database_work import DatabaseWork, WorkCutOff
 
 __all__ = ["KeptApart", "NotSaved", "Restored", "Snapshots"]
 
@@ -31,6 +31,7 @@ Restored = Literal["local", "restored", "fresh", "unavailable"]
 """What the agent starts with: its own database, the stored one, none, or whatever is there, unsettled."""
 
 _ASK_SECONDS = 10.0
+_COPY_SECONDS = 60.0
 _UPLOAD_SECONDS = 60.0
 _COPIES = 4
 """Copies that are in memory at a time."""
@@ -139,7 +140,7 @@ class Snapshots:
                     await self._settle(worker, home, rig_id, agent_id, user)
                     state = SnapshotState.FAILED
                 async with self._copies:
-                    content = await self._work.copy(user, database_path(home), self._limit)
+                    content = await self._copy(home, user)
                     if content is None:
                         return False
                     with trio.fail_after(_UPLOAD_SECONDS):
@@ -149,10 +150,19 @@ class Snapshots:
             except trio.TooSlowError as error:
                 raise NotSaved("worker API: no answer in time", transient=True, state=state) from error
             except (CannotCopy, OSError) as error:
-                raise NotSaved(str(error), transient=False) from error
+                transient = isinstance(error, (WorkCutOff, BlockingIOError))
+                raise NotSaved(str(error), transient=transient) from error
             self.sizes.observe(len(content), "save")
             log.info("snapshot.saved", agent_id=agent_id, size=len(content))
             return True
+
+    async def _copy(self, home: str, user: User | None) -> bytes | None:
+        """With a deadline of its own: an agent can stop the process that copies, and others wait for its place."""
+        try:
+            with trio.fail_after(_COPY_SECONDS):
+                return await self._work.copy(user, database_path(home), self._limit)
+        except trio.TooSlowError as error:
+            raise NotSaved(f"no copy of the database in {_COPY_SECONDS:g} s", transient=True) from error
 
     async def reject(self, home: str, rig_id: str, agent_id: str, user: User | None = None) -> None:
         """kilo could not open the database: set it aside and delete the stored one, so that a start can.
