@@ -41,6 +41,7 @@ from gastown.control.app import create_app
 from gastown.control.liveness import watch_loop
 from gastown.control.server import listen_on, listening_host, serve_app
 from gastown.kilo.binary import find_kilo
+from gastown.kilo.client import http_client
 from gastown.kilo.server import launch
 from gastown.settings import Settings
 
@@ -60,7 +61,7 @@ async def serve(settings: Settings) -> None:
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
     async with (
         AsyncExitStack() as at_the_end,
-        httpx2.AsyncClient(trust_env=False, limits=limits) as kilo_client,
+        http_client() as kilo_client,
         httpx2.AsyncClient(limits=limits) as worker_client,
     ):
         parts = Parts(

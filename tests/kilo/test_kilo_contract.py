@@ -25,7 +25,7 @@ from hypercorn.trio import serve
 from gastown.agents.environment import ChildDefaults, derive
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
-from gastown.kilo.client import Endpoint, KiloClient
+from gastown.kilo.client import Endpoint, KiloClient, http_client
 from gastown.kilo.errors import KiloRefused
 from gastown.kilo.frames import FrameReader
 from gastown.kilo.rest import KiloRest
@@ -181,7 +181,7 @@ async def kilo(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         return
     endpoint = request.getfixturevalue("real_endpoint")
     async with (
-        httpx2.AsyncClient(timeout=30, trust_env=False) as client,
+        http_client() as client,
         talking(endpoint, client, str(tmp_path), lambda _: None) as talk,
     ):
         yield talk
@@ -366,7 +366,7 @@ async def test_an_offline_session_waits_until_it_is_told_to_try_again(which: str
             talk.choose = lambda _: None
         else:
             server = await stack.enter_async_context(launch(spec_for(tmp_path, nobody)))
-            client = await stack.enter_async_context(httpx2.AsyncClient(timeout=30, trust_env=False))
+            client = await stack.enter_async_context(http_client())
             talk = await stack.enter_async_context(talking(server.endpoint, client, str(tmp_path), lambda _: None))
         session = await talk.session()
         await talk.prompt(session, TALKS)
@@ -418,7 +418,7 @@ async def test_a_permission_is_asked_for_and_answered_under_one_id(
 ) -> None:
     """What `Progress` takes for a condition: the fake only ever says these two events as it is told to."""
     async with (
-        httpx2.AsyncClient(timeout=30, trust_env=False) as client,
+        http_client() as client,
         talking(real_endpoint, client, str(tmp_path), lambda _: None) as talk,
     ):
         ask = [{"permission": "bash", "pattern": "*", "action": "ask"}]

@@ -19,6 +19,7 @@ from hypercorn.trio import serve
 
 from gastown.assembly import Open, Parts, open_town
 from gastown.control.app import create_app
+from gastown.kilo.client import http_client
 from gastown.kilo.server import Launcher, launch
 from tests.fakes.asgi import Answer, App, Asked, Frames, answer, app_of
 from tests.fakes.town import ToldSettings, start_request
@@ -146,7 +147,7 @@ async def open_world_and_town(
                 base_env=inherited | dict(environment or {}),
                 **base,
             )
-            async with httpx2.AsyncClient(trust_env=False) as kilo, httpx2.AsyncClient(trust_env=False) as out:
+            async with http_client() as kilo, httpx2.AsyncClient(trust_env=False) as out:
                 parts = Parts(
                     settings=told,
                     kilo_bin=str(KILO),

@@ -5,21 +5,36 @@ Nothing else in this room speaks HTTP (tests/unit/test_house.py), so nothing can
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx2
 from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
 
 from gastown.contract.secret import Secret
-from gastown.kilo.errors import KiloRefused, KiloUnreachable
+from gastown.kilo.errors import KiloGarbled, KiloRefused, KiloUnreachable
 
-__all__ = ["Endpoint", "KiloClient", "new_password"]
+__all__ = ["MOST_BYTES", "Endpoint", "KiloClient", "http_client", "new_password"]
 
 _USER = "kilo"
+MOST_BYTES = 32 * 1024 * 1024
+"""More than a kilo server has to say at once. Behind one stands an agent, which may mean harm."""
+
+
+def http_client() -> httpx2.AsyncClient:
+    """A client for all servers, without time-outs. It keeps no cookie: those of a host go to each of its ports, so
+    one agent's server could have its own sent to all the others. And it asks for answers as they are: a small
+    compressed one could become a very large one.
+    """
+    jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+    as_it_is = {"accept-encoding": "identity"}
+    return httpx2.AsyncClient(trust_env=False, limits=limits, cookies=jar, headers=as_it_is, timeout=None)
 
 
 def new_password() -> Secret:
@@ -42,7 +57,8 @@ class Endpoint:
 class KiloClient:
     """Requests, streams and websockets to one server. Deadlines are the caller's.
 
-    Raises `KiloUnreachable` where there is no answer, and `KiloRefused` for one with an error status.
+    Raises `KiloUnreachable` where there is no answer, `KiloRefused` for one with an error status, and
+    `KiloGarbled` for one that cannot be read.
     """
 
     def __init__(self, http: httpx2.AsyncClient, endpoint: Endpoint) -> None:
@@ -53,14 +69,18 @@ class KiloClient:
     async def call(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Any:
         """The answer's JSON; None when it is empty."""
         try:
-            answer = await self._http.request(
+            async with self._http.stream(
                 method, self._at(path), json=body, params=query, auth=self._auth, timeout=None
-            )
-        except httpx2.TransportError as error:
+            ) as answer:
+                content = await _content(method, path, answer)
+        except httpx2.HTTPError as error:
             raise _unreachable(method, path, error) from error
         if answer.status_code >= 400:
-            raise _refused(method, path, answer)
-        return answer.json() if answer.content else None
+            raise _refused(method, path, answer.status_code, content)
+        try:
+            return json.loads(content) if content else None
+        except (ValueError, RecursionError) as error:
+            raise KiloGarbled(method, path, "something that is not JSON") from error
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -68,9 +88,8 @@ class KiloClient:
         try:
             async with self._http.stream("GET", self._at(path), auth=self._auth, timeout=None) as answer:
                 if answer.status_code >= 400:
-                    await answer.aread()
-                    raise _refused("GET", path, answer)
-                yield answer.aiter_bytes()
+                    raise _refused("GET", path, answer.status_code, await _content("GET", path, answer))
+                yield answer.aiter_raw()
         except httpx2.HTTPError as error:
             raise _unreachable("GET", path, error) from error
 
@@ -103,11 +122,20 @@ def _unreachable(method: str, path: str, error: Exception) -> KiloUnreachable:
     return KiloUnreachable(f"no answer to {method} {path}: {type(error).__name__}")
 
 
-def _refused(method: str, path: str, answer: httpx2.Response) -> KiloRefused:
+async def _content(method: str, path: str, answer: httpx2.Response) -> bytes:
+    content = bytearray()
+    async for chunk in answer.aiter_raw():
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise KiloGarbled(method, path, f"more than {MOST_BYTES} bytes")
+    return bytes(content)
+
+
+def _refused(method: str, path: str, status: int, content: bytes) -> KiloRefused:
     """kilo's `{name, data: {message}}`, or what can be said without it."""
     try:
-        body = answer.json()
+        body = json.loads(content)
         name, message = str(body["name"]), str(body["data"]["message"])[:500]
-    except (ValueError, KeyError, TypeError):
-        name, message = "Error", answer.text[:200]
-    return KiloRefused(method, path, answer.status_code, name, message)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        name, message = "Error", content[:200].decode(errors="replace")
+    return KiloRefused(method, path, status, name, message)

@@ -6,7 +6,7 @@ import re
 
 from gastown.concurrency.processes import Exit
 
-__all__ = ["KiloError", "KiloRefused", "KiloUnreachable", "NotReady", "ServerDied"]
+__all__ = ["KiloError", "KiloGarbled", "KiloRefused", "KiloUnreachable", "NotReady", "ServerDied"]
 
 _ELSEWHERE = re.compile(r"SQLITE_(?:BUSY|CANTOPEN|FULL|IOERR|LOCKED|NOMEM|READONLY)")
 """What SQLite calls a full disk and the like, of which no database is guilty."""
@@ -27,6 +27,13 @@ class KiloRefused(KiloError):
         super().__init__(f"kilo answered {method} {path} with {status} {name}: {message}")
         self.status = status
         self.name = name
+
+
+class KiloGarbled(KiloError):
+    """A request was answered with what no kilo says: not JSON, or far too much."""
+
+    def __init__(self, method: str, path: str, what: str) -> None:
+        super().__init__(f"kilo answered {method} {path} with {what}")
 
 
 class NotReady(KiloError):

@@ -27,7 +27,7 @@ class Session(NamedTuple):
 
 
 class KiloRest:
-    """Requests to one server. Raises `KiloUnreachable` or `KiloRefused`; deadlines are the caller's."""
+    """Requests to one server. Raises what `KiloClient` does; deadlines are the caller's."""
 
     def __init__(self, client: KiloClient) -> None:
         self._client = client

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
-from gastown.kilo.client import KiloClient
+from gastown.kilo.client import MOST_BYTES, KiloClient
 from gastown.kilo.errors import KiloError
 from gastown.kilo.frames import FrameReader, FrameTooLarge
 
@@ -21,7 +21,6 @@ log = structlog.get_logger()
 
 SILENCE_SECONDS = 30.0
 """kilo sends a heartbeat each 10 s; three missed ones mean that the connection is dead."""
-_MAX_EVENT_BYTES = 32 * 1024 * 1024
 _FIRST_DELAY, _MOST_DELAY = 0.1, 5.0
 
 
@@ -72,7 +71,7 @@ async def _read_once(client: KiloClient, take: Callable[[KiloEvent], None], conn
     with trio.move_on_after(SILENCE_SECONDS) as silence:
         try:
             async with client.stream("/global/event") as chunks:
-                frames = FrameReader(_MAX_EVENT_BYTES)
+                frames = FrameReader(MOST_BYTES)
                 async for chunk in chunks:
                     silence.deadline = trio.current_time() + SILENCE_SECONDS
                     for data in frames.feed(chunk):
