@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gastown.agents.environment import ChildDefaults, derive, is_reserved, registry_environment
+from gastown.concurrency.users import User
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
@@ -354,10 +355,12 @@ def test_without_any_gateway_token_there_is_no_auth_content() -> None:
     assert "KILO_AUTH_CONTENT" not in child(envVars={})
 
 
-@pytest.mark.parametrize("field", ["argv", "cwd", "home", "env", "required_tools"])
+@pytest.mark.parametrize("field", ["argv", "cwd", "home", "env", "required_tools", "user"])
 def test_two_specs_are_equal_only_if_everything_is(field: str) -> None:
-    one = ServerSpec(("kilo",), "/w", "/h", {"A": "1"}, frozenset({"t"}))
-    value = {"argv": ("k",), "cwd": "/x", "home": "/y", "env": {"A": "2"}, "required_tools": frozenset()}[field]
+    user = User(7, 8, "agent", takes_from=range(7, 9))
+    one = ServerSpec(("kilo",), "/w", "/h", {"A": "1"}, frozenset({"t"}), user)
+    others = {"argv": ("k",), "cwd": "/x", "home": "/y", "env": {"A": "2"}, "required_tools": frozenset()}
+    value = {**others, "user": dataclasses.replace(user, umask=0)}[field]
     other = dataclasses.replace(one, **{field: value})
     assert one.fingerprint != other.fingerprint
     assert one.differences(other) == ("env.A" if field == "env" else field,)

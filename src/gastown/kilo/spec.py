@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from gastown.concurrency.users import User, uid_of
+from gastown.concurrency.users import User
 from gastown.contract.secret import Secret, credentials_among
 from gastown.logs import Redactor
 
@@ -53,7 +53,7 @@ class ServerSpec:
                 self.home,
                 sorted(self.env.items()),
                 sorted(self.required_tools),
-                uid_of(self.user),
+                repr(self.user),
             ]
         )
         return hashlib.sha256(canonical.encode()).hexdigest()
