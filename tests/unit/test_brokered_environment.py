@@ -10,9 +10,11 @@ import pytest
 from gastown.agents.brokering import AgentAccess
 from gastown.agents.environment import BrokerDoor, ChildDefaults, derive
 from gastown.broker.grants import Gateway
+from gastown.concurrency.users import User
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
+from gastown.git.access import HelperAccess
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.town import start_request
@@ -89,6 +91,19 @@ def test_a_resumed_agents_token_is_the_towns_and_else_what_the_registry_had() ->
         Gateway(Secret("of-the-registry"), None),
         Gateway(Secret("of-the-town"), None),
     )
+
+
+@pytest.mark.parametrize("user", [None, User(7, 8, "agent")])
+def test_no_custom_variable_takes_the_place_of_one_of_the_servers(user: User | None) -> None:
+    """Those of the shell come later than those of the server: they would win."""
+    base = {"PATH": "/bin", "HTTPS_PROXY": "http://proxy", "ALL_PROXY": "http://proxy"}
+    defaults = dataclasses.replace(DEFAULTS, base_env=base, git=HelperAccess("/nonexistent", b"secret"))
+    env = derive(REQUEST, "/w", Credentials(), defaults, door=DOOR, user=user).env
+    custom = {name: Secret("custom") for name in (*env, "COLOUR")}
+    request = REQUEST.model_copy(update={"env_vars": custom})
+    access = AgentAccess(lambda: request, None, LiveCredentials(Credentials()), defaults, user)
+    assert {"GIT_CONFIG_COUNT", "NO_PROXY"} <= set(env)
+    assert access.variables().keys() - {"GH_TOKEN"} == {"COLOUR"}
 
 
 def test_neither_a_door_nor_a_gateway_shows_its_secret() -> None:

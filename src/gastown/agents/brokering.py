@@ -18,6 +18,7 @@ from gastown.agents.environment import (
 from gastown.agents.model import Agent
 from gastown.agents.services import AgentServices
 from gastown.broker.grants import AgentIdentity, Gateway
+from gastown.concurrency.users import User
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient, WorkerError
@@ -72,11 +73,13 @@ class AgentAccess:
         inherited: Mapping[str, Secret] | None,
         credentials: LiveCredentials,
         defaults: ChildDefaults,
+        user: User | None = None,
     ) -> None:
         self._request = request
         self._inherited = inherited
         self._credentials = credentials
         self._defaults = defaults
+        self._user = user
         self._seen = request()
         self._since = credentials.current.town
 
@@ -90,7 +93,8 @@ class AgentAccess:
 
     def variables(self) -> Mapping[str, Secret]:
         inherited, _ = self._inherited_now()
-        return shell_variables(self._request(), self._credentials.current, self._defaults, inherited)
+        live = self._credentials.current
+        return shell_variables(self._request(), live, self._defaults, inherited, self._user)
 
     def _inherited_now(self) -> tuple[Mapping[str, Secret] | None, bool]:
         """What goes behind the town's word (None: the request goes before it), and whether the town is newer."""
@@ -103,13 +107,16 @@ class AgentAccess:
 
 def admit(agent: Agent, services: AgentServices) -> BrokerDoor | None:
     """The agent's way to the broker; None when there is none."""
-    access = AgentAccess(lambda: agent.request, agent.inherited, services.credentials, services.defaults)
+    access = AgentAccess(
+        lambda: agent.request, agent.inherited, services.credentials, services.defaults, agent.user
+    )
     return _door(agent.request, access, services)
 
 
 def admit_request(request: StartAgentRequest, services: AgentServices) -> BrokerDoor | None:
     """The same for an agent that is still to come: its start finds the same bearer."""
-    access = AgentAccess(lambda: request, None, services.credentials, services.defaults)
+    user = services.users.of(request)
+    access = AgentAccess(lambda: request, None, services.credentials, services.defaults, user)
     return _door(request, access, services)
 
 

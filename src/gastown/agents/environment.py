@@ -134,16 +134,7 @@ def derive(
     home = home_of(defaults, request.agent_id)
     config = _kilo_config(request, tokens.get("KILOCODE_TOKEN", ""), organization, defaults.plugin)
     own = {
-        **defaults.base_env,
-        **_QUIET_KILO,
-        "KILO_PARENT_PID": str(defaults.parent_pid),
-        "GASTOWN_AGENT_ID": request.agent_id,
-        "GASTOWN_RIG_ID": request.rig_id,
-        "GASTOWN_TOWN_ID": request.town_id,
-        "GASTOWN_AGENT_ROLE": request.role,
-        **_person(user, home),
-        **_authorship(request, live),
-        **_git_access(request, workdir, defaults, user),
+        **_plain_variables(request, workdir, live, defaults, user),
         **tokens,
         **shown.addresses,
         "KILO_CONFIG_CONTENT": config,
@@ -185,10 +176,15 @@ def shell_variables(
     live: Credentials,
     defaults: ChildDefaults,
     inherited: Mapping[str, Secret] | None,
+    user: User | None = None,
 ) -> dict[str, Secret]:
-    """What an agent's shell gets at each command where its server has no such variables of its own."""
+    """What the shell of an agent with a broker gets at each command, beside the variables of its server: those
+    have the names that they have, whatever a custom one is called.
+    """
+    workdir = ""  # no name depends on it
+    servers = {**_plain_variables(request, workdir, live, defaults, user), **_past_proxies(defaults)}
     custom = _custom(request, live, inherited).items()
-    variables = {name: value for name, value in custom if name not in defaults.base_env}
+    variables = {name: value for name, value in custom if name not in servers}
     if token := _gh_token(_tokens(request, live, defaults, inherited)):
         variables["GH_TOKEN"] = token
     return variables
@@ -206,6 +202,24 @@ def organization_of(request: StartAgentRequest, live: Credentials, defaults: Chi
     if "organization_id" in live.town.model_fields_set:
         return live.town.organization_id
     return defaults.organization_id
+
+
+def _plain_variables(
+    request: StartAgentRequest, workdir: str, live: Credentials, defaults: ChildDefaults, user: User | None
+) -> dict[str, str]:
+    """The variables of a server that hold no credential and no address."""
+    return {
+        **defaults.base_env,
+        **_QUIET_KILO,
+        "KILO_PARENT_PID": str(defaults.parent_pid),
+        "GASTOWN_AGENT_ID": request.agent_id,
+        "GASTOWN_RIG_ID": request.rig_id,
+        "GASTOWN_TOWN_ID": request.town_id,
+        "GASTOWN_AGENT_ROLE": request.role,
+        **_person(user, home_of(defaults, request.agent_id)),
+        **_authorship(request, live),
+        **_git_access(request, workdir, defaults, user),
+    }
 
 
 @dataclass(frozen=True)
@@ -245,10 +259,8 @@ def _brokered(door: BrokerDoor, defaults: ChildDefaults) -> _Shown:
         "GASTOWN_BROKER_URL": door.url,
         "KILO_API_URL": door.url,
         "KILO_OPENROUTER_BASE": f"{door.url}/api/openrouter",
+        **_past_proxies(defaults),
     }
-    if any(name.upper() in ("HTTP_PROXY", "ALL_PROXY") for name in defaults.base_env):
-        known = defaults.base_env.get("NO_PROXY") or defaults.base_env.get("no_proxy")
-        addresses["NO_PROXY"] = addresses["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1")))
     return _Shown(
         tokens={"KILOCODE_TOKEN": door.bearer},
         organization=None,
@@ -257,6 +269,14 @@ def _brokered(door: BrokerDoor, defaults: ChildDefaults) -> _Shown:
         session_token=door.bearer,
         custom={},
     )
+
+
+def _past_proxies(defaults: ChildDefaults) -> dict[str, str]:
+    """The broker is reached directly, also where all else goes through a proxy."""
+    if not any(name.upper() in ("HTTP_PROXY", "ALL_PROXY") for name in defaults.base_env):
+        return {}
+    known = defaults.base_env.get("NO_PROXY") or defaults.base_env.get("no_proxy")
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, (known, "127.0.0.1"))))
 
 
 def _plain(secret: Secret | None) -> str | None:
