@@ -14,7 +14,10 @@ STEADY, USUAL, SHAKY = 0.15, 0.30, 0.60
 
 @dataclass(frozen=True)
 class Figure:
-    """`yardstick` is what the same machine took for the plainest form of it, in the same minutes and unit."""
+    """`yardstick` is what the same machine took for the plainest form of it, in the same minutes and unit.
+
+    `note` is said beside the value.
+    """
 
     group: str
     name: str
@@ -24,6 +27,7 @@ class Figure:
     yardstick: float
     noise: float = USUAL
     more_is_better: bool = False
+    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -52,7 +56,8 @@ def events(found: dict[str, Any]) -> Iterable[Figure]:
     for row in found["rows"]:
         if row["clients"]:
             name = f"to each of {row['clients']} websockets" if row["clients"] > 1 else "to one websocket"
-            yield Figure("events", name, "/s", row["each_per_second"], *direct, more_is_better=True)
+            lost = f"{row['told_lost']:,.0f} of {found['events']:,} told as lost"
+            yield Figure("events", name, "/s", row["each_per_second"], *direct, more_is_better=True, note=lost)
         else:
             yield Figure("events", "to the worker", "/s", row["worker_per_second"], *direct, more_is_better=True)
 
