@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 import gastown
-from bench.processes import cpu_seconds, resident_mb
+from bench.processes import cpu_seconds, resident_mb, run
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.secret import reveal_json
 from gastown.contract.town import Health, Hydration, RefreshAnswer
@@ -61,7 +61,6 @@ class Figures:
     health: float = 0.0
     gate: float = 0.0
     mayor: float = 0.0
-    mayor_running: float = 0.0
     resumed: float = 0.0
     resumed_of: str = ""
     resumed_cpu: float = 0.0
@@ -112,9 +111,11 @@ async def measure(
     await answered(dispatch)
     figures.health = trio.current_time() - spawned
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(start_mayor, figures, hall, dispatch, spawned)
+        nursery.start_soon(start_mayor, figures, hall, dispatch)
         last = await resumes_settled(figures, dispatch, spawned)
     figures.resumed_of = f"{last.resumed} of {options.agents}"
+    if last.resumed != options.agents:  # the time until then is of the others' failures
+        raise SystemExit(f"boot: only {figures.resumed_of} agents were resumed, {last.failed} have failed")
     figures.control_mb = resident_mb(container.pid)
     children = [pid for pid in descendants(container.pid) if any("kilo" in word for word in command_of(pid))]
     figures.children, figures.children_mb = len(children), sum(resident_mb(pid) for pid in children)
@@ -123,15 +124,14 @@ async def measure(
         await refresh(figures, hall, dispatch)
 
 
-async def start_mayor(figures: Figures, hall: Hall, dispatch: Dispatch, spawned: float) -> None:
+async def start_mayor(figures: Figures, hall: Hall, dispatch: Dispatch) -> None:
     """As a user would: 0.3 s after the container answers for the first time."""
     await trio.sleep(0.3)
     sent = trio.current_time()
     agent = await hall.start_mayor(dispatch, "What is going on in this town?")
     figures.mayor = trio.current_time() - sent
-    figures.mayor_running = trio.current_time() - spawned
     if agent.status is not AgentState.RUNNING:
-        raise SystemExit(f"the mayor is {agent.status}, not running")
+        raise SystemExit(f"boot: the mayor is {agent.status}, not running")
 
 
 async def resumes_settled(figures: Figures, dispatch: Dispatch, spawned: float) -> Hydration:
@@ -160,7 +160,10 @@ async def refresh(figures: Figures, hall: Hall, dispatch: Dispatch) -> None:
         while pending := {name for name in pending if await port_of(dispatch, name) == before[name]}:
             await trio.sleep(0.25)
     figures.refresh_settled = trio.current_time() - sent
-    figures.refreshed_at_last = f"{good + len(before) - len(pending)} of {len(answer.results)}"
+    at_last = good + len(before) - len(pending)
+    figures.refreshed_at_last = f"{at_last} of {len(answer.results)}"
+    if at_last != len(answer.results):
+        raise SystemExit(f"boot: the refresh reached only {figures.refreshed_at_last} agents")
 
 
 async def port_of(dispatch: Dispatch, agent_id: str) -> int | None:
@@ -224,6 +227,7 @@ def kilo_alone(kilo: Path, home: Path) -> ServerSpec:
     home.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "KILO_TEST_HOME": str(home)}
     environment |= {"XDG_DATA_HOME": f"{home}/.local/share", "KILO_TELEMETRY_LEVEL": "off"}
+    environment |= {"KILO_PARENT_PID": str(os.getpid())}
     return ServerSpec((str(kilo), "serve", "--port=0"), cwd=str(home), home=str(home), env=environment)
 
 
@@ -296,7 +300,7 @@ def main() -> int:
     parser.add_argument("--keep-log", type=Path, help="copy the container's log there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gastown-bench-") as folder:
-        figures = trio.run(boot, options, Path(folder))
+        figures = run(boot, options, Path(folder))
         if options.keep_log:
             options.keep_log.write_bytes((Path(folder) / "serve.log").read_bytes())
     print(table(figures, options))

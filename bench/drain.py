@@ -14,8 +14,8 @@ from pathlib import Path
 import trio
 
 from bench.boot import KILO, kilo_alone
+from bench.processes import run
 from gastown.contract.agents import StartAgentRequest
-from gastown.contract.town import TownConfig
 from gastown.hall.config import town_config
 from gastown.kilo.server import launch
 from tests.kilo.town import RealTown, eventually, real_town
@@ -46,7 +46,7 @@ async def start(town: RealTown, number: int) -> None:
         default_branch="",
         env_vars={"KILOCODE_TOKEN": config.kilocode_token or ""},
     )
-    await town.dispatch.start(request, TownConfig())
+    await town.dispatch.start(request, config)
 
 
 async def idle(town: RealTown, number: int) -> bool:
@@ -55,11 +55,16 @@ async def idle(town: RealTown, number: int) -> bool:
 
 
 async def drained(town: RealTown) -> float:
+    """Seconds from the TERM to the container's end. SystemExit when it left with an error or lost something."""
     began = trio.current_time()
     town.container.terminate()
     with trio.fail_after(90):
-        await town.container.wait()
-    return trio.current_time() - began
+        code = await town.container.wait()
+    seconds = trio.current_time() - began
+    lost = [reason for receipt in town.log("drain.receipt") for reason in receipt["lost"]]
+    if code or lost:
+        raise SystemExit(f"drain: the container left with {code} and lost: {', '.join(lost) or 'nothing'}")
+    return seconds
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -84,7 +89,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gastown-bench-drain-") as folder:
-        found = trio.run(measure, options, Path(folder))
+        found = run(measure, options, Path(folder))
     print(f"one kilo server alone ends in            {found['one_kilo_ends']:6.2f} s")
     print(f"a drain of {options.agents} idle agents takes          {found['idle']:6.2f} s")
     print(f"a drain in a turn of {options.turn_seconds:g} s takes          {found['in_turn']:6.2f} s")

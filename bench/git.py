@@ -22,6 +22,7 @@ from typing import Any
 import httpx2
 import trio
 
+from bench.processes import run
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.town import TownConfig
 from gastown.hall.config import town_config
@@ -29,6 +30,7 @@ from tests.git.server import GitServer, open_git_server
 from tests.kilo.town import RealTown, real_town
 
 GIT_PHASES = ("credentials", "clone", "git_queue", "fetch", "worktree")
+CLONES = ("partial", "whole")
 WORDS = [f"word{number}" for number in range(4000)]
 
 
@@ -106,15 +108,15 @@ async def measure(options: argparse.Namespace, folder: Path) -> tuple[float, lis
         server.rate, server.latency = options.mbit * 125_000, options.latency / 1000
         server.git("r", "config", "uploadpack.allowFilter", "true")
         alone = await trio.to_thread.run_sync(plain, server.url("r"), folder / "plain")
-        for partial in (True, False):
+        for clone in options.clones:
+            partial = clone == "partial"
             server.git("r", "config", "uploadpack.allowFilter", "true" if partial else "false")
-            town_folder = folder / f"town-{partial}"
+            town_folder = folder / f"town-{clone}"
             async with real_town(town_folder, {"turn_seconds": 0.1}, GASTOWN_KILO_BIN=str(options.kilo)) as town:
                 for what, number in (("cold", 1), ("warm: clone there", 2), ("warm: worktree there", 2)):
                     server.sent = 0
                     spans = await one_start(town, server.url("r"), number)
                     mb = server.sent / 1e6
-                    clone = "partial" if partial else "whole"
                     rows.append({"clone": clone, "start": what, "received_mb": mb, **spans})
     return alone, rows
 
@@ -141,11 +143,14 @@ def main() -> int:
     parser.add_argument("--commits", type=int, default=400, help="commits that change 1 %% of them (400)")
     parser.add_argument("--mbit", type=int, default=200, help="what the network carries (200 Mbit/s)")
     parser.add_argument("--latency", type=int, default=30, help="milliseconds before each answer (30)")
+    parser.add_argument(
+        "--clones", nargs="*", choices=CLONES, default=CLONES, help=f"kinds of clones ({' '.join(CLONES)})"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     parser.add_argument("--kilo", type=Path, default=Path(".tools/kilo/bin/kilo").absolute(), help="kilo to use")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gastown-bench-git-") as folder:
-        alone, rows = trio.run(measure, options, Path(folder))
+        alone, rows = run(measure, options, Path(folder))
         packs = subprocess.check_output(["du", "-sm", f"{folder}/served/r.git/objects"], text=True).split()[0]
     print(table(rows, options, f"{packs} MB packed"))
     print(f"plain git, a partial clone and its worktree: {alone:.2f} s")
