@@ -3,7 +3,8 @@
 A hall, `gastown serve` as its own process, the real kilo. A mayor and others are started, messaged, replaced,
 stopped and crashed (their server gets a KILL) at random, from a seed that is printed. After every few of these all
 agents are stopped, and the container is measured at rest: memory, open handles, threads, descendants, temporary
-files. Over the time each must stay flat. Writes bench/soak.csv; ends with 1 when something grows.
+files. Over the time each must stay flat. Writes bench/soak.csv, and what the container logged to bench/soak.log;
+ends with 1 when something grows.
 """
 
 from __future__ import annotations
@@ -12,24 +13,26 @@ import argparse
 import csv
 import os
 import random
+import shutil
 import signal
 import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import httpx2
 import trio
 
-from bench.processes import resident_mb
-from gastown.hall.config import town_config
+from bench.drain import start
+from bench.processes import resident_mb, run
 from tests.kilo.town import RealTown, alive, descendants, eventually, real_town
 
 TABLE = Path(__file__).with_name("soak.csv")
+LOG = TABLE.with_suffix(".log")
 OTHERS = [f"triage-{number}" for number in range(4)]
 MOST_AT_ONCE = 3
 MOST_COMEBACKS = 4
@@ -87,7 +90,7 @@ class Soak:
     ) -> None:
         self._town = town
         self._client = client
-        self._mayor = mayor
+        self.mayor = mayor
         self._chance = chance
         self._temporary = temporary
         self._began = trio.current_time()
@@ -105,7 +108,7 @@ class Soak:
         self.done[name] += 1
 
     async def start(self) -> None:
-        agent_id = self._chance.choice(sorted({self._mayor, *OTHERS} - self._running))
+        agent_id = self._chance.choice(sorted({self.mayor, *OTHERS} - self._running))
         await self._start(agent_id)
         self._running.add(agent_id)
 
@@ -124,7 +127,7 @@ class Soak:
     async def crash(self) -> str:
         """A KILL to an agent's server: the mayor comes back on another one, the others have failed."""
         agent_id = self._one()
-        is_mayor = agent_id == self._mayor
+        is_mayor = agent_id == self.mayor
         if is_mayor and self.done["crash of the mayor"] >= MOST_COMEBACKS:
             return "crash spared"
         before = await trio.to_thread.run_sync(self._town.server_of, agent_id)
@@ -144,8 +147,8 @@ class Soak:
         return "crash of the mayor" if is_mayor else "crash"
 
     async def refresh(self) -> None:
-        token = await self._town.hall.container_token()
-        await self._call("POST", "/refresh-token", {"token": token})
+        hall = self._town.hall
+        await self._town.dispatch.refresh_token(await hall.container_token(), hall.town_id)
 
     async def rest(self) -> Sample:
         """Stop what runs, wait until nothing is left of it, and measure."""
@@ -174,18 +177,10 @@ class Soak:
         return self._chance.choice(sorted(self._running))
 
     async def _start(self, agent_id: str) -> None:
-        hall = self._town.hall
-        if agent_id == self._mayor:
-            await hall.start_mayor(self._town.dispatch, "Good morning.")
+        if agent_id == self.mayor:
+            await self._town.hall.start_mayor(self._town.dispatch, "Good morning.")
             return
-        config = town_config(await hall.town(), hall.url)
-        body = {
-            "agentId": agent_id, "rigId": f"rig-{agent_id}", "townId": hall.town_id, "role": "triage",
-            "name": agent_id, "identity": "an agent of the soak", "prompt": "Begin.", "gitUrl": "", "branch": "",
-            "defaultBranch": "", "model": "anthropic/claude-sonnet-4.6",
-            "envVars": {"KILOCODE_TOKEN": config.kilocode_token},
-        }  # fmt: skip
-        await self._call("POST", "/agents/start", body)
+        await start(self._town, OTHERS.index(agent_id))
 
     async def _call(self, method: str, path: str, body: object) -> None:
         answer = await self._client.request(method, path, json=body)
@@ -193,12 +188,12 @@ class Soak:
             raise SystemExit(f"soak: {method} {path} was answered {answer.status_code}: {answer.text}")
 
 
-async def soak(options: argparse.Namespace, folder: Path) -> list[Sample]:
-    """Rounds of random actions until the seconds are over; a sample after each."""
+@asynccontextmanager
+async def open_soak(folder: Path, chance: random.Random) -> AsyncIterator[Soak]:
+    """A town in `folder` whose mayor has been there once, at rest."""
     temporary = folder / "tmp"
     temporary.mkdir()
     settings = {"AGENT_IDLE_TIMEOUT_MS": "3600000", "TMPDIR": str(temporary)}
-    samples: list[Sample] = []
     async with (
         real_town(folder / "town", {"turn_seconds": 0.5}, **settings) as town,
         httpx2.AsyncClient(base_url=town.url, headers=town.bearer, timeout=PATIENCE, trust_env=False) as client,
@@ -206,7 +201,13 @@ async def soak(options: argparse.Namespace, folder: Path) -> list[Sample]:
         await town.prewarmed()
         mayor = (await town.hall.start_mayor(town.dispatch, "Good morning.")).agent_id
         (await client.post(f"/agents/{mayor}/stop")).raise_for_status()
-        here = Soak(town, client, mayor, random.Random(options.seed), temporary)
+        yield Soak(town, client, mayor, chance, temporary)
+
+
+async def soak(options: argparse.Namespace, folder: Path) -> list[Sample]:
+    """Rounds of random actions until the seconds are over; a sample after each."""
+    samples: list[Sample] = []
+    async with open_soak(folder, random.Random(options.seed)) as here:
         began = trio.current_time()
         while (spent := trio.current_time() - began) < options.seconds or (
             len(samples) < FEWEST_RESTS and spent < 2 * options.seconds
@@ -226,7 +227,10 @@ def main() -> int:
     options = parser.parse_args()
     print(f"soak: {options.seconds:g} s, --seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="gastown-soak-") as folder:
-        samples = trio.run(soak, options, Path(folder))
+        try:
+            samples = run(soak, options, Path(folder))
+        finally:
+            shutil.copy(Path(folder) / "town" / "serve.log", LOG)
     with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Sample)])
         writer.writeheader()
