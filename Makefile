@@ -89,7 +89,7 @@ image-root: setup ## as root: runs the Dockerfile's steps in a Debian root and t
 	@tools/image-root $(ARGS)
 
 .PHONY: bench
-bench: setup ## all benchmarks as one table, against the baseline, into docs/bench.md; ARGS=--accept makes it the baseline
+bench: setup ## all benchmarks as one table, against the baseline, into docs/explanation/benchmarks.md; ARGS=--accept makes it the baseline
 	@.venv/bin/python -m bench.table $(ARGS)
 
 .PHONY: bench-boot bench-events bench-git bench-memory bench-drain bench-broker

@@ -1,8 +1,9 @@
 """`make bench`: every part of the benchmark, one after the other, as one table beside the committed baseline.
 
 Seconds of another machine say nothing. So each figure stands beside a yardstick that the same run has measured,
-and what is compared with bench/baseline.json is the ratio of the two. Writes docs/bench.md and bench/latest.json;
-ends with 1 when a ratio is worse than the baseline's by more than the figure's noise. Needs a quiet machine.
+and what is compared with bench/baseline.json is the ratio of the two. Writes bench/latest.json, and
+docs/explanation/benchmarks.md after a run of all parts; ends with 1 when a ratio is worse than the baseline's by
+more than the figure's noise, or a part has failed. Needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import COLLECTED, Figure
+from bench.processes import command_of_module
 
 FOLDER = Path(__file__).parent
 BASELINE = FOLDER / "baseline.json"
 LATEST = FOLDER / "latest.json"
-PAGE = FOLDER.parent / "docs" / "bench.md"
+PAGE = FOLDER.parent / "docs" / "explanation" / "benchmarks.md"
 
 HEAD = """\
 # Benchmarks
 
-Made by `make bench` ({when}; {machine}). Each figure stands beside a yardstick of the same run: the *ratio* of
+What a town takes, and beside it what the same machine takes for the plainest form of that. Made by `make bench` on
+{when} ({machine}). Each figure stands beside a yardstick of the same run: the *ratio* of
 the two is what can be compared between machines, and *change* compares it with the one in bench/baseline.json.
 The part in the last column is run alone with `make bench-…`.
 
@@ -44,7 +46,8 @@ def run(part: str) -> list[Figure]:
     print(f"\n== {part}: python -m bench.{part}", flush=True)
     with tempfile.TemporaryDirectory(prefix="gastown-bench-") as folder:
         report = Path(folder) / "figures.json"
-        subprocess.run([sys.executable, "-m", f"bench.{part}", "--json", str(report)], check=True)
+        if subprocess.run(command_of_module(f"bench.{part}", "--json", str(report)), check=False).returncode:
+            raise SystemExit(f"bench: {part} has no figures, see above; nothing was written")
         return list(COLLECTED[part](json.loads(report.read_text())))
 
 
@@ -70,7 +73,8 @@ def table(found: Mapping[str, Sequence[Figure]], baseline: Mapping[str, float]) 
     for part, figures in found.items():
         for one in figures:
             before = baseline.get(f"{one.group}: {one.name}")
-            values = f"{shown(one.value, one.unit)} | {one.against}: {shown(one.yardstick, one.unit)}"
+            value = shown(one.value, one.unit) + (f", {one.note}" if one.note else "")
+            values = f"{value} | {one.against}: {shown(one.yardstick, one.unit)}"
             was = "" if before is None else number(before)
             compared = f"{number(one.ratio)} | {was} | {verdict(one, before)}"
             rows.append(f"| {one.group} | {one.name} | {values} | {compared} | {part} |")
