@@ -95,6 +95,21 @@ async def test_idle_agents_leave_now_and_working_ones_when_their_turn_has_ended(
         assert ("completed" in last["time"], "error" in last) == (True, False)
 
 
+async def test_a_server_that_nobody_came_for_ends_beside_those_of_the_agents(town_on_fakes) -> None:
+    """A prewarmed mayor's would else begin to leave when all others have left."""
+    async with town_on_fakes() as town:
+        leaver = Leaver(town)
+        town.kilo.stop_seconds = 2
+        town.mayor_known()
+        await town.hydrated()
+        await town.start("pole-1")
+        await trio.sleep(30)
+        await leaver.post()
+        await leaver.left()
+        mayor, polecat = town.kilo.spawns
+        assert (mayor.agent_id, mayor.ended, town.kilo.live) == ("mayor-1", polecat.ended, [])
+
+
 async def test_a_turn_that_does_not_end_gets_most_of_the_budget_and_is_then_ended(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
         leaver = Leaver(town)

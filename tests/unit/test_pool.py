@@ -313,6 +313,18 @@ async def test_discarding_ends_a_parked_server_and_no_leased_one() -> None:
             assert [server.spec.cwd for server in house.pool.servers] == ["/work/b"]
 
 
+async def test_what_is_parked_ends_and_what_is_leased_or_is_going_to_be_stays() -> None:
+    async with open_house() as house:
+        await house.hold(spec("a"), park=True)
+        (parked,) = house.pool.servers
+        async with house.pool.lease(lambda: spec("b", cwd="/work/b"), Urgency.INTERACTIVE, PhaseLog()) as lease:
+            successor = await lease.spawn_beside(spec("c", cwd="/work/b"), PhaseLog())
+            house.pool.discard_parked()
+            await parked.gone.wait()
+            assert house.pool.servers == (lease.server, successor)
+            await house.pool.retire(successor)
+
+
 async def test_closing_the_pool_ends_every_server() -> None:
     async with open_house() as house:
         await house.hold(spec(), park=True)

@@ -106,6 +106,7 @@ class _Clock:
 async def run_drain(drain: Drain, parts: DrainParts) -> None:
     """Drain, once `drain.leaving` has been told. Ends within the budget; the receipts are complete in any case."""
     drain.phases.enter(DrainPhase.WORKING)
+    parts.farewell.services.pool.discard_parked()  # nobody will come for them: they end beside the others
     clock = _Clock(drain.leaving)
     with drain.leaving.budget as budget:
         async with trio.open_nursery() as nursery:

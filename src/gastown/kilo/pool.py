@@ -264,6 +264,12 @@ class ServerPool:
             if server.spec.key == key and not server.leased:
                 await self.retire(server)
 
+    def discard_parked(self) -> None:
+        """Let every parked server end, and wait for none of them: leaving the pool does."""
+        for server in self._servers:
+            if server.free.is_set():
+                server.retirement.set()
+
     async def _reuse(self, spec: ServerSpec) -> Server | None:
         while (server := self._occupant(spec.key)) is not None:
             if server.leased:
