@@ -59,7 +59,9 @@ def events(found: dict[str, Any]) -> Iterable[Figure]:
             lost = f"{row['told_lost']:,.0f} of {found['events']:,} told as lost"
             yield Figure("events", name, "/s", row["each_per_second"], *direct, more_is_better=True, note=lost)
         else:
-            yield Figure("events", "to the worker", "/s", row["worker_per_second"], *direct, more_is_better=True)
+            outbox = f"{row['merged']:,} merged, {row['dropped']:,} dropped"
+            rate = row["worker_per_second"]
+            yield Figure("events", "to the worker", "/s", rate, *direct, more_is_better=True, note=outbox)
 
 
 def git(found: dict[str, Any]) -> Iterable[Figure]:

@@ -51,10 +51,14 @@ def test_what_is_to_be_known_about_a_value_stands_beside_it() -> None:
     assert "| 20,000/s, 3 of 9 told as lost | importing: 100,000/s |" in row
 
 
-def test_a_client_that_was_told_of_losses_says_so_beside_its_rate() -> None:
-    row = {"clients": 50, "each_per_second": 9_000.0, "told_lost": 1234.0}
-    (figure,) = COLLECTED["events"]({"events": 200_000, "direct_per_second": 90_000.0, "rows": [row]})
-    assert (figure.ratio, figure.note) == (0.1, "1,234 of 200,000 told as lost")
+def test_what_was_lost_stands_beside_the_rates_of_events() -> None:
+    rows = [
+        {"clients": 0, "worker_per_second": 9_000.0, "merged": 5, "dropped": 1000},
+        {"clients": 50, "each_per_second": 9_000.0, "told_lost": 1234.0},
+    ]
+    figures = list(COLLECTED["events"]({"events": 200_000, "direct_per_second": 90_000.0, "rows": rows}))
+    assert [figure.ratio for figure in figures] == [0.1, 0.1]
+    assert [figure.note for figure in figures] == ["5 merged, 1,000 dropped", "1,234 of 200,000 told as lost"]
 
 
 def test_the_ratios_of_a_run_are_read_from_its_file(tmp_path: Path) -> None:

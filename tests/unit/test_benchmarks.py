@@ -8,17 +8,23 @@ import select
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 import trio
 
+from bench import boot
+from bench.drain import drained
 from bench.events import Received, received
 from bench.memory import control_mb, events_of, let_speak
 from bench.processes import command_of_module, run
 from bench.stand_ins import open_town_of_stand_ins, post, start_request
+from gastown.contract.town import Hydration, RefreshAnswer
 from gastown.control.streams import _written
 from tests.kilo.town import command_of, descendants
 
@@ -84,6 +90,38 @@ def test_a_rate_is_of_what_was_received() -> None:
 def test_what_is_neither_given_nor_told_as_lost_fails_the_benchmark() -> None:
     with pytest.raises(SystemExit, match="given 400, and told that 593 are lost"):
         received({"seconds": 2.0, "clients": [(1000, 0), (400, 593)]}, 1000)
+
+
+async def test_agents_that_did_not_come_back_fail_the_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    async def settled(*_: object) -> Hydration:
+        return Hydration(state="complete", gate="open", resumed=5, failed=3)
+
+    monkeypatch.setattr(boot, "answered", nothing)
+    monkeypatch.setattr(boot, "start_mayor", nothing)
+    monkeypatch.setattr(boot, "resumes_settled", settled)
+    with pytest.raises(SystemExit, match="only 5 of 8 agents were resumed, 3 have failed"):
+        await boot.measure(boot.Figures(), Namespace(agents=8), None, None, None, 0.0)
+
+
+async def test_agents_that_a_refresh_did_not_reach_fail_the_boot() -> None:
+    results = [{"agentId": f"a{n}", "success": n > 0, "durationMs": 1} for n in range(9)]
+    answer = RefreshAnswer.model_validate({"agentsRestarted": 0, "agentsFailed": 1, "results": results})
+    hall = SimpleNamespace(container_token=AsyncMock(), town_id="oak")
+    dispatch = SimpleNamespace(refresh_token=AsyncMock(return_value=answer))
+    with pytest.raises(SystemExit, match="reached only 8 of 9 agents"):
+        await boot.refresh(boot.Figures(), hall, dispatch)
+
+
+@pytest.mark.parametrize(("code", "lost"), [(1, []), (0, ["the conversation"])])
+async def test_a_container_that_leaves_badly_fails_the_drain(code: int, lost: list[str]) -> None:
+    container = SimpleNamespace(terminate=lambda: None, wait=AsyncMock(return_value=code))
+    town = SimpleNamespace(container=container, log=lambda _: [{"lost": lost}])
+    with pytest.raises(
+        SystemExit, match=f"left with {code} and lost: {'the conversation' if lost else 'nothing'}"
+    ):
+        await drained(town)
 
 
 async def fails_inside_two_nurseries(error: BaseException) -> None:
