@@ -125,6 +125,40 @@ async def test_work_goes_to_review_and_through_a_rework_to_its_end(board: Board)
     assert await board.ask("GET", f"{M}/convoys") == []
 
 
+async def reviewed(board: Board) -> tuple[str, str, str]:
+    """A bead, its review, and the refinery that has it."""
+    bead_id, worker = await board.sling()
+    review = (await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}))["review_bead_id"]
+    return bead_id, review, (await board.bead(review))["assignee_agent_id"]
+
+
+@pytest.mark.parametrize("end", ["deleted", "closed"])
+async def test_a_rework_whose_review_is_over_gets_a_review_of_its_own(board: Board, end: str) -> None:
+    _, review, refinery = await reviewed(board)
+    asked = await board.ask("POST", f"{R}/agents/{refinery}/request-changes", {"feedback": "again"})
+    rework = asked["rework_bead_id"]
+    reworker = (await board.bead(rework))["assignee_agent_id"]
+    if end == "deleted":
+        await board.ask("DELETE", f"{M}/rigs/r1/beads/{review}")
+    else:
+        await board.ask("PATCH", f"{M}/rigs/r1/beads/{review}", {"status": "closed"})
+    fresh = (await board.ask("POST", f"{R}/agents/{reworker}/done", {"branch": "b"}))["review_bead_id"]
+    assert fresh != review
+    assert (await board.bead(fresh))["metadata"]["source_bead_id"] == rework
+    assert (await board.bead(rework))["status"] == "in_review"
+    assert (await board.agents())[reworker]["current_hook_bead_id"] is None
+
+
+@pytest.mark.parametrize("named", ["bead-9", 7, ["x"], "$review"])
+async def test_who_makes_a_bead_cannot_call_it_the_rework_of_a_review(board: Board, named: Any) -> None:
+    _, review, _ = await reviewed(board)
+    named = review if named == "$review" else named
+    bead_id, worker = await board.sling(metadata={"review_bead_id": named})
+    handed = await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"})
+    assert handed["review_bead_id"] not in (named, review)
+    assert (await board.bead(bead_id))["status"] == "in_review"
+
+
 async def test_a_staged_convoy_waits_and_starts_once(board: Board) -> None:
     tasks = [{"title": "a"}, {"title": "b", "depends_on": [0]}]
     convoy, (first, second) = await board.convoy(*tasks, staged=True)

@@ -19,8 +19,10 @@ __all__ = [
     "close_bead",
     "current_step",
     "delete_beads",
+    "link_rework",
     "make_bead",
     "open_blockers",
+    "open_review_of",
     "set_blockers",
     "show_bead",
 ]
@@ -143,6 +145,21 @@ def open_blockers(ledger: Ledger, bead_id: str) -> bool:
         bead_id,
     )
     return row is not None
+
+
+def link_rework(ledger: Ledger, bead_id: str, review_id: str) -> None:
+    """Note that the bead is for what the review asked to change."""
+    ledger.run("INSERT INTO reworks (town_id, bead_id, review_id) VALUES (?1, ?2, ?3)", bead_id, review_id)
+
+
+def open_review_of(ledger: Ledger, rework_id: str) -> str | None:
+    """The review that waits for this rework; None when the bead is no rework, or its review is over."""
+    row = ledger.row(
+        "SELECT review_id FROM reworks JOIN beads ON beads.town_id = ?1 AND beads.id = review_id"
+        " WHERE reworks.town_id = ?1 AND bead_id = ?2 AND status NOT IN ('closed', 'failed')",
+        rework_id,
+    )
+    return None if row is None else str(row["review_id"])
 
 
 def current_step(row: Row) -> Molecule:

@@ -38,6 +38,18 @@ CREATE TABLE IF NOT EXISTS blockers (
 
 CREATE INDEX IF NOT EXISTS blockers_by_blocker ON blockers (town_id, blocker_id);
 
+-- Beads for what a review asked to change. A bead's metadata is its maker's to write, and so no place for this.
+CREATE TABLE IF NOT EXISTS reworks (
+    town_id   TEXT NOT NULL,
+    bead_id   TEXT NOT NULL,
+    review_id TEXT NOT NULL,                           -- goes on when the bead is done
+    PRIMARY KEY (town_id, bead_id),
+    FOREIGN KEY (town_id, bead_id) REFERENCES beads (town_id, id) ON DELETE CASCADE,
+    FOREIGN KEY (town_id, review_id) REFERENCES beads (town_id, id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS reworks_by_review ON reworks (town_id, review_id);
+
 CREATE TABLE IF NOT EXISTS convoys (
     number         INTEGER PRIMARY KEY AUTOINCREMENT,
     town_id        TEXT NOT NULL REFERENCES towns (id) ON DELETE CASCADE,

@@ -96,6 +96,7 @@ async def request_changes(town_id: str, rig_id: str, agent_id: str) -> Answer[Re
             ledger, rig_id, "issue", f"Rework: {held['title']}",
             body=body.feedback, metadata=about, created_by=agent_id,
         )  # fmt: skip
+        beads.link_rework(ledger, rework, held["id"])
         beads.set_blockers(ledger, held["id"], [*_blockers(ledger, held["id"]), rework])
         crew.assign(ledger, rework, crew.someone_for(ledger, rig_id))
         return ReworkBead(rework_bead_id=rework)
@@ -238,14 +239,14 @@ def _bead_in_steps(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
 def _hand_in(ledger: Ledger, worker: Row, held: Row, body: Done) -> str:
     """Put finished work into review, and give the review to a refinery; the review's id.
 
-    The rework of a review is finished with that: the review that asked for it goes on.
+    The rework of a review is finished with that: the review that asked for it goes on. When that one is closed
+    or gone, the rework is work like any other.
     """
-    about = json.loads(held["metadata"])
-    if review := about.get("review_bead_id"):
+    if review := beads.open_review_of(ledger, held["id"]):
         beads.close_bead(ledger, held["id"])
         if crew.holder_of(ledger, review) is None:
             crew.assign(ledger, review, crew.someone_for(ledger, held["rig_id"], Role.REFINERY))
-        return str(review)
+        return review
     beads.change_bead(ledger, held["id"], {"status": "in_review"})
     metadata = {"branch": body.branch, "pr_url": body.pr_url, "source_bead_id": held["id"]}
     review = beads.make_bead(
