@@ -194,11 +194,12 @@ async def test_nudges_wait_in_the_order_of_their_urgency_until_they_are_delivere
 
 async def test_the_steps_of_a_bead_are_gone_through_to_the_end(board: Board) -> None:
     steps = [{"title": "one", "instructions": "first"}, {"title": "two"}]
-    _, agent = await board.sling(metadata={"steps": steps})
+    bead_id, agent = await board.sling(metadata={"steps": steps, "step_summaries": 7})
     here = f"{R}/agents/{agent}/molecule"
     assert (await board.ask("GET", f"{here}/current"))["step"] == steps[0]
     assert (await board.ask("POST", f"{here}/advance", {"summary": "s"}))["completed"] is False
     assert (await board.ask("POST", f"{here}/advance", {"summary": "t"}))["completed"] is True
+    assert (await board.bead(bead_id))["metadata"]["step_summaries"] == ["s", "t"]
     with pytest.raises(Said, match="404"):
         await board.ask("GET", f"{here}/current")
 

@@ -180,7 +180,8 @@ def advance_molecule(ledger: Ledger, row: Row, summary: str) -> MoleculeAdvanced
     """Finish the present step; what was done is kept with the bead."""
     before = current_step(row)
     metadata = json.loads(row["metadata"])
-    metadata["step_summaries"] = [*metadata.get("step_summaries", []), summary]
+    earlier = metadata.get("step_summaries")
+    metadata["step_summaries"] = [*(earlier if isinstance(earlier, list) else []), summary]
     done = before.currentStep + 1
     change_bead(ledger, row["id"], {"step": done, "metadata": metadata})
     return MoleculeAdvanced(
