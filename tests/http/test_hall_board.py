@@ -228,6 +228,13 @@ async def test_a_deleted_bead_is_gone_from_everywhere(board: Board) -> None:
         await board.bead(bead_id)
 
 
+async def test_a_rig_cannot_delete_the_beads_of_another_one_or_free_its_agents(board: Board) -> None:
+    bead_id, agent = await board.sling()
+    gone = await board.ask("POST", f"{M}/rigs/r2/beads/bulk-delete", {"bead_ids": [bead_id]})
+    assert gone == {"deleted": 0}
+    assert (await board.agents())[agent]["current_hook_bead_id"] == bead_id
+
+
 REFUSED = [
     ("POST", f"{M}/sling", {}, 400, "rig_id"),
     ("POST", f"{M}/sling", {"rig_id": "r1", "title": ""}, 400, "title"),

@@ -32,7 +32,7 @@ FINISHED = ("closed", "failed")
 
 def bead(ledger: Ledger, bead_id: str, rig_id: str | None = None, kind: str | None = None) -> Row:
     """The bead; Refusal 404 when there is none of that id, in that rig, of that type."""
-    row = ledger.row("SELECT * FROM beads WHERE town_id = ?1 AND id = ?2", bead_id)
+    row = _find(ledger, bead_id)
     if row is None or rig_id not in (None, row["rig_id"]) or kind not in (None, row["type"]):
         where = "" if rig_id is None else f" in rig {rig_id}"
         raise Refusal(404, f"There is no {(kind or 'bead').replace('_', ' ')} {bead_id}{where}")
@@ -102,7 +102,7 @@ def change_bead(ledger: Ledger, bead_id: str, changes: Mapping[str, Any]) -> Non
     sql = f"UPDATE beads SET {setting} WHERE town_id = ?1 AND id = ?2"  # noqa: S608  names of this package
     ledger.run(sql, bead_id, *values.values())
     if changes.get("status") in FINISHED:
-        ledger.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
+        _free_holders(ledger, bead_id)
     if "status" in changes:
         _settle_convoy(ledger, bead_id)
 
@@ -113,11 +113,12 @@ def close_bead(ledger: Ledger, bead_id: str) -> None:
 
 def delete_beads(ledger: Ledger, rig_id: str, bead_ids: Sequence[str]) -> int:
     """Delete beads of the rig; how many there were."""
-    deleted = 0
-    for bead_id in dict.fromkeys(bead_ids):
-        ledger.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
-        deleted += ledger.run("DELETE FROM beads WHERE town_id = ?1 AND id = ?2 AND rig_id = ?3", bead_id, rig_id)
-    return deleted
+    wanted = (_find(ledger, bead_id) for bead_id in dict.fromkeys(bead_ids))
+    found = [row for row in wanted if row is not None and row["rig_id"] == rig_id]
+    for row in found:
+        _free_holders(ledger, row["id"])
+        ledger.run("DELETE FROM beads WHERE town_id = ?1 AND id = ?2", row["id"])
+    return len(found)
 
 
 def set_blockers(ledger: Ledger, bead_id: str, blockers: Sequence[str]) -> None:
@@ -191,6 +192,14 @@ def advance_molecule(ledger: Ledger, row: Row, summary: str) -> MoleculeAdvanced
         totalSteps=before.totalSteps,
         completed=done == before.totalSteps,
     )
+
+
+def _find(ledger: Ledger, bead_id: str) -> Row | None:
+    return ledger.row("SELECT * FROM beads WHERE town_id = ?1 AND id = ?2", bead_id)
+
+
+def _free_holders(ledger: Ledger, bead_id: str) -> None:
+    ledger.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
 
 
 def _steps(row: Row) -> list[dict[str, str]]:
