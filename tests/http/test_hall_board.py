@@ -170,6 +170,40 @@ async def test_a_staged_convoy_waits_and_starts_once(board: Board) -> None:
         await board.ask("POST", f"{M}/convoys/{convoy}/start")
 
 
+@pytest.mark.parametrize("way", ["deleted", "deleted with others", "removed"])
+async def test_a_convoy_lands_when_its_last_unfinished_bead_is_taken_out(board: Board, way: str) -> None:
+    convoy, (done, left) = await board.convoy({"title": "a"}, {"title": "b"}, parallel=True)
+    await board.ask("POST", f"{R}/beads/{done}/close", {})
+    assert (await board.ask("GET", f"{M}/convoys/{convoy}"))["status"] == "active"
+    match way:
+        case "deleted":
+            await board.ask("DELETE", f"{M}/rigs/r1/beads/{left}")
+        case "removed":
+            await board.ask("POST", f"{M}/convoys/{convoy}/remove-bead", {"bead_id": left})
+        case _:
+            await board.ask("POST", f"{M}/rigs/r1/beads/bulk-delete", {"bead_ids": [left]})
+    assert (await board.ask("GET", f"{M}/convoys/{convoy}"))["status"] == "landed"
+
+
+async def test_a_convoy_without_beads_has_not_landed(board: Board) -> None:
+    convoy, (only, other) = await board.convoy({"title": "a"}, {"title": "b"}, parallel=True)
+    await board.ask("POST", f"{M}/convoys/{convoy}/remove-bead", {"bead_id": other})
+    await board.ask("DELETE", f"{M}/rigs/r1/beads/{only}")
+    assert [one["id"] for one in await board.ask("GET", f"{M}/convoys")] == [convoy]
+
+
+async def test_a_convoy_that_was_closed_with_a_failure_in_it_stays_closed_until_a_bead_is_opened(
+    board: Board,
+) -> None:
+    convoy, (failed, other) = await board.convoy({"title": "a"}, {"title": "b"}, parallel=True)
+    await board.ask("PATCH", f"{M}/rigs/r1/beads/{failed}", {"status": "failed"})
+    assert (await board.ask("POST", f"{M}/convoys/{convoy}/close"))["status"] == "landed"
+    await board.ask("DELETE", f"{M}/rigs/r1/beads/{other}")
+    assert (await board.ask("GET", f"{M}/convoys/{convoy}"))["status"] == "landed"
+    await board.ask("PATCH", f"{M}/rigs/r1/beads/{failed}", {"status": "open"})
+    assert (await board.ask("GET", f"{M}/convoys/{convoy}"))["status"] == "active"
+
+
 async def test_mail_is_read_once_and_prime_does_not_read_it(board: Board) -> None:
     _, agent = await board.sling()
     letter = {"rig_id": "r1", "to_agent_id": agent, "subject": "s", "body": "b", "from_agent_id": "mayor-1"}

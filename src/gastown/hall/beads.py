@@ -12,6 +12,7 @@ from gastown.hall.shown import Bead, Molecule, MoleculeAdvanced
 from gastown.hall.store import Row
 
 __all__ = [
+    "FINISHED",
     "advance_molecule",
     "bead",
     "beads",
@@ -24,6 +25,7 @@ __all__ = [
     "open_blockers",
     "open_review_of",
     "set_blockers",
+    "settle_convoy",
     "show_bead",
 ]
 
@@ -94,7 +96,10 @@ def make_bead(ledger: Ledger, rig_id: str, kind: str, title: str, **columns: Any
 
 
 def change_bead(ledger: Ledger, bead_id: str, changes: Mapping[str, Any]) -> None:
-    """Change columns of a bead. One that is finished is let go of, and may be the last of its convoy."""
+    """Change columns of a bead. One that is finished is let go of, and may be the last of its convoy.
+
+    A convoy that had landed has not when one of its beads is opened again.
+    """
     values = {name: _stored(name, value) for name, value in changes.items()} | {"updated_at": ledger.now}
     if "status" in changes:
         values["closed_at"] = ledger.now if changes["status"] in FINISHED else None
@@ -103,8 +108,11 @@ def change_bead(ledger: Ledger, bead_id: str, changes: Mapping[str, Any]) -> Non
     ledger.run(sql, bead_id, *values.values())
     if changes.get("status") in FINISHED:
         _free_holders(ledger, bead_id)
-    if "status" in changes:
-        _settle_convoy(ledger, bead_id)
+    if "status" in changes and (row := _find(ledger, bead_id)) is not None:
+        if row["status"] != "closed":
+            sql = "UPDATE convoys SET landed_at = NULL WHERE town_id = ?1 AND id = ?2"
+            ledger.run(sql, row["convoy_id"])
+        settle_convoy(ledger, row["convoy_id"])
 
 
 def close_bead(ledger: Ledger, bead_id: str) -> None:
@@ -118,7 +126,18 @@ def delete_beads(ledger: Ledger, rig_id: str, bead_ids: Sequence[str]) -> int:
     for row in found:
         _free_holders(ledger, row["id"])
         ledger.run("DELETE FROM beads WHERE town_id = ?1 AND id = ?2", row["id"])
+    for convoy_id in {row["convoy_id"] for row in found}:
+        settle_convoy(ledger, convoy_id)
     return len(found)
+
+
+def settle_convoy(ledger: Ledger, convoy_id: str | None) -> None:
+    """A convoy lands when each of its beads is closed. One without beads does not."""
+    ledger.run(
+        "UPDATE convoys SET landed_at = ?3 WHERE town_id = ?1 AND id = ?2 AND landed_at IS NULL"
+        " AND (SELECT min(status = 'closed') FROM beads WHERE town_id = ?1 AND convoy_id = ?2)",
+        *(convoy_id, ledger.now),
+    )
 
 
 def set_blockers(ledger: Ledger, bead_id: str, blockers: Sequence[str]) -> None:
@@ -214,14 +233,3 @@ def _steps(row: Row) -> list[dict[str, str]]:
 
 def _stored(name: str, value: Any) -> Any:
     return json.dumps(value) if name in ("labels", "metadata") else value
-
-
-def _settle_convoy(ledger: Ledger, bead_id: str) -> None:
-    """A convoy has landed when each of its beads is closed, and no longer when one is opened again."""
-    ledger.run(
-        "UPDATE convoys SET landed_at = CASE WHEN EXISTS (SELECT 1 FROM beads WHERE town_id = ?1"
-        " AND convoy_id = convoys.id AND status <> 'closed') THEN NULL ELSE coalesce(landed_at, ?3) END"
-        " WHERE town_id = ?1 AND id = (SELECT convoy_id FROM beads WHERE town_id = ?1 AND id = ?2)",
-        bead_id,
-        ledger.now,
-    )

@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 
 from gastown.hall.answers import Refusal
-from gastown.hall.beads import bead, change_bead, close_bead, make_bead, set_blockers, show_bead
+from gastown.hall.beads import (
+    FINISHED,
+    bead,
+    change_bead,
+    close_bead,
+    make_bead,
+    set_blockers,
+    settle_convoy,
+    show_bead,
+)
 from gastown.hall.crew import assign, show_agent, someone_for
 from gastown.hall.ledger import Ledger, new_id
 from gastown.hall.shown import Assignment, Convoy, ConvoyParts, Total
@@ -23,8 +32,6 @@ __all__ = [
     "show_convoy",
     "start_convoy",
 ]
-
-_FINISHED = ("closed", "failed")
 
 
 def convoy(ledger: Ledger, convoy_id: str) -> Row:
@@ -97,7 +104,7 @@ def close_convoy(ledger: Ledger, convoy_id: str) -> Convoy:
     """End a convoy as it is: what is not finished is closed."""
     convoy(ledger, convoy_id)
     for member in _members(ledger, convoy_id):
-        if member["status"] not in _FINISHED:
+        if member["status"] not in FINISHED:
             close_bead(ledger, member["id"])
     ledger.run(
         "UPDATE convoys SET staged = 0, landed_at = coalesce(landed_at, ?3) WHERE town_id = ?1 AND id = ?2",
@@ -124,6 +131,7 @@ def remove_bead(ledger: Ledger, convoy_id: str, bead_id: str) -> Total:
     if bead(ledger, bead_id)["convoy_id"] != convoy_id:
         raise Refusal(404, f"Bead {bead_id} is not part of convoy {convoy_id}")
     change_bead(ledger, bead_id, {"convoy_id": None})
+    settle_convoy(ledger, convoy_id)
     return Total(total_beads=len(_members(ledger, convoy_id)))
 
 
