@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import socket
@@ -122,6 +123,11 @@ async def test_every_route_needs_a_token(town: Town) -> None:
 async def test_what_is_no_token_is_401(town: Town, header: str) -> None:
     raw = {"Authorization": header.encode("latin-1")}
     assert is_refusal(await town.client.get("/api/towns/oak/mayor-id", headers=raw), 401)
+
+
+async def test_a_token_for_what_cannot_be_a_town_is_401(town: Town) -> None:
+    body = base64.urlsafe_b64encode(rb'{"sub": "\ud800"}').decode()
+    assert is_refusal(await town.ask("GET", "/mayor-id", token=f"eyJhbGciOiJIUzI1NiJ9.{body}.AAAA"), 401)
 
 
 async def test_a_token_that_another_hall_signed_is_401(town: Town) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jwt
 import jwt.types
 
+from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 
 __all__ = ["LIFETIME", "REFRESH_WINDOW", "InvalidToken", "claimed_town", "mint", "verify"]
@@ -43,7 +44,7 @@ def claimed_town(token: Secret) -> str:
     """The town that `token` says it is for. Not verified: it only tells whose secret to verify with."""
     claims = _decode(token, None)
     town = claims.get("sub")
-    if not isinstance(town, str):
+    if not isinstance(town, str) or not is_identifier(town):
         raise InvalidToken("the token names no town")
     return town
 
