@@ -269,6 +269,14 @@ async def test_a_rig_cannot_delete_the_beads_of_another_one_or_free_its_agents(b
     assert (await board.agents())[agent]["current_hook_bead_id"] == bead_id
 
 
+async def test_what_is_deep_but_not_too_deep_comes_back(board: Board) -> None:
+    deep: Any = 1.5
+    for _ in range(198):
+        deep = [deep]
+    bead_id, _ = await board.sling(metadata={"deep": deep})
+    assert (await board.bead(bead_id))["metadata"] == {"deep": deep}
+
+
 REFUSED = [
     ("POST", f"{M}/sling", {}, 400, "rig_id"),
     ("POST", f"{M}/sling", {"rig_id": "r1", "title": ""}, 400, "title"),

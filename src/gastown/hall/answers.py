@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NoReturn, TypeVar, overload
 
@@ -33,6 +34,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _Data = TypeVar("_Data", bound=Shown | Sequence[Shown])
 
 JSON_LIMIT = 32 * 1024 * 1024
+MOST_LEVELS = 200
+"""How deep a body may be nested, as at the control API: what is kept must be written again, with more around it."""
 _BODY_SECONDS = 60
 
 
@@ -111,13 +114,32 @@ async def read_json(limit: int = JSON_LIMIT) -> Any:
     """The request's body as JSON, whatever its content type says; Refusal 400 when it is not."""
     raw = await read_bytes(limit)
     try:
-        return json.loads(raw, parse_constant=_not_json)
+        value = json.loads(raw, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError):
         raise Refusal(400, "The body is not valid JSON") from None
+    if _is_deeper(value, MOST_LEVELS):
+        raise Refusal(400, f"The body is nested deeper than {MOST_LEVELS} levels")
+    return value
 
 
 def _not_json(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _not_json(digits)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether more than that many objects and arrays lie in one another."""
+    inside = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        if not inside:
+            return False
+        all_inner = (inner for outer in inside for inner in (outer.values() if isinstance(outer, dict) else outer))
+        inside = [inner for inner in all_inner if isinstance(inner, dict | list)]
+    return bool(inside)
 
 
 def issues(error: ValidationError) -> list[dict[str, Any]]:
