@@ -359,4 +359,14 @@ async def test_an_agent_may_not_speak_for_another_one(board: Board) -> None:
 async def test_an_agent_that_was_started_by_hand_is_known_from_its_first_call(board: Board) -> None:
     await board.ask("POST", f"{R}/agents/by-hand/status", {"message": "here"}, agent="by-hand")
     known = (await board.agents())["by-hand"]
-    assert (known["status_message"], known["status"]) == ("here", "idle")
+    assert (known["status_message"], known["status"], known["role"]) == ("here", "idle", "unknown")
+
+
+async def test_an_agent_that_was_started_by_hand_gets_work_by_name_only(board: Board) -> None:
+    await board.ask("GET", f"{R}/agents/by-hand/prime", agent="by-hand")
+    bead_id, taker = await board.sling()
+    assert taker != "by-hand"
+    await board.ask("POST", f"{R}/agents/{taker}/done", {"branch": "b"})
+    assert (await board.agents())["by-hand"]["current_hook_bead_id"] is None
+    await board.ask("POST", f"{M}/rigs/r1/beads/{bead_id}/reassign", {"agent_id": "by-hand"})
+    assert (await board.agents())["by-hand"]["current_hook_bead_id"] == bead_id

@@ -32,6 +32,7 @@ __all__ = [
     "someone_for",
 ]
 
+_UNKNOWN = "unknown"  # where a Role stands of an agent that the hall has made
 _NAMES = ("Ash", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Juniper", "Larch", "Maple", "Rowan", "Spruce", "Yew")
 
 
@@ -44,10 +45,13 @@ def agent(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
 
 
 def caller(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
-    """The agent that calls. One that the hall did not make, started by hand, is known from now on."""
+    """The agent that calls. One that the hall did not make, started by hand, is known from now on.
+
+    What it is for, nobody has said: it gets no work but what is assigned to it by name.
+    """
     ledger.require_rig(rig_id)
     if _find(ledger, agent_id) is None:
-        _make(ledger, rig_id, agent_id, Role.POLECAT, agent_id)
+        _make(ledger, rig_id, agent_id, _UNKNOWN, agent_id)
     set_agent(ledger, agent_id, "last_activity_at", ledger.now)
     return agent(ledger, rig_id, agent_id)
 
