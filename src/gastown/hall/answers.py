@@ -35,7 +35,7 @@ _Data = TypeVar("_Data", bound=Shown | Sequence[Shown])
 
 JSON_LIMIT = 32 * 1024 * 1024
 MOST_LEVELS = 200
-"""How deep a body may be nested, as at the control API: what is kept must be written again, with more around it."""
+"""How deep a body may be nested, as at the control API: what is kept is written again, with more around it."""
 _BODY_SECONDS = 60
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 from pydantic import ValidationError
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 from gastown.contract.secret import Secret
 from gastown.contract.town import Health
 from gastown.contract.worker import StartupPhaseEvent
+from gastown.hall.app import LOGGER
 from gastown.hall.container import (
     SERVE,
     Container,
@@ -32,7 +35,9 @@ from gastown.hall.container import (
 from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.mayor import Told, Turn, follow, tell
+from gastown.hall.renewal import renew
 from gastown.hall.screen import Screen
+from gastown.hall.tokens import LIFETIME
 from gastown.hall.waterfall import Bar, Sightings, bars_from
 
 __all__ = ["CONTROL_TOKEN", "DEFAULT_MESSAGE", "UpFailed", "UpOptions", "bring_up"]
@@ -48,6 +53,7 @@ _IDLE_SECONDS = 2
 _ANSWER_SECONDS = 600
 _POLL_SECONDS = 0.02
 _GATE_POLL_SECONDS = 0.05  # every question costs milliseconds that a starting kilo needs
+_TOKEN_FOR = LIFETIME - timedelta(minutes=30)
 _HOST = "127.0.0.1"
 _INTERRUPTED = 130
 
@@ -168,8 +174,7 @@ async def _town(options: UpOptions, screen: Screen, interrupts: _Interrupts) -> 
                         turn = await _first_turn(boot, url)
                         if options.exit_after_first_answer:
                             return 0 if turn.answered else 1
-                        screen.line("the town is up; Ctrl-C ends it")
-                        await trio.sleep_forever()
+                        await _stay_up(boot)
     return _INTERRUPTED if options.exit_after_first_answer else 0
 
 
@@ -218,6 +223,22 @@ async def _container_options(options: UpOptions, hall: Hall, port: int, token: S
         drain_seconds=options.drain_seconds,
         command=options.command,
     )
+
+
+async def _stay_up(boot: _Boot) -> NoReturn:
+    """Keep the container's token fresh, until cancelled."""
+    boot.screen.line("the town is up; Ctrl-C ends it")
+    await renew(boot.hall.now, partial(_hand_token, boot), given=boot.began_at, every=_TOKEN_FOR)
+
+
+async def _hand_token(boot: _Boot) -> bool:
+    """Give the container its next token: one that has slept through the end of its own cannot ask for it."""
+    try:
+        await boot.dispatch.refresh_token(await boot.hall.container_token(), boot.hall.town_id)
+    except DispatchError as error:
+        logging.getLogger(LOGGER).warning("the container has no new token yet: %s", error)
+        return False
+    return True
 
 
 async def _first_turn(boot: _Boot, control_url: str) -> Turn:

@@ -248,10 +248,12 @@ def _open_log(path: Path) -> int:
 
 
 def write_private(path: Path, content: str) -> None:
-    """Write a file that only its owner can read, also when it was there before."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+    """Write a file that only its owner can read. Who reads meanwhile sees the one before, or this."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
         file.write(content)
+    fresh.replace(path)
 
 
 def _last_lines(path: Path) -> list[str]:

@@ -8,7 +8,9 @@ import shlex
 import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -22,9 +24,11 @@ from gastown.hall.dispatch import DispatchError
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.lock import DirectoryUnusable
 from gastown.hall.mayor import MayorLost
+from gastown.hall.renewal import renew
 from gastown.hall.screen import Screen, open_screen
 from gastown.hall.server import PortTaken
 from gastown.hall.store import StoreError
+from gastown.hall.tokens import LIFETIME
 from gastown.logs import RedactingFormatter
 
 __all__ = ["add_arguments", "add_hall_arguments", "run", "run_hall"]
@@ -32,6 +36,7 @@ __all__ = ["add_arguments", "add_hall_arguments", "run", "run_hall"]
 _UNUSABLE = (DirectoryUnusable, StoreError, PortTaken)
 _SHOWN = (*_UNUSABLE, ContainerDied, DispatchError, MayorLost, UpFailed, OSError)
 _INTERRUPTED = 130
+_WRITTEN_FOR = LIFETIME / 8
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -79,9 +84,8 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
 
     async def command() -> int:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with open_hall(options) as hall:
-                path = options.data_dir / "container.env"
-                await trio.to_thread.run_sync(write_private, path, await _variables(hall))
+            path = options.data_dir / "container.env"
+            async with open_hall(options) as hall, _kept_written(hall, path):
                 gateway = "the stand-in, no language model" if hall.stand_in else "Kilo's"
                 screen.line(f"hall     {hall.url}, town {hall.town_id} in {options.data_dir}")
                 screen.line(f"gateway  {gateway}")
@@ -165,6 +169,30 @@ def _exit_code(error: BaseException) -> int:
     """2 for what the caller can set right, 1 for the rest."""
     refused = isinstance(error, ContainerDied) and error.returncode == REFUSED
     return 2 if refused or isinstance(error, _UNUSABLE) else 1
+
+
+@asynccontextmanager
+async def _kept_written(hall: Hall, path: Path) -> AsyncIterator[None]:
+    """The file for a container of this hall. The token in it has hours left for the length of the block."""
+
+    async def write() -> None:
+        await trio.to_thread.run_sync(write_private, path, await _variables(hall))
+
+    async def write_again() -> bool:
+        try:
+            await write()
+        except OSError as error:
+            logging.getLogger(LOGGER).warning("the container's file holds an old token: %s", error)
+            return False
+        return True
+
+    began = hall.now()
+    await write()
+    async with trio.open_nursery() as nursery:
+        renewal = partial(renew, hall.now, write_again, given=began, every=_WRITTEN_FOR)
+        nursery.start_soon(renewal, name="container.env")
+        yield
+        nursery.cancel_scope.cancel(reason="the hall closes")
 
 
 async def _variables(hall: Hall) -> str:
