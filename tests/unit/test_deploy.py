@@ -15,12 +15,13 @@ import yaml
 from gastown.concurrency import leaving
 from gastown.contract.secret import Secret
 from gastown.control.app import ROUTES
+from gastown.hall import up
+from gastown.hall.hall import HallOptions, open_hall
 from gastown.metrics.table import METRICS
 from gastown.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
-HALL = REPOSITORY / "src" / "gastown" / "hall"
 KUBERNETES, CLOUDFLARE = DEPLOY / "kubernetes", DEPLOY / "cloudflare"
 LOCKS = {"package.json", "package-lock.json", "tsconfig.json"}
 
@@ -140,11 +141,20 @@ def test_a_pod_is_told_all_that_the_contract_gives() -> None:
     assert settings_of_the_pod().keys() | secrets_of_the_pod().keys() == GIVEN_FROM_OUTSIDE
 
 
-def test_a_town_of_compose_is_told_all_that_the_contract_gives() -> None:
+@pytest.mark.parametrize("token", [None, "kilo-secret"], ids=["the stand-in", "a gateway of one's own"])
+async def test_a_town_of_compose_is_told_all_that_the_contract_gives(tmp_path: Path, token: str | None) -> None:
     """Some of it stands in the file that the hall writes for its town."""
-    by_the_hall = set(re.findall(r'"([A-Z_]+)": ', "".join(path.read_text("utf-8") for path in HALL.glob("*.py"))))
+    given = {"KILOCODE_TOKEN": token or "", "GASTOWN_ORGANIZATION_ID": "org", "KILO_API_URL": "https://llm.test"}
+    assert compose("hall")["environment"] == {name: f"${{{name}:-}}" for name in given}
+    options = HallOptions(
+        data_dir=tmp_path, kilocode_token=Secret(token) if token else None, organization_id="org"
+    )
+    async with open_hall(options) as hall:
+        lines = (await up._variables(hall, given["KILO_API_URL"])).splitlines()
+        by_the_hall = dict(line.split("=", 1) for line in lines)
+        assert by_the_hall["KILO_API_URL"] == (given["KILO_API_URL"] if token else hall.url)
     told = compose("town")["environment"].keys()
-    assert GIVEN_FROM_OUTSIDE - told - by_the_hall == set()
+    assert GIVEN_FROM_OUTSIDE - told - by_the_hall.keys() == set()
     assert told <= GIVEN_FROM_OUTSIDE
 
 

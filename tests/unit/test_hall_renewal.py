@@ -75,7 +75,7 @@ async def test_a_container_can_start_from_the_file_of_a_hall_however_old_that_is
         lines = (await trio.Path(path).read_text()).splitlines()
         return Secret(dict(line.split("=", 1) for line in lines)["GASTOWN_CONTAINER_TOKEN"])
 
-    async with up._kept_written(hall, path):
+    async with up._kept_written(hall, path, None):
         first = await token()
         assert await is_good(hall, first, LIFETIME - timedelta(seconds=1))
         for _ in range(30):

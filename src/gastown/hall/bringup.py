@@ -165,7 +165,7 @@ async def _town(options: UpOptions, screen: Screen, interrupts: _Interrupts) -> 
             async with open_dispatch(url, token) as dispatch:
                 boot = _Boot(options, screen, hall, dispatch, began, began_at)
                 boot.seen.hall_ms = boot.ms(trio.current_time())
-                _introduce(screen, hall, url, data)
+                _introduce(options, screen, hall, url)
                 container_options = await _container_options(options, hall, port, token)
                 boot.seen.spawned_ms = boot.ms(trio.current_time())
                 async with run_container(container_options) as container:
@@ -188,11 +188,13 @@ def _written(path: Path, token: Secret) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _introduce(screen: Screen, hall: Hall, control_url: str, data: Path) -> None:
+def _introduce(options: UpOptions, screen: Screen, hall: Hall, control_url: str) -> None:
+    data = options.hall.data_dir
+    own = options.environment.get("KILO_API_URL")
     gateway = (
         'the stand-in, no language model (no KILOCODE_TOKEN; the town gets the placeholder "stand-in")'
         if hall.stand_in
-        else "Kilo's, with the town's KILOCODE_TOKEN"
+        else ("that of KILO_API_URL" if own else "Kilo's") + ", with the town's KILOCODE_TOKEN"
     )
     screen.line(f"town     {hall.town_id} in {data}")
     screen.line(f"hall     {hall.url}")

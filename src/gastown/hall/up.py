@@ -81,12 +81,14 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
     """`gastown hall`: the orchestrator alone, until Ctrl-C; the exit code."""
     screen = _screen(env)
     options = _hall_options(args, env, port=args.port)
+    own_gateway = env.get("KILO_API_URL")
 
     async def command() -> int:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             path = options.data_dir / "container.env"
-            async with open_hall(options) as hall, _kept_written(hall, path):
-                gateway = "the stand-in, no language model" if hall.stand_in else "Kilo's"
+            async with open_hall(options) as hall, _kept_written(hall, path, own_gateway):
+                gateway = "that of KILO_API_URL" if own_gateway else "Kilo's"
+                gateway = "the stand-in, no language model" if hall.stand_in else gateway
                 screen.line(f"hall     {hall.url}, town {hall.town_id} in {options.data_dir}")
                 screen.line(f"gateway  {gateway}")
                 screen.line(f"serve    set -a; . {shlex.quote(str(path))}; set +a; gastown serve")
@@ -172,11 +174,11 @@ def _exit_code(error: BaseException) -> int:
 
 
 @asynccontextmanager
-async def _kept_written(hall: Hall, path: Path) -> AsyncIterator[None]:
+async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIterator[None]:
     """The file for a container of this hall. The token in it has hours left for the length of the block."""
 
     async def write() -> None:
-        await trio.to_thread.run_sync(write_private, path, await _variables(hall))
+        await trio.to_thread.run_sync(write_private, path, await _variables(hall, gateway))
 
     async def write_again() -> bool:
         try:
@@ -195,8 +197,11 @@ async def _kept_written(hall: Hall, path: Path) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel(reason="the hall closes")
 
 
-async def _variables(hall: Hall) -> str:
-    """What a container needs to know about this hall, as lines for a shell."""
+async def _variables(hall: Hall, gateway: str | None) -> str:
+    """What a container needs to know about this hall, as lines for a shell.
+
+    `gateway` is the base URL of the language model's, None for Kilo's; with the stand-in it is the hall's own.
+    """
     town = await hall.town()
     variables = {
         "GASTOWN_API_URL": hall.url,
@@ -204,7 +209,7 @@ async def _variables(hall: Hall) -> str:
         "GASTOWN_CONTAINER_TOKEN": (await hall.container_token()).reveal(),
         "KILOCODE_TOKEN": town.kilocode_token.reveal() if town.kilocode_token else None,
         "GASTOWN_ORGANIZATION_ID": town.organization_id,
-        "KILO_API_URL": hall.url if hall.stand_in else None,
+        "KILO_API_URL": hall.url if hall.stand_in else gateway,
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items() if value)
 
