@@ -17,6 +17,7 @@ from quart_trio import QuartTrio
 from gastown.contract.agents import AgentState
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
+from gastown.hall import up
 from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.mayor import tell
@@ -102,6 +103,20 @@ async def test_a_start_brings_the_mayor_context_and_the_town_config(
     assert (body["role"], body["prompt"], body["organizationId"]) == ("mayor", "hello", None)
     assert body["envVars"]["KILOCODE_TOKEN"] == config["kilocode_token"] == "stand-in"
     assert (config["town_id"], config["gastown_api_url"]) == ("oak", hall.url)
+
+
+async def test_the_repositories_that_a_hall_is_opened_with_are_the_towns_from_then_on(
+    container: ScriptedContainer, dispatch: Dispatch, tmp_path: Path
+) -> None:
+    container.answers["/agents/start"] = [(201, PUBLIC)]
+    told = []
+    for given in (("r=https://x.test/r.git", "s=git@x.test:s#trunk"), ("r=https://y.test/r.git",), ()):
+        rigs = [up._rig(text) for text in given]
+        async with open_hall(HallOptions(data_dir=tmp_path, rigs=rigs)) as hall:
+            await hall.start_mayor(dispatch, "hello")
+            told.append([(rig["gitUrl"], rig["defaultBranch"]) for rig in container.asked[-1][1]["rigs"]])
+    second = ("git@x.test:s", "trunk")
+    assert told == [[("https://x.test/r.git", "main"), second]] + [[("https://y.test/r.git", "main"), second]] * 2
 
 
 async def test_every_call_shows_the_token_of_the_control_port(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import trio
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.hall.app import LOGGER
+from gastown.hall.config import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.tokens import claimed_town, mint, verify
 from gastown.hall.worker_api import SNAPSHOT_LIMIT
@@ -180,6 +181,21 @@ async def test_the_registry_comes_back_as_it_was_sent(town: Town) -> None:
     assert (await town.ask("GET", "/container-registry")).json() == {"data": [ENTRY]}
     await town.ask("POST", "/container-registry", json=[])
     assert (await town.ask("GET", "/container-registry")).json() == {"data": []}
+
+
+async def test_a_mayor_that_comes_back_browses_the_repositories_of_now(town: Town) -> None:
+    mayor = str((await town.hall.town()).mayor_agent_id)
+    request = START | {"agentId": mayor, "role": "mayor", "rigs": [{"rigId": "old"}]}
+    entry = {"agentId": mayor, "request": request, "workdir": "/w/m", "env": {}}
+    rigs = [{"rigId": "r", "gitUrl": "https://x.test/r.git", "defaultBranch": "main"}]
+    await town.hall.store.replace_registry("oak", [entry, ENTRY])
+    await town.hall.store.save_rig(
+        "oak", RigRecord(rig_id="r", git_url="https://x.test/r.git", default_branch="main")
+    )
+    assert (await town.ask("GET", "/container-registry")).json()["data"] == [
+        entry | {"request": request | {"rigs": rigs}},
+        ENTRY,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,14 @@ def parsed(*arguments: str) -> Namespace:
         ("--turn-seconds", "x"),
         ("--town", "../x"),
         ("--town", ""),
+        ("--rig", "https://x.test/r.git"),
+        ("--rig", "r"),
+        ("--rig", "../r=https://x.test/r.git"),
+        ("--rig", "r=ftp://x.test/r.git"),
+        ("--rig", "r=/home/me/r"),
+        ("--rig", "r=-u"),
+        ("--rig", "r=https://x.test/r.git?a=b"),
+        ("--rig", "r=https://x.test/r.git#-b"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(arguments: tuple[str, str]) -> None:
@@ -46,6 +54,21 @@ def test_both_commands_know_where_the_town_is() -> None:
     add_hall_arguments(parser)
     assert parser.parse_args(["--dir", "/x", "--town", "oak"]).dir == Path("/x")
     assert parsed("--town", "oak").dir is None
+
+
+def test_repositories_are_named_with_their_addresses_and_branches() -> None:
+    rigs = parsed("--rig", "r=https://x.test/a=b.git", "--rig", "s=git@x.test:s#trunk").rigs
+    assert [(rig.rig_id, rig.git_url, rig.default_branch) for rig in rigs] == [
+        ("r", "https://x.test/a=b.git", "main"),
+        ("s", "git@x.test:s", "trunk"),
+    ]
+    assert parsed().rigs == []
+
+
+def test_a_login_in_an_address_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--rig", "r=https://canary@x.test/../r")
+    assert "canary" not in capsys.readouterr().err + repr(parsed("--rig", "r=https://canary@x.test/r"))
 
 
 def run_in(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:

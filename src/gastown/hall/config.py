@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = [
     "TownRecord",
     "mayor_context",
     "mayor_start_request",
+    "resumed_registry",
     "town_config",
 ]
 
@@ -43,7 +44,7 @@ class RigRecord:
     """A repository of the town. `model` is for the rig's own agents and never for the mayor."""
 
     rig_id: str
-    git_url: str
+    git_url: str = field(repr=False)
     default_branch: str
     model: str | None = None
     platform_integration_id: str | None = None
@@ -129,15 +130,30 @@ def mayor_start_request(context: MayorContext, town: TownRecord, prompt: str) ->
         default_branch="",
         organization_id=context.organization_id,
         env_vars=_variables(context),
-        rigs=tuple(
-            Rig(
-                rig_id=rig.rig_id,
-                git_url=rig.git_url,
-                default_branch=rig.default_branch,
-                platform_integration_id=rig.platform_integration_id,
-            )
-            for rig in town.rigs
-        ),
+        rigs=_rigs(town),
+    )
+
+
+def resumed_registry(entries: Sequence[Any], town: TownRecord) -> list[Any]:
+    """What a container sent as its registry, for the next one: a mayor browses the rigs that there are now."""
+    rigs = [rig.model_dump(by_alias=True, exclude_none=True) for rig in _rigs(town)]
+    return [
+        entry | {"request": entry["request"] | {"rigs": rigs}}
+        if entry["agentId"] == town.mayor_agent_id
+        else entry
+        for entry in entries
+    ]
+
+
+def _rigs(town: TownRecord) -> tuple[Rig, ...]:
+    return tuple(
+        Rig(
+            rig_id=rig.rig_id,
+            git_url=rig.git_url,
+            default_branch=rig.default_branch,
+            platform_integration_id=rig.platform_integration_id,
+        )
+        for rig in town.rigs
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,14 @@ from pathlib import Path
 from gastown.contract.agents import PublicAgent
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER, create_app
-from gastown.hall.config import STAND_IN_TOKEN, TownRecord, mayor_context, mayor_start_request, town_config
+from gastown.hall.config import (
+    STAND_IN_TOKEN,
+    RigRecord,
+    TownRecord,
+    mayor_context,
+    mayor_start_request,
+    town_config,
+)
 from gastown.hall.context import HallContext, StandIn
 from gastown.hall.dispatch import Dispatch
 from gastown.hall.lock import only_one
@@ -32,6 +39,7 @@ def _wall_clock() -> datetime:
 class HallOptions:
     """What a hall is opened with.
 
+    `rigs` are added to those that the town has, or take the place of one of the same id.
     A given `kilocode_token`, `organization_id` or `default_model` changes the town for good; None keeps
     what it has, and an empty organisation takes it away. A town without a real token uses the gateway
     stand-in (and `STAND_IN_TOKEN` given as the token goes back to it), unless `stand_in` is false.
@@ -45,6 +53,7 @@ class HallOptions:
     kilocode_token: Secret | None = None
     organization_id: str | None = None
     default_model: str | None = None
+    rigs: Sequence[RigRecord] = ()
     turn_seconds: float = 0.0
     stand_in: bool = True
     now: Callable[[], datetime] = _wall_clock
@@ -133,6 +142,8 @@ async def _settle_town(store: Store, options: HallOptions) -> Secret | None:
     if options.default_model:
         changes["default_model"] = options.default_model
     await store.change_town(options.town_id, changes)
+    for rig in options.rigs:
+        await store.save_rig(options.town_id, rig)
     town = await store.town(options.town_id)
     token = town.kilocode_token if town is not None else None
     if token is None and options.stand_in:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import trio
 
+from gastown.contract.git import Remote, is_branch_name
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
 from gastown.hall.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
+from gastown.hall.config import RigRecord
 from gastown.hall.container import REFUSED, ContainerDied, write_private
 from gastown.hall.dispatch import DispatchError
 from gastown.hall.hall import Hall, HallOptions, open_hall
@@ -108,6 +110,15 @@ def _add_common(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="the town's default model, from now on")
     parser.add_argument(
+        "--rig",
+        type=_rig,
+        action="append",
+        default=[],
+        dest="rigs",
+        metavar="ID=URL[#BRANCH]",
+        help="a repository of the town, from now on; may be repeated (default branch: main)",
+    )
+    parser.add_argument(
         "--turn-seconds",
         type=_seconds,
         default=0.0,
@@ -125,6 +136,7 @@ def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> Hall
         kilocode_token=Secret(env["KILOCODE_TOKEN"]) if env.get("KILOCODE_TOKEN") else None,
         organization_id=env.get("GASTOWN_ORGANIZATION_ID"),
         default_model=args.model,
+        rigs=args.rigs,
         turn_seconds=args.turn_seconds,
     )
 
@@ -232,6 +244,22 @@ def _town(text: str) -> str:
     if not is_identifier(text):
         raise ArgumentTypeError("letters, digits and . _ : @ - only")
     return text
+
+
+def _rig(text: str) -> RigRecord:
+    """A repository of the town. No sentence repeats an address, which may hold a login."""
+    rig_id, _, place = text.partition("=")
+    url, _, branch = place.partition("#")
+    branch = branch or "main"
+    if not is_identifier(rig_id):
+        raise ArgumentTypeError("ID=URL: the ID has letters, digits and . _ : @ - only")
+    try:
+        Remote.parse(url)
+    except ValueError as error:
+        raise ArgumentTypeError(f"the URL of {rig_id} {error}") from None
+    if not is_branch_name(branch):
+        raise ArgumentTypeError(f"the branch of {rig_id} is not a name that git takes for a branch")
+    return RigRecord(rig_id=rig_id, git_url=url, default_branch=branch)
 
 
 def _some_text(text: str) -> str:

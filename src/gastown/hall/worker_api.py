@@ -19,7 +19,7 @@ from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.contract.worker import MayorContext, RegistryEntry
 from gastown.hall.answers import Answer, Refusal, done, entrust, issues, read_bytes, read_json, reply
-from gastown.hall.config import TownRecord, mayor_context
+from gastown.hall.config import TownRecord, mayor_context, resumed_registry
 from gastown.hall.context import context
 from gastown.hall.shown import StoredRegistry, Token, TokenGiven
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
@@ -64,8 +64,9 @@ async def require_identifiers() -> None:
 
 @worker_api.get("/container-registry")
 async def get_registry(town_id: str) -> Answer[StoredRegistry]:
-    """The newest registry that the container sent."""
-    return reply(StoredRegistry(data=await context().store.registry(town_id)))
+    """The newest registry that the container sent, with the town's repositories of now."""
+    entries = await context().store.registry(town_id)
+    return reply(StoredRegistry(data=resumed_registry(entries, await _town(town_id))))
 
 
 @worker_api.post("/container-registry")
