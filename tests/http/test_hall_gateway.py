@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
+from gastown.hall.config import mayor_context
 from gastown.hall.gateway import stand_in_text
 from gastown.hall.hall import HallOptions, open_hall
 
@@ -136,16 +137,23 @@ async def test_a_town_with_a_real_token_has_no_stand_in(tmp_path: Path) -> None:
         assert (await client.post(COMPLETIONS, json=asked(), headers=TOKEN)).status_code == 404
 
 
-async def test_a_real_token_is_remembered_until_the_placeholder_is_given(tmp_path: Path) -> None:
+async def test_a_token_and_its_organisation_are_for_the_hall_that_they_were_given_to(tmp_path: Path) -> None:
     kept = []
     real, placeholder = Secret("kilo-secret"), Secret("stand-in")
-    for token in (None, real, None, placeholder, None):
-        async with open_hall(HallOptions(data_dir=tmp_path / "oak", kilocode_token=token)) as hall:
-            kept.append((hall.stand_in, (await hall.town()).kilocode_token))
+    for token, organization in ((None, None), (real, "org"), (None, None), (placeholder, "")):
+        options = HallOptions(data_dir=tmp_path / "oak", kilocode_token=token, organization_id=organization)
+        async with open_hall(options) as hall:
+            town = await hall.town()
+            kept.append((hall.stand_in, town.kilocode_token, town.organization_id))
     assert kept == [
-        (True, placeholder),
-        (False, real),
-        (False, real),
-        (True, placeholder),
-        (True, placeholder),
+        (True, placeholder, None),
+        (False, real, "org"),
+        (True, placeholder, None),
+        (True, placeholder, None),
     ]
+
+
+async def test_a_token_that_replaces_another_one_is_live_at_once(tmp_path: Path) -> None:
+    async with open_hall(HallOptions(data_dir=tmp_path / "oak", kilocode_token=Secret("one"))) as hall:
+        await hall.store.change_town("town", {"kilocode_token": Secret("two")})
+        assert mayor_context(await hall.town()).kilocode_token == Secret("two")

@@ -193,9 +193,19 @@ async def test_a_mayor_that_comes_back_browses_the_repositories_of_now(town: Tow
         "oak", RigRecord(rig_id="r", git_url="https://x.test/r.git", default_branch="main")
     )
     assert (await town.ask("GET", "/container-registry")).json()["data"] == [
-        entry | {"request": request | {"rigs": rigs}},
+        entry | {"request": request | {"rigs": rigs, "organizationId": None}},
         ENTRY,
     ]
+
+
+async def test_the_gateways_token_never_reaches_the_disk(town: Town, tmp_path: Path) -> None:
+    variables = {"KILOCODE_TOKEN": "kilo-secret", "A": "1"}
+    entry = ENTRY | {"request": START | {"envVars": variables}, "env": variables}
+    assert (await town.ask("POST", "/container-registry", json=[entry])).status_code == 200
+    kept = ENTRY | {"request": START | {"envVars": {"A": "1"}}, "env": {"A": "1"}}
+    assert (await town.ask("GET", "/container-registry")).json()["data"] == [kept]
+    assert (await town.ask("GET", "/mayor-id")).json()["kilocodeToken"] == "kilo-secret"
+    assert [file for file in (tmp_path / "oak").iterdir() if b"kilo-secret" in file.read_bytes()] == []
 
 
 @pytest.mark.parametrize(

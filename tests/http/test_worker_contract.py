@@ -147,8 +147,10 @@ async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 def entry(agent_id: str) -> RegistryEntry:
+    """Without the gateway's token, which a worker need not give back: each container has one of its own."""
+    request = start_request(agent_id, envVars={"B": "2"})
     return RegistryEntry.model_validate(
-        {"agentId": agent_id, "request": start_request(agent_id), "workdir": f"/w/{agent_id}", "env": {"A": "1"}}
+        {"agentId": agent_id, "request": request, "workdir": f"/w/{agent_id}", "env": {"A": "1"}}
     )
 
 

@@ -56,7 +56,8 @@ async def test_a_mayor_start_finds_the_prewarmed_server_and_shows_no_secret(tmp_
     async with open_hall(HallOptions(data_dir=tmp_path)) as hall:
         await hall.store.change_town("town", changes)
     # A town with a token of its own must not reach for the real gateway; a closed port is as good as none.
-    async with real_town(tmp_path, KILO_API_URL="http://127.0.0.1:9") as town:
+    given = {name: changes[name] for name in ("kilocode_token", "organization_id") if name in changes}
+    async with real_town(tmp_path, given, KILO_API_URL="http://127.0.0.1:9") as town:
         health = await town.prewarmed()
         assert health.hydration.prewarm == "ready"
         assert health.servers == 1

@@ -72,7 +72,6 @@ async def test_no_secret_is_in_a_command_line_a_log_line_or_an_answer(tmp_path, 
         server.make("r", {"a.txt": "one\n"})
         server.tokens = {f"{CANARY}-github"}
         changes = {
-            "kilocode_token": Secret(f"{CANARY}-gateway"),
             "git_auth": GitAuth(github_token=Secret(f"{CANARY}-github")),
             "github_cli_pat": Secret(f"{CANARY}-pat"),
             "env_vars": {"SHIP": Secret(f"{CANARY}-variable")},
@@ -83,8 +82,9 @@ async def test_no_secret_is_in_a_command_line_a_log_line_or_an_answer(tmp_path, 
             rig = RigRecord(rig_id="rig-1", git_url=address, default_branch="main")
             await hall.store.save_rig("town", rig)
         data = tmp_path / "town"
+        given = {"kilocode_token": Secret(f"{CANARY}-gateway")}
         environment = {"KILO_API_URL": "http://127.0.0.1:9", "GASTOWN_BROKER": broker}
-        async with real_town(data, **environment) as town, watching(town.container.pid) as watch:
+        async with real_town(data, given, **environment) as town, watching(town.container.pid) as watch:
             said = [(await town.prewarmed()).model_dump_json()]
             agent = await town.hall.start_mayor(town.dispatch, "Hello.")
             said.append(agent.model_dump_json())

@@ -15,7 +15,7 @@ import trio.testing
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.hall.config import RigRecord
-from gastown.hall.store import MOST_EVENTS, Store, StoreError, open_store
+from gastown.hall.store import MOST_EVENTS, VERSION, Store, StoreError, open_store
 
 NOTES = "these are my notes\n" * 100
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
@@ -182,6 +182,39 @@ async def test_a_file_of_a_newer_hall_is_refused(path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(StoreError, match="newer gastown"):
+        async with open_store(path, now):
+            pass
+
+
+async def test_a_file_of_version_1_loses_what_was_for_one_run_only(path: Path) -> None:
+    variables = {"KILOCODE_TOKEN": "canary-token", "A": "1"}
+    entry = {"agentId": "a", "request": {"envVars": variables, "x": "\ud800"}, "env": variables}
+    async with open_store(path, now) as store:
+        await store.create_town("oak", name="Oak", jwt_secret=Secret("s"), mayor_agent_id="mayor-1")
+        await store.replace_registry("oak", [entry])
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE towns ADD COLUMN kilocode_token TEXT")
+        connection.execute("ALTER TABLE towns ADD COLUMN organization_id TEXT")
+        connection.execute("UPDATE towns SET kilocode_token = 'canary-token', organization_id = 'org'")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    async with open_store(path, now) as store:
+        town = await store.town("oak")
+        assert town is not None
+        assert (town.mayor_agent_id, town.kilocode_token, town.organization_id) == ("mayor-1", None, None)
+        assert await store.registry("oak") == [
+            {"agentId": "a", "request": {"envVars": {"A": "1"}, "x": "\ud800"}, "env": {"A": "1"}}
+        ]
+    assert [file.name for file in path.parent.iterdir() if b"canary-token" in file.read_bytes()] == []
+
+
+async def test_a_file_of_an_older_hall_that_no_step_leads_from_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(path, now):
+        pass
+    monkeypatch.setattr("gastown.hall.store.VERSION", VERSION + 1)
+    with pytest.raises(StoreError, match=r"older gastown .* begin a new town"):
         async with open_store(path, now):
             pass
 

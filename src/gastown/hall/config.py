@@ -20,6 +20,7 @@ __all__ = [
     "TownRecord",
     "mayor_context",
     "mayor_start_request",
+    "registry_to_keep",
     "resumed_registry",
     "town_config",
 ]
@@ -134,13 +135,28 @@ def mayor_start_request(context: MayorContext, town: TownRecord, prompt: str) ->
     )
 
 
-def resumed_registry(entries: Sequence[Any], town: TownRecord) -> list[Any]:
-    """What a container sent as its registry, for the next one: a mayor browses the rigs that there are now."""
-    rigs = [rig.model_dump(by_alias=True, exclude_none=True) for rig in _rigs(town)]
+def registry_to_keep(entries: Sequence[Any]) -> list[Any]:
+    """What a container sent as its registry, without the gateway's token: the next one is given its own."""
     return [
-        entry | {"request": entry["request"] | {"rigs": rigs}}
-        if entry["agentId"] == town.mayor_agent_id
-        else entry
+        _without_token(entry, "env") | {"request": _without_token(entry["request"], "envVars", "env_vars")}
+        for entry in entries
+    ]
+
+
+def _without_token(outer: dict[str, Any], *names: str) -> dict[str, Any]:
+    variables = {name: outer[name] for name in names if isinstance(outer.get(name), dict)}
+    return outer | {
+        name: {key: value for key, value in inner.items() if key != "KILOCODE_TOKEN"}
+        for name, inner in variables.items()
+    }
+
+
+def resumed_registry(entries: Sequence[Any], town: TownRecord) -> list[Any]:
+    """The kept registry for the next container: its mayor has the rigs and the organisation of now."""
+    rigs = [rig.model_dump(by_alias=True, exclude_none=True) for rig in _rigs(town)]
+    now = {"rigs": rigs, "organizationId": town.organization_id or None}
+    return [
+        entry | {"request": entry["request"] | now} if entry.get("agentId") == town.mayor_agent_id else entry
         for entry in entries
     ]
 

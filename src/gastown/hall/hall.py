@@ -39,10 +39,10 @@ def _wall_clock() -> datetime:
 class HallOptions:
     """What a hall is opened with.
 
-    `rigs` are added to those that the town has, or take the place of one of the same id.
-    A given `kilocode_token`, `organization_id` or `default_model` changes the town for good; None keeps
-    what it has, and an empty organisation takes it away. A town without a real token uses the gateway
-    stand-in (and `STAND_IN_TOKEN` given as the token goes back to it), unless `stand_in` is false.
+    A given `default_model` is the town's from then on; `rigs` are added to those that it has, or take the place
+    of one of the same id. `kilocode_token` and `organization_id` are for as long as the hall is open, and never
+    on the disk. Without a token, or with `STAND_IN_TOKEN`, the town uses the gateway stand-in, unless
+    `stand_in` is false.
     `turn_seconds` is how long the stand-in takes over an answer. Port 0 is any free port.
     """
 
@@ -134,19 +134,11 @@ async def _settle_town(store: Store, options: HallOptions) -> Secret | None:
         jwt_secret=Secret(secrets.token_urlsafe(48)),
         mayor_agent_id=f"mayor-{secrets.token_hex(4)}",
     )
-    changes: TownChanges = {}
-    if options.kilocode_token:
-        changes["kilocode_token"] = options.kilocode_token
-    if options.organization_id is not None:
-        changes["organization_id"] = options.organization_id or None
+    token = options.kilocode_token or (STAND_IN_TOKEN if options.stand_in else None)
+    changes: TownChanges = {"kilocode_token": token, "organization_id": options.organization_id or None}
     if options.default_model:
         changes["default_model"] = options.default_model
     await store.change_town(options.town_id, changes)
     for rig in options.rigs:
         await store.save_rig(options.town_id, rig)
-    town = await store.town(options.town_id)
-    token = town.kilocode_token if town is not None else None
-    if token is None and options.stand_in:
-        token = STAND_IN_TOKEN
-        await store.change_town(options.town_id, {"kilocode_token": token})
     return token

@@ -1,4 +1,4 @@
--- The hall's whole state. Version 1; store.py holds the steps from one version to the next.
+-- What a town is. Version 2; store.py holds the step from each version to the next.
 
 CREATE TABLE towns (
     id                  TEXT PRIMARY KEY,
@@ -7,8 +7,6 @@ CREATE TABLE towns (
     jwt_secret          TEXT NOT NULL,
     mayor_agent_id      TEXT,
     mayor_session_id    TEXT,                          -- of the last conversation, to tell resumed from new
-    kilocode_token      TEXT,
-    organization_id     TEXT,
     default_model       TEXT,
     small_model         TEXT,
     role_models         TEXT NOT NULL DEFAULT '{}',    -- JSON: role -> model

@@ -21,12 +21,33 @@ from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.config import RigRecord, TownRecord
 
-__all__ = ["MOST_EVENTS", "Connection", "Row", "Store", "StoreError", "StoredEvent", "TownChanges", "open_store"]
+__all__ = [
+    "MOST_EVENTS",
+    "VERSION",
+    "Connection",
+    "Row",
+    "Store",
+    "StoreError",
+    "StoredEvent",
+    "TownChanges",
+    "open_store",
+]
 
-VERSION = 1
+VERSION = 2
+_STEPS = {
+    # What a run is given is not for the next one, and a token not for the disk.
+    1: """
+        ALTER TABLE towns DROP COLUMN kilocode_token;
+        ALTER TABLE towns DROP COLUMN organization_id;
+        UPDATE registry SET entries = (SELECT json_group_array(json(json_remove(
+            value, '$.env.KILOCODE_TOKEN', '$.request.envVars.KILOCODE_TOKEN'))) FROM json_each(entries));
+    """,
+}
+"""From each version that there was, what leads to the next."""
 MOST_EVENTS = 10_000
 """How many container events are kept for a town."""
 
+_OF_THIS_RUN = frozenset({"kilocode_token", "organization_id"})
 _CLOSE_SECONDS = 10
 _T = TypeVar("_T")
 Connection = sqlite3.Connection
@@ -34,7 +55,7 @@ Row = sqlite3.Row
 
 # The one query of the mayor context and of the dispatch: the town and its rigs, in one read.
 _TOWN = """
-    SELECT id, name, mayor_agent_id, mayor_session_id, kilocode_token, organization_id,
+    SELECT id, name, mayor_agent_id, mayor_session_id,
            default_model, small_model, role_models, git_auth, github_cli_pat,
            git_author_name, git_author_email, disable_ai_coauthor, env_vars,
            (SELECT json_group_array(json_object('rig_id', id, 'git_url', git_url,
@@ -45,11 +66,14 @@ _TOWN = """
 
 
 class StoreError(Exception):
-    """The file cannot be used: not writable, no database, or of a newer hall. One clear sentence."""
+    """The file cannot be used: not writable, no database, or of another version. One clear sentence."""
 
 
 class TownChanges(TypedDict, total=False):
-    """The settings of a town that may change. Keys that are left out stay as they are."""
+    """The settings of a town that may change. Keys that are left out stay as they are.
+
+    The gateway's token and its organisation are never in the file: they hold until the store is closed.
+    """
 
     name: str
     mayor_session_id: str | None
@@ -87,6 +111,7 @@ class Store:
         self._connection = connection
         self._now = now
         self._one_at_a_time = trio.CapacityLimiter(1)
+        self._of_this_run: dict[str, dict[str, Any]] = {}
 
     async def create_town(
         self, town_id: str, *, name: str, jwt_secret: Secret, mayor_agent_id: str | None
@@ -102,17 +127,20 @@ class Store:
     async def town(self, town_id: str) -> TownRecord | None:
         """The town and its rigs, read by one query; None when there is no such town."""
         rows = await self._read(_TOWN, (town_id,))
-        return _town_record(rows[0]) if rows else None
+        return _town_record(rows[0], self._of_this_run.get(town_id, {})) if rows else None
 
     async def change_town(self, town_id: str, changes: TownChanges) -> None:
         """Replace the settings named in `changes`."""
         unknown = changes.keys() - TownChanges.__annotations__.keys()
         if unknown:
             raise ValueError(f"not settings of a town: {sorted(unknown)}")
-        if not changes:
+        given: dict[str, Any] = dict(changes)
+        passing = {key: given.pop(key) for key in changes.keys() & _OF_THIS_RUN}
+        self._of_this_run[town_id] = self._of_this_run.get(town_id, {}) | passing
+        if not given:
             return
-        values = [_stored(value) for value in changes.values()]
-        columns = ", ".join(f"{key} = ?" for key in changes)
+        values = [_stored(value) for value in given.values()]
+        columns = ", ".join(f"{key} = ?" for key in given)
         sql = f"UPDATE towns SET {columns} WHERE id = ?"  # noqa: S608  the names were checked above
         await self._write(sql, (*values, town_id))
 
@@ -247,9 +275,23 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         schema = files("gastown.hall").joinpath("schema.sql").read_text("utf-8")
         # One script, one transaction: a crash in here leaves an empty file and not half a schema.
         connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
+    else:
+        _bring_up_to_date(connection, path, version)
     for name in ("board.sql", "records.sql"):
         tables = files("gastown.hall").joinpath(name).read_text("utf-8")
         connection.executescript(f"BEGIN IMMEDIATE; {tables} COMMIT;")
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """Go from the version of an older gastown to ours; each step is one transaction."""
+    connection.execute("PRAGMA secure_delete = ON")  # what a step drops is overwritten
+    for old in range(version, VERSION):
+        if old not in _STEPS:
+            raise StoreError(
+                f"{path} was written by an older gastown (version {old}, this one knows {VERSION}):"
+                " use that one, or begin a new town with another --dir"
+            )
+        connection.executescript(f"BEGIN IMMEDIATE; {_STEPS[old]} PRAGMA user_version = {old + 1}; COMMIT;")
 
 
 def _add_event(connection: sqlite3.Connection, town_id: str, values: tuple[object, ...]) -> None:
@@ -286,12 +328,12 @@ def _stored(value: object) -> object:
     return value
 
 
-def _town_record(row: sqlite3.Row) -> TownRecord:
-    values: dict[str, Any] = dict(row)
+def _town_record(row: sqlite3.Row, of_this_run: dict[str, Any]) -> TownRecord:
+    values: dict[str, Any] = dict(row) | of_this_run
     values["disable_ai_coauthor"] = bool(values["disable_ai_coauthor"])
     values["role_models"] = json.loads(values["role_models"])
-    for name in ("kilocode_token", "github_cli_pat"):
-        values[name] = None if values[name] is None else Secret(values[name])
+    pat = values["github_cli_pat"]
+    values["github_cli_pat"] = None if pat is None else Secret(pat)
     values["env_vars"] = {name: Secret(value) for name, value in json.loads(values["env_vars"]).items()}
     values["git_auth"] = GitAuth.model_validate_json(values["git_auth"])
     values["rigs"] = tuple(

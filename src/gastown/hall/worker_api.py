@@ -19,7 +19,7 @@ from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.contract.worker import MayorContext, RegistryEntry
 from gastown.hall.answers import Answer, Refusal, done, entrust, issues, read_bytes, read_json, reply
-from gastown.hall.config import TownRecord, mayor_context, resumed_registry
+from gastown.hall.config import TownRecord, mayor_context, registry_to_keep, resumed_registry
 from gastown.hall.context import context
 from gastown.hall.shown import StoredRegistry, Token, TokenGiven
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
@@ -71,13 +71,13 @@ async def get_registry(town_id: str) -> Answer[StoredRegistry]:
 
 @worker_api.post("/container-registry")
 async def post_registry(town_id: str) -> Answer[None]:
-    """Replace the registry. What is kept is what was sent, with the keys of newer containers."""
+    """Replace the registry. What is kept is what was sent, with the keys of newer containers; no gateway token."""
     entries = await read_json()
     try:
         _ENTRIES.validate_python(entries)
     except ValidationError as error:
         raise Refusal(400, "Invalid request body", issues=issues(error)) from None
-    await context().store.replace_registry(town_id, entries)
+    await context().store.replace_registry(town_id, registry_to_keep(entries))
     return done()
 
 
