@@ -143,14 +143,14 @@ def redacted(text: str, secrets: Iterable[Secret] = ()) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """For the logging of the standard library, its tracebacks included."""
+    """For the logging of the standard library, its tracebacks included. `secrets` gives what is secret now."""
 
-    def __init__(self, form: str, secrets: Iterable[Secret] = ()) -> None:
+    def __init__(self, form: str, secrets: Callable[[], Iterable[Secret]]) -> None:
         super().__init__(form)
-        self._redactor = Redactor(secrets)
+        self._live = LiveRedactor(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._redactor(super().format(record))
+        return self._live.now()(super().format(record))
 
 
 def configure(secrets: Callable[[], Iterable[Secret]], stream: TextIO | None = None) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from gastown.contract.secret import Secret
+from gastown.contract.town import GitAuth
+from gastown.hall import up
+from gastown.hall.app import LOGGER
+from gastown.hall.config import RigRecord
+from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.lock import DirectoryUnusable, only_one
 from gastown.hall.screen import Screen, open_screen
 from gastown.hall.up import add_arguments, add_hall_arguments, run
@@ -105,6 +114,26 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_starts(
     code, said = run_in(tmp_path / "town", capsys, "--json", str(tmp_path / "no" / "x.json"))
     assert (code, said.count("\n")) == (1, 1)
     assert not (tmp_path / "town").exists()
+
+
+def test_the_log_of_a_hall_shows_nothing_secret_of_its_town(
+    tmp_path: Path,
+) -> None:
+    canaries = [f"canary-{name}" for name in ("gateway", "login", "github")]
+
+    async def command(options: HallOptions) -> int:
+        async with open_hall(options) as hall:
+            await hall.store.change_town("town", {"git_auth": GitAuth(github_token=Secret(canaries[2]))})
+        async with open_hall(replace(options, rigs=())):
+            logging.getLogger(f"{LOGGER}.server").warning("heard %s", canaries)
+        return 0
+
+    rigs = [RigRecord(rig_id="r", git_url=f"https://{canaries[1]}@x.test/r", default_branch="main")]
+    options = HallOptions(data_dir=tmp_path, kilocode_token=Secret(canaries[0]), rigs=rigs)
+    assert up._run("gastown up", partial(command, options), options) == 0
+    written = (tmp_path / "hall.log").read_text()
+    assert "heard" in written
+    assert "canary" not in written
 
 
 def test_a_directory_is_free_again_after_its_block(tmp_path: Path) -> None:

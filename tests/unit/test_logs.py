@@ -198,7 +198,7 @@ def test_a_secret_that_is_a_part_of_another_leaves_nothing_of_it() -> None:
 def test_the_standard_librarys_log_is_redacted_with_its_tracebacks() -> None:
     stream = StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s", [Secret("live-secret")]))
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s", lambda: [Secret("live-secret")]))
     record_to = logging.getLogger(f"{__name__}.apart")
     record_to.propagate = False
     record_to.addHandler(handler)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from gastown.contract.agents import Rig, Role, StartAgentRequest
-from gastown.contract.secret import Secret
+from gastown.contract.git import Remote
+from gastown.contract.secret import Secret, credentials_among
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
 
@@ -22,6 +24,7 @@ __all__ = [
     "mayor_start_request",
     "registry_to_keep",
     "resumed_registry",
+    "secrets_of",
     "town_config",
 ]
 
@@ -71,6 +74,17 @@ class TownRecord:
     disable_ai_coauthor: bool = False
     env_vars: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
     rigs: tuple[RigRecord, ...] = ()
+
+
+def secrets_of(town: TownRecord) -> Iterator[Secret]:
+    """Every value of the town that must never be seen, for the log's redaction."""
+    own = (town.kilocode_token, town.github_cli_pat, town.git_auth.github_token, town.git_auth.gitlab_token)
+    yield from (value for value in own if value and value != STAND_IN_TOKEN)
+    yield from credentials_among(town.env_vars)
+    for rig in town.rigs:
+        with suppress(ValueError):  # an address that nobody can use
+            if password := Remote.parse(rig.git_url).password:
+                yield password
 
 
 def mayor_context(town: TownRecord) -> MayorContext:

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from gastown.hall.config import (
     TownRecord,
     mayor_context,
     mayor_start_request,
+    secrets_of,
     town_config,
 )
 from gastown.hall.context import HallContext, StandIn
@@ -43,7 +44,8 @@ class HallOptions:
     of one of the same id. `kilocode_token` and `organization_id` are for as long as the hall is open, and never
     on the disk. Without a token, or with `STAND_IN_TOKEN`, the town uses the gateway stand-in, unless
     `stand_in` is false.
-    `turn_seconds` is how long the stand-in takes over an answer. Port 0 is any free port.
+    `turn_seconds` is how long the stand-in takes over an answer. Port 0 is any free port. `secrets` is filled
+    when the hall opens, with what its town has that no log may show.
     """
 
     data_dir: Path
@@ -57,6 +59,7 @@ class HallOptions:
     turn_seconds: float = 0.0
     stand_in: bool = True
     now: Callable[[], datetime] = _wall_clock
+    secrets: list[Secret] = field(default_factory=list[Secret], repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +112,9 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
     """
     with only_one(options.data_dir):
         async with open_store(options.data_dir / "hall.db", options.now) as store:
-            token = await _settle_town(store, options)
-            real = token not in (None, STAND_IN_TOKEN)
+            town = await _settle_town(store, options)
+            options.secrets[:] = secrets_of(town)
+            real = town.kilocode_token not in (None, STAND_IN_TOKEN)
             stand_in = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN)
             context = HallContext(
                 store=store, now=options.now, stand_in=stand_in if options.stand_in and not real else None
@@ -126,8 +130,8 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
                 )
 
 
-async def _settle_town(store: Store, options: HallOptions) -> Secret | None:
-    """Make the town the first time, change what is given, and return its gateway token."""
+async def _settle_town(store: Store, options: HallOptions) -> TownRecord:
+    """Make the town the first time, change what is given, and return it."""
     await store.create_town(
         options.town_id,
         name=options.town_id,
@@ -141,4 +145,7 @@ async def _settle_town(store: Store, options: HallOptions) -> Secret | None:
     await store.change_town(options.town_id, changes)
     for rig in options.rigs:
         await store.save_rig(options.town_id, rig)
-    return token
+    town = await store.town(options.town_id)
+    if town is None:
+        raise LookupError(f"town {options.town_id} is gone from the store")
+    return town

@@ -144,8 +144,8 @@ def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> Hall
 def _run(name: str, command: Callable[[], Awaitable[int]], options: HallOptions) -> int:
     """Run `command` under Trio; what can go wrong becomes one line on stderr and an exit code."""
     handler = logging.FileHandler(options.data_dir / "hall.log", delay=True)  # the directory is made later
-    given = [options.kilocode_token] if options.kilocode_token is not None else []
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", given))
+    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.setFormatter(RedactingFormatter(form, lambda: options.secrets))
     logger = logging.getLogger(LOGGER)
     logger.addHandler(handler)
     logger.propagate = False
