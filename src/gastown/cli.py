@@ -1,4 +1,4 @@
-"""`gastown serve | up | hall | openapi`. Each command imports only what it runs."""
+"""`gastown serve | up | hall | openapi`. `serve`, whose start is timed, imports nothing of the other commands."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ def is_reserved(name: str) -> bool:
 
 def dashboard_file(home_root: str, mayor: User | None = None) -> str:
     """Where the mayor's plugin reads what the user's dashboard shows; a `mayor` has a directory for it."""
-    folder = f"{home_root}/gastown-" + ("mayor/" if mayor is not None else "")
-    return f"{folder}dashboard-context.json"
+    before = f"{home_root}/gastown-" + ("mayor/" if mayor is not None else "")
+    return f"{before}dashboard-context.json"
 
 
 def temporary(home: str) -> str:

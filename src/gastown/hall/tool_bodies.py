@@ -20,7 +20,6 @@ __all__ = [
     "Done",
     "Escalation",
     "Mail",
-    "Nothing",
     "Nudge",
     "Reassignment",
     "ReworkRequest",
@@ -54,10 +53,6 @@ class _Body(BaseModel):
     @classmethod
     def _without_nulls(cls, given: Any) -> Any:
         return {key: value for key, value in given.items() if value is not None} if type(given) is dict else given
-
-
-class Nothing(_Body):
-    pass
 
 
 class Sling(_Body):
