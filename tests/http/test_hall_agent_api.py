@@ -11,10 +11,11 @@ import httpx2
 import pytest
 import trio
 
-from gastown.hall import crew, records
+from gastown.hall import crew
 from gastown.hall.config import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.ledger import Ledger
+from tests.fakes.hall import agent_events, heartbeats
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
 EVENTS, BATCH = "/rigs/r1/agent-events", "/rigs/r1/agent-events/batch"
@@ -39,8 +40,7 @@ class Town:
         return await self.hall.store.transaction(lambda db: work(Ledger(db, "oak", "2030-05-01T12:00:00.000Z")))
 
     async def kept(self, agent_id: str = "pole-1") -> list[tuple[str, dict[str, Any]]]:
-        found = await self.look(lambda ledger: records.agent_events(ledger, agent_id))
-        return [(record.event, record.data) for record in found]
+        return await self.look(lambda ledger: agent_events(ledger, agent_id))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def test_the_last_heartbeat_of_each_agent_is_kept(town: Town) -> None:
         answer = await town.ask("POST", BEAT, json={"agentId": "pole-1", "status": status})
         assert (answer.status_code, answer.json()) == (200, {"success": True, "data": {}})
     await town.ask("POST", BEAT.replace("pole-1", "mayor-1"), json={"status": "running"})
-    assert await town.look(records.heartbeats) == {
+    assert await town.look(heartbeats) == {
         "pole-1": {"agentId": "pole-1", "status": "running"},
         "mayor-1": {"status": "running"},
     }

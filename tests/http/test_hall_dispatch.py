@@ -133,7 +133,7 @@ async def test_every_call_shows_the_token_of_the_control_port(tmp_path: Path) ->
             async with open_dispatch(url, token) as dispatch:
                 calls = (
                     dispatch.health,
-                    lambda d=dispatch: d.sync_config(TownConfig()),
+                    lambda d=dispatch: d.message("a", "hi", TownConfig()),
                     lambda d=dispatch: d.events("a"),
                 )
                 for call in calls:
@@ -193,9 +193,11 @@ async def test_an_unknown_agent_has_no_status(dispatch: Dispatch) -> None:
     assert await dispatch.status("mayor-1") is None
 
 
-async def test_the_configuration_can_be_sent_alone(container: ScriptedContainer, dispatch: Dispatch) -> None:
-    container.answers["/sync-config"] = [(200, {"synced": True})]
-    await dispatch.sync_config(TownConfig(town_id="oak", git_author_name="Ü\n"))
+async def test_a_configuration_comes_as_it_is_with_a_message(
+    container: ScriptedContainer, dispatch: Dispatch
+) -> None:
+    container.answers["/agents/a/message"] = [(200, {"sent": True})]
+    await dispatch.message("a", "hi", TownConfig(town_id="oak", git_author_name="Ü\n"))
     assert container.asked[0][2]["git_author_name"] == "Ü\n"
 
 

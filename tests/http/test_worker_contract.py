@@ -22,7 +22,7 @@ from gastown.contract.git import ReviewResult
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.contract.worker import Heartbeat, PrewarmComplete, RegistryEntry
-from gastown.hall import crew, records
+from gastown.hall import crew
 from gastown.hall.config import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.ledger import Ledger
@@ -31,6 +31,7 @@ from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.outbox import open_outbox
 from gastown.worker.reports import open_reports
 from gastown.worker.tokens import Credentials, LiveCredentials
+from tests.fakes.hall import agent_events, heartbeats
 from tests.fakes.network import open_network
 from tests.fakes.town import start_request
 from tests.fakes.worker import FakeWorker
@@ -108,8 +109,8 @@ async def the_hall(folder: Path) -> AsyncIterator[Side]:
             return await store.transaction(lambda db: work(Ledger(db, "oak", "2030-05-01T12:00:00.000Z")))
 
         async def events() -> Events:
-            kept = await look(lambda ledger: records.agent_events(ledger, PLACE[1]))
-            return [(record.event, record.data) for record in kept]
+            kept: Events = await look(lambda ledger: agent_events(ledger, PLACE[1]))
+            return kept
 
         async def reported(report: str) -> list[dict[str, Any]]:
             names = {"container-ready": "container.ready", "container-eviction": "container.eviction"}
@@ -119,7 +120,7 @@ async def the_hall(folder: Path) -> AsyncIterator[Side]:
             return [event.body for event in kept if name == event.event or report == "container-events"]
 
         async def heartbeat() -> dict[str, Any]:
-            kept: dict[str, dict[str, Any]] = await look(records.heartbeats)
+            kept: dict[str, dict[str, Any]] = await look(heartbeats)
             return kept[PLACE[1]]
 
         async def nudge(message: str, mode: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -11,7 +12,7 @@ import httpx2
 import pytest
 import trio
 
-from gastown.contract.secret import Secret
+from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.hall.config import RigRecord, town_config
 from gastown.hall.hall import HallOptions, open_hall
@@ -97,7 +98,9 @@ async def test_no_secret_is_in_a_command_line_a_log_line_or_an_answer(tmp_path, 
             renewed = await town.hall.container_token()
             said.append((await town.dispatch.refresh_token(renewed, "town")).model_dump_json())
             config: TownConfig = town_config(await town.hall.town(), town.hall.url)
-            await town.dispatch.sync_config(config)
+            async with httpx2.AsyncClient(base_url=town.url, headers=town.bearer, timeout=60) as client:
+                headers = {"X-Town-Config": json.dumps(reveal_json(config))}
+                said.append((await client.post("/sync-config", headers=headers)).raise_for_status().text)
         log = (data / "serve.log").read_text()
         assert {None, f"{CANARY}-github"} <= set(server.passwords()), "git has asked, and was answered"
         assert watch.looks > 20

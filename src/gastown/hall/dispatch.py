@@ -66,10 +66,6 @@ class Dispatch:
         body = RefreshTokenRequest(token=token, town_id=town_id)
         return _parse(RefreshAnswer, await self._call("POST", "/refresh-token", REFRESH_SECONDS, body))
 
-    async def sync_config(self, config: TownConfig) -> None:
-        """Give the container the town's newest configuration."""
-        await self._call("POST", "/sync-config", _QUICK_SECONDS, config=config)
-
     async def status(self, agent_id: str) -> AgentStatus | None:
         """How the agent is; None when the container does not know it."""
         try:

@@ -13,8 +13,6 @@ __all__ = [
     "MOST_AGENT_EVENTS",
     "AgentEventRecord",
     "add_agent_events",
-    "agent_events",
-    "heartbeats",
     "keep_heartbeat",
 ]
 
@@ -52,14 +50,6 @@ def add_agent_events(ledger: Ledger, rig_id: str, events: Sequence[AgentEventRec
         )
 
 
-def agent_events(ledger: Ledger, agent_id: str) -> list[AgentEventRecord]:
-    """The kept events of an agent, oldest first."""
-    rows = ledger.rows(
-        "SELECT event, data FROM agent_events WHERE town_id = ?1 AND agent_id = ?2 ORDER BY number", agent_id
-    )
-    return [AgentEventRecord(agent_id, row["event"], json.loads(row["data"])) for row in rows]
-
-
 def keep_heartbeat(ledger: Ledger, rig_id: str, agent_id: str, body: dict[str, Any]) -> None:
     """Keep the last heartbeat of an agent."""
     ledger.run(
@@ -67,9 +57,3 @@ def keep_heartbeat(ledger: Ledger, rig_id: str, agent_id: str, body: dict[str, A
         " VALUES (?1, ?2, ?3, ?4, ?5)",
         *(agent_id, rig_id, ledger.now, json.dumps(body)),
     )
-
-
-def heartbeats(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """The last heartbeat of each agent, by its id."""
-    rows = ledger.rows("SELECT agent_id, body FROM heartbeats WHERE town_id = ?1")
-    return {row["agent_id"]: json.loads(row["body"]) for row in rows}
