@@ -85,7 +85,8 @@ async def test_a_container_can_start_from_the_file_of_a_hall_however_old_that_is
         clock.slept = timedelta(hours=12)
         await trio.sleep(61)
         assert await is_good(hall, await token(), timedelta(hours=7))
-    assert first != await token()
+        assert first != await token()
+    assert not await trio.Path(path).exists()
 
 
 async def test_a_file_is_replaced_and_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

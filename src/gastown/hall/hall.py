@@ -42,7 +42,7 @@ class HallOptions:
 
     A given `default_model` is the town's from then on; `rigs` are added to those that it has, or take the place
     of one of the same id. `kilocode_token` and `organization_id` are for as long as the hall is open, and never
-    on the disk. Without a token, or with `STAND_IN_TOKEN`, the town uses the gateway stand-in, unless
+    in its database. Without a token, or with `STAND_IN_TOKEN`, the town uses the gateway stand-in, unless
     `stand_in` is false.
     `turn_seconds` is how long the stand-in takes over an answer. Port 0 is any free port. `secrets` is filled
     when the hall opens, with what its town has that no log may show.

@@ -9,7 +9,7 @@ import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -187,7 +187,7 @@ def _exit_code(error: BaseException) -> int:
 
 @asynccontextmanager
 async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIterator[None]:
-    """The file for a container of this hall. The token in it has hours left for the length of the block."""
+    """The file for a container of this hall, gone after the block. The token in it always has hours left."""
 
     async def write() -> None:
         await trio.to_thread.run_sync(write_private, path, await _variables(hall, gateway))
@@ -201,12 +201,22 @@ async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIte
         return True
 
     began = hall.now()
-    await write()
-    async with trio.open_nursery() as nursery:
-        renewal = partial(renew, hall.now, write_again, given=began, every=_WRITTEN_FOR)
-        nursery.start_soon(renewal, name="container.env")
+    with _removed_afterwards(path):
+        await write()
+        async with trio.open_nursery() as nursery:
+            renewal = partial(renew, hall.now, write_again, given=began, every=_WRITTEN_FOR)
+            nursery.start_soon(renewal, name="container.env")
+            yield
+            nursery.cancel_scope.cancel(reason="the hall closes")
+
+
+@contextmanager
+def _removed_afterwards(path: Path) -> Iterator[None]:
+    """It holds the gateway's token, and the address of a hall that is gone then."""
+    try:
         yield
-        nursery.cancel_scope.cancel(reason="the hall closes")
+    finally:
+        path.unlink(missing_ok=True)
 
 
 async def _variables(hall: Hall, gateway: str | None) -> str:
