@@ -28,6 +28,7 @@ LOCKS = {"package.json", "package-lock.json", "tsconfig.json"}
 SETTINGS = {name.upper() for name in Settings.model_fields}
 SECRETS = {name.upper() for name, field in Settings.model_fields.items() if Secret in get_args(field.annotation)}
 PORT = Settings.model_fields["gastown_control_port"].default
+CPU_SECONDS_OF_A_START = 4
 DRAIN = Settings.model_fields["gastown_drain_seconds"].default
 PATHS = {(route.method, route.path) for route in ROUTES}
 SAMPLES = {sample: metric for metric in METRICS.values() for sample in metric.samples}
@@ -42,13 +43,14 @@ GIVEN_FROM_OUTSIDE = {
     "GASTOWN_ORGANIZATION_ID",
     "GASTOWN_READ_TOKEN",
     "GASTOWN_SESSION_TOKEN",
+    "GASTOWN_SPAWN_SLOTS",
     "GASTOWN_TOWN_ID",
     "KILOCODE_TOKEN",
     "KILO_API_URL",
     "KILO_CLOUD_URL",
     "REFINERY_IDLE_TIMEOUT_MS",
 }
-"""What the contract gives a container; KILO_OPENROUTER_BASE is left out, because kilo 7.7.7 does not read it."""
+"""What the contract gives a container, and what fits it to its cores; KILO_OPENROUTER_BASE is left out, because kilo 7.7.7 does not read it."""
 
 
 def files() -> list[Path]:
@@ -183,6 +185,15 @@ def test_every_deployment_has_the_default_budget_for_the_drain_and_more_time_tha
     assert compose("town")["environment"]["GASTOWN_DRAIN_SECONDS"] == f"${{GASTOWN_DRAIN_SECONDS:-{DRAIN:g}}}"
     assert pod()["terminationGracePeriodSeconds"] > enough
     assert float(compose("town")["stop_grace_period"].removesuffix("s")) > enough
+
+
+def test_servers_that_start_together_on_what_a_pod_asks_for_keep_the_deadline_of_a_spawn() -> None:
+    """A container sees the cores of its node, whatever it asks for; so each deployment says how many may start."""
+    cores = float(container()["resources"]["requests"]["cpu"].removesuffix("m")) / 1000
+    slots = int(settings_of_the_pod()["GASTOWN_SPAWN_SLOTS"])
+    assert slots * CPU_SECONDS_OF_A_START / cores < Settings.model_fields["gastown_spawn_seconds"].default
+    assert wrangler()["vars"]["GASTOWN_SPAWN_SLOTS"] == "2"  # the cores of its instance type
+    assert compose("town")["environment"]["GASTOWN_SPAWN_SLOTS"] == "${GASTOWN_SPAWN_SLOTS:-}"
 
 
 def test_every_port_is_the_one_that_the_server_listens_on() -> None:
