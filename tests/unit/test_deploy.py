@@ -93,7 +93,7 @@ def compose(service: str) -> dict[str, Any]:
 
 
 def worker() -> str:
-    return (CLOUDFLARE / "src/index.ts").read_text("utf-8")
+    return "".join(path.read_text("utf-8") for path in sorted((CLOUDFLARE / "src").glob("*.ts")))
 
 
 def wrangler() -> dict[str, Any]:
@@ -261,6 +261,12 @@ def test_a_town_of_cloudflare_sleeps_after_ten_minutes() -> None:
     assert wrangler()["containers"][0]["class_name"] == class_name
     assert wrangler()["durable_objects"]["bindings"] == [{"name": "TOWNS", "class_name": class_name}]
     assert wrangler()["migrations"][-1]["new_sqlite_classes"] == [class_name]
+
+
+def test_a_town_of_cloudflare_sleeps_only_if_every_agent_is_idle_or_waits_for_somebody() -> None:
+    (at_work,) = re.findall(r'\^gastown_agent_conditions\\{condition="\(([^)]*)\)"', worker())
+    conditions = set(METRICS["gastown_agent_conditions"].labels["condition"])
+    assert conditions - set(at_work.split("|")) == {"idle", "waiting", "other"}
 
 
 def test_the_alert_for_memory_knows_the_limit_of_the_pod() -> None:

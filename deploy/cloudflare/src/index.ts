@@ -8,6 +8,8 @@
 
 import { Container, getContainer } from "@cloudflare/containers";
 
+import { isAtWork } from "./at-work";
+
 /** What every town gets: the variables and secrets of wrangler.jsonc. */
 const SHARED = [
   "GASTOWN_API_URL",
@@ -54,21 +56,16 @@ export class Town extends Container<Env> {
 
   /** Ten minutes without a request: let the town sleep (a SIGTERM, so it drains), unless an agent is at work. */
   override async onActivityExpired(): Promise<void> {
-    if (await this.isAtWork()) this.renewActivityTimeout();
+    if (await isAtWork(() => this.metrics())) this.renewActivityTimeout();
     else await this.stop();
   }
 
-  private async isAtWork(): Promise<boolean> {
+  /** Asked past `fetch`, because it is no activity. */
+  private async metrics(): Promise<Response> {
     const port = this.ctx.container?.getTcpPort(this.defaultPort);
-    if (port === undefined) return false;
-    try {
-      const headers = { authorization: `Bearer ${this.env.GASTOWN_READ_TOKEN}` };
-      const answer = await port.fetch("http://localhost/metrics", { headers, signal: AbortSignal.timeout(5000) });
-      return /^gastown_agent_conditions\{condition="(busy|retrying|starting)"\} [1-9]/m.test(await answer.text());
-    } catch (error) {
-      console.warn("the town did not say whether it works", error);
-      return false;
-    }
+    if (port === undefined) throw new Error("the container has no port");
+    const headers = { authorization: `Bearer ${this.env.GASTOWN_READ_TOKEN || this.env.GASTOWN_CONTROL_TOKEN}` };
+    return port.fetch("http://localhost/metrics", { headers, signal: AbortSignal.timeout(5000) });
   }
 }
 
