@@ -29,6 +29,8 @@ SETTINGS = {name.upper() for name in Settings.model_fields}
 SECRETS = {name.upper() for name, field in Settings.model_fields.items() if Secret in get_args(field.annotation)}
 PORT = Settings.model_fields["gastown_control_port"].default
 CPU_SECONDS_OF_A_START = 4
+USUAL_SERVERS, BYTES_OF_A_SERVER, BYTES_OF_THE_CONTROL_SERVER = 4, 760e6, 70e6
+"""The mayor and three agents; each as large as docs/how-to/image.md found it after its first turn."""
 DRAIN = Settings.model_fields["gastown_drain_seconds"].default
 PATHS = {(route.method, route.path) for route in ROUTES}
 SAMPLES = {sample: metric for metric in METRICS.values() for sample in metric.samples}
@@ -42,6 +44,7 @@ GIVEN_FROM_OUTSIDE = {
     "GASTOWN_DRAIN_SECONDS",
     "GASTOWN_ORGANIZATION_ID",
     "GASTOWN_READ_TOKEN",
+    "GASTOWN_SERVER_RSS_MB",
     "GASTOWN_SESSION_TOKEN",
     "GASTOWN_SPAWN_SLOTS",
     "GASTOWN_TOWN_ID",
@@ -50,7 +53,7 @@ GIVEN_FROM_OUTSIDE = {
     "KILO_CLOUD_URL",
     "REFINERY_IDLE_TIMEOUT_MS",
 }
-"""What the contract gives a container, and what fits it to its cores; KILO_OPENROUTER_BASE is left out, because kilo 7.7.7 does not read it."""
+"""What the contract gives a container, and what fits it to its cores and memory; KILO_OPENROUTER_BASE is left out, because kilo 7.7.7 does not read it."""
 
 
 def files() -> list[Path]:
@@ -111,6 +114,11 @@ def names_of_the_worker(group: str) -> set[str]:
 def alerts() -> list[dict[str, Any]]:
     groups = objects(DEPLOY / "prometheus/rules.yml")[0]["groups"]
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def alert(name: str) -> dict[str, Any]:
+    (found,) = [rule for rule in alerts() if rule["alert"] == name]
+    return found
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -269,8 +277,16 @@ def test_a_town_of_cloudflare_sleeps_only_if_every_agent_is_idle_or_waits_for_so
     assert conditions - set(at_work.split("|")) == {"idle", "waiting", "other"}
 
 
+def test_a_pod_asks_for_the_memory_of_a_usual_town_and_may_use_what_that_town_can_grow_to() -> None:
+    resources, grown = container()["resources"], int(settings_of_the_pod()["GASTOWN_SERVER_RSS_MB"]) * 2**20
+    asked, limit = (gibibytes(resources[kind]["memory"]) * 2**30 for kind in ("requests", "limits"))
+    assert asked >= BYTES_OF_THE_CONTROL_SERVER + USUAL_SERVERS * BYTES_OF_A_SERVER
+    assert 0.9 * limit >= BYTES_OF_THE_CONTROL_SERVER + USUAL_SERVERS * grown
+    assert wrangler()["vars"]["GASTOWN_SERVER_RSS_MB"] == settings_of_the_pod()["GASTOWN_SERVER_RSS_MB"]
+
+
 def test_the_alert_for_memory_knows_the_limit_of_the_pod() -> None:
-    (rule,) = [rule for rule in alerts() if rule["alert"] == "GastownMemoryFull"]
+    rule = alert("GastownMemoryFull")
     limit = gibibytes(container()["resources"]["limits"]["memory"])
     assert f"* {limit} * 2 ^ 30" in rule["expr"]
     assert f"{limit} GiB" in rule["annotations"]["summary"]
