@@ -292,6 +292,14 @@ def test_the_alert_for_memory_knows_the_limit_of_the_pod() -> None:
     assert f"{limit} GiB" in rule["annotations"]["summary"]
 
 
+def test_alerts_are_evaluated_as_often_as_towns_are_scraped_and_as_their_tests_say() -> None:
+    """What a drain shows at its end is there for two scrapes; at the default of a minute it is missed."""
+    (configured,) = objects(DEPLOY / "prometheus/prometheus.yml")
+    (scrape,) = configured["scrape_configs"]
+    (tried,) = objects(DEPLOY / "prometheus/rules_test.yml")
+    assert configured["global"]["evaluation_interval"] == scrape["scrape_interval"] == tried["evaluation_interval"]
+
+
 def test_every_metric_that_is_asked_for_is_in_the_table() -> None:
     asked = {
         (where, name) for where, text in queries() for name in re.findall(r"(?<!:)\b(?:gastown|process)_\w+", text)
