@@ -53,7 +53,10 @@ GIVEN_FROM_OUTSIDE = {
     "KILO_CLOUD_URL",
     "REFINERY_IDLE_TIMEOUT_MS",
 }
-"""What the contract gives a container, and what fits it to its cores and memory; KILO_OPENROUTER_BASE is left out, because kilo 7.7.7 does not read it."""
+"""What the contract gives a container, and what fits it to its cores and memory.
+
+KILO_OPENROUTER_BASE is left out, because kilo 7.7.7 does not read it.
+"""
 
 
 def files() -> list[Path]:
@@ -229,6 +232,14 @@ def test_every_probe_asks_a_path_that_is_served() -> None:
         container()["lifecycle"]["preStop"]["exec"]["command"][-1],
     )
     assert (asked | {farewell}) - PATHS == set()
+
+
+def test_a_town_whose_loop_stands_still_is_not_given_the_time_of_a_drain() -> None:
+    """Docs/adr/0022 says why; `preStop` has to fit in, because it comes first."""
+    (farewell,) = re.findall(r"--max-time (\d+)", container()["lifecycle"]["preStop"]["exec"]["command"][-1])
+    liveness = container()["livenessProbe"]
+    assert int(farewell) < liveness["terminationGracePeriodSeconds"] <= 15
+    assert (liveness["timeoutSeconds"], liveness["failureThreshold"]) == (5, 3)
 
 
 def test_a_pod_and_a_service_of_compose_have_the_same_least_rights() -> None:
