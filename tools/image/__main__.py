@@ -63,11 +63,16 @@ def build_all(file: dockerfile.Dockerfile, scratch: Path) -> None:
 
 
 def check_files(root: Path) -> None:
-    """No cache, no list of packages, no address of a registry in the image; all programs that agents expect."""
+    """No cache, no list of packages, no address of a registry in the image; all programs that agents expect, and
+    the licences of what Debian does not bring.
+    """
     caches = ["var/lib/apt/lists", "var/cache/apt/archives", "root/.cache", "root/.npm", "tmp"]
     left = [str(path) for cache in caches for path in (root / cache).rglob("*") if path.is_file()]
     if left:
         raise SystemExit(f"image-root: caches are left in the image: {left[:5]}")
+    homes = ["opt/kilo", "usr/local/share/doc/node", "usr/local/lib/node_modules/npm"]
+    if bare := [home for home in homes if not (root / home / "LICENSE").is_file()]:
+        raise SystemExit(f"image-root: without a LICENSE: {bare}")
     programs = [
         "git --version",
         "git lfs version",
