@@ -333,6 +333,39 @@ def test_every_label_that_is_asked_for_has_that_value_in_the_table() -> None:
     assert strays == []
 
 
+def test_every_label_that_is_grouped_by_is_one_of_what_is_asked_for() -> None:
+    strays = []
+    for where, text in queries():
+        names = re.findall(r"(?<!:)\b((?:gastown|process)_\w+)", text)
+        known = {label for name in names for label in SAMPLES[name].labels} | {"town"}
+        known |= {"le"} if any(name.endswith("_bucket") for name in names) else set()
+        known |= {"job"} if "up{" in text else set()
+        if stray := grouped_by(text) - known:
+            strays.append((where, text, stray))
+    assert strays == []
+
+
+def test_every_label_that_is_shown_is_left_by_its_query() -> None:
+    """In the legend of a panel and in the summary of an alert."""
+    board = json.loads((DEPLOY / "grafana/town.json").read_text("utf-8"))["panels"]
+    shown = [
+        (target["expr"], target.get("legendFormat", "")) for panel in board for target in panel.get("targets", [])
+    ]
+    shown += [(rule["expr"], rule["annotations"]["summary"]) for rule in alerts()]
+    strays = []
+    for text, told in shown:
+        labels = set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", told))
+        if stray := labels - {"town"} - (grouped_by(text) - {"le"}):
+            strays.append((text, told, stray))
+    assert len(shown) > 50
+    assert strays == []
+
+
+def grouped_by(query: str) -> set[str]:
+    found = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^()]*)\)", query)
+    return {label.strip() for labels in found for label in labels.split(",")} - {""}
+
+
 def test_every_alert_is_tried_and_says_what_to_do() -> None:
     tried = (DEPLOY / "prometheus/rules_test.yml").read_text("utf-8")
     headings = re.findall(r"^## (\w+)$", (REPOSITORY / "docs/how-to/alerts.md").read_text("utf-8"), re.MULTILINE)
