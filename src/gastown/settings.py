@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     ] = None
     gastown_spawn_slots: Annotated[
         int,
-        Field(ge=1, le=256, description="Servers that may start at a time; default: the number of cores."),
+        Field(ge=1, le=256, description="Servers that may start at a time; default: the cores that it may use."),
     ] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     gastown_spawn_seconds: Annotated[Seconds, Field(description="A spawn, from its own start to readiness.")] = (
         30.0

@@ -15,7 +15,7 @@ from gastown.contract.town import GitAuth
 from gastown.hall.config import town_config
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.store import TownChanges
-from tests.kilo.town import RealTown, alive, descendants, eventually, real_town
+from tests.kilo.town import KILO, RealTown, alive, descendants, eventually, real_town
 
 pytestmark = pytest.mark.kilo
 
@@ -201,3 +201,18 @@ async def test_the_kill_of_the_control_process_leaves_no_server(tmp_path):
 
 async def gone(pids: list[int]) -> bool:
     return not alive(pids)
+
+
+async def test_no_agent_waits_for_a_person_because_a_snapshot_of_its_files_is_slow(tmp_path):
+    impatient = tmp_path / "bin" / "kilo"
+    impatient.parent.mkdir()
+    impatient.write_text(f'#!/bin/sh\nKILO_SNAPSHOT_TRACK_TIMEOUT_MS=1 exec {KILO.resolve()} "$@"\n')
+    impatient.chmod(0o755)
+    async with real_town(tmp_path, GASTOWN_KILO_BIN=str(impatient)) as town:
+        agent = await town.hall.start_mayor(town.dispatch, "Hello.")
+
+        async def told() -> list[str] | None:
+            events = [event.event for event in await town.dispatch.events(agent.agent_id)]
+            return events if {"session.turn.close", "question.asked"} & set(events) else None
+
+        assert "question.asked" not in await eventually(told)

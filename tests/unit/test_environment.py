@@ -127,6 +127,7 @@ def test_the_configuration_names_models_agents_permissions_and_the_gateway_token
             "doom_loop": "allow",
             "external_directory": "allow",
         },
+        "snapshot": False,
     }
 
 

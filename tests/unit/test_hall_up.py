@@ -46,7 +46,7 @@ def parsed(*arguments: str) -> Namespace:
         ("--rig", "r"),
         ("--rig", "../r=https://x.test/r.git"),
         ("--rig", "r=ftp://x.test/r.git"),
-        ("--rig", "r=/home/me/r"),
+        ("--rig", "r=/repos/r"),
         ("--rig", "r=-u"),
         ("--rig", "r=https://x.test/r.git?a=b"),
         ("--rig", "r=https://x.test/r.git#-b"),

@@ -378,6 +378,8 @@ def _kilo_config(request: StartAgentRequest, token: str, organization: str | Non
                 "title": {"model": f"kilo/{small}"},
             },
             "permission": dict.fromkeys(("edit", "bash", "webfetch", "doom_loop", "external_directory"), "allow"),
+            # A slow one asks a person whether to go on, and the turn waits for the answer (docs/adr/0028).
+            "snapshot": False,
             # Named as a file: a plugins folder would wait for a package registry (kilo-facts 4).
             **({"plugin": [plugin]} if plugin else {}),
         }
