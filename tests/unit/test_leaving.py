@@ -17,14 +17,13 @@ def timers() -> list[threading.Timer]:
 
 async def test_the_last_resort_is_armed_by_being_told_and_gone_when_the_process_has_left_in_order() -> None:
     leaving, before = Leaving(300), timers()
-    async with trio.open_nursery() as nursery:
-        async with AsyncExitStack() as at_the_end:
-            nursery.start_soon(leaving.last_resort, at_the_end)
-            await wait_all_tasks_blocked()
-            assert timers() == before
-            leaving.ask("a test")
-            await wait_all_tasks_blocked()
-            (armed,) = [timer for timer in timers() if timer not in before]
-            assert armed.interval > leaving.seconds
-        await trio.to_thread.run_sync(armed.join, 5)
+    async with AsyncExitStack() as at_the_end, trio.open_nursery() as nursery:
+        nursery.start_soon(leaving.last_resort, at_the_end)
+        await wait_all_tasks_blocked()
+        assert timers() == before
+        leaving.ask("a test")
+        await wait_all_tasks_blocked()
+        (armed,) = [timer for timer in timers() if timer not in before]
+        assert armed.interval > leaving.seconds
+    await trio.to_thread.run_sync(armed.join, 5)
     assert not armed.is_alive()

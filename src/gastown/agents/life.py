@@ -36,6 +36,7 @@ _SAVE_SECONDS = 10.0
 _PREDECESSOR_SECONDS = 20.0
 _DISCARD_SECONDS = 10.0
 _PROCESSES_SECONDS = 15.0
+_CLEANUP_SECONDS = _PREDECESSOR_SECONDS + _DISCARD_SECONDS + 2 * _PROCESSES_SECONDS + _SAVE_SECONDS
 
 
 class LifeOptions:
@@ -84,7 +85,8 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
             agent.failure = StartDeadlineExceeded(agent.id, agent.phases.current, options.seconds)
     finally:
         agent.phases.close()
-        await _leave_nothing(agent, services, options.predecessor)
+        with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
+            await _leave_nothing(agent, services, options.predecessor)
         _finish(agent)
         _report_end(agent, services)
 
@@ -110,7 +112,7 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
         log.error("agent.cleanup_failed", agent_id=agent.id, exc_info=error)
 
     if predecessor is not None:
-        with trio.move_on_after(_PREDECESSOR_SECONDS, shield=True):
+        with trio.move_on_after(_PREDECESSOR_SECONDS):
             await predecessor.ended.wait()
     if agent.successor_waits:
         return
@@ -121,7 +123,7 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
         (_save_last, _SAVE_SECONDS),
         (_move_out, _PROCESSES_SECONDS),  # who shares the user has ended nothing meanwhile: it is ours to do
     ):
-        with trio.move_on_after(seconds, shield=True):
+        with trio.move_on_after(seconds):
             await contain(partial(part, agent, services), on_failure=failed)
 
 
