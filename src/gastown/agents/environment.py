@@ -16,6 +16,7 @@ from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_map
 from gastown.git.access import HelperAccess
 from gastown.git.credentials import ANY_RIG
+from gastown.git.identity import identity
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
 
@@ -331,12 +332,7 @@ def _authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]
     else:
         author, email = town.git_author_name, town.git_author_email or agent_email
         coauthor = not town.disable_ai_coauthor
-    variables = {
-        "GIT_AUTHOR_NAME": author,
-        "GIT_AUTHOR_EMAIL": email,
-        "GIT_COMMITTER_NAME": author,
-        "GIT_COMMITTER_EMAIL": email,
-    }
+    variables = identity(author, email)
     if coauthor:
         variables |= {"GASTOWN_AI_AGENT_NAME": agent_name, "GASTOWN_AI_AGENT_EMAIL": agent_email}
     return variables

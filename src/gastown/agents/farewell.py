@@ -19,6 +19,7 @@ from gastown.concurrency.supervise import contain
 from gastown.contract.agents import AgentState, Role
 from gastown.contract.drain import DrainReceipt, EvictionContext, FarewellStep, TurnEnd
 from gastown.git.errors import GitError
+from gastown.git.identity import IDENTITY
 from gastown.git.rig import RigGit, limited
 from gastown.git.save import commit_all, has_unpushed, push, unlock
 from gastown.kilo.errors import KiloError
@@ -35,7 +36,6 @@ _COMMIT_SECONDS = 30.0
 _PUSH_SECONDS = 60.0
 _CONTEXT_SECONDS = 5.0
 _SAVE_SECONDS = 30.0
-_IDENTITY = tuple(f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL"))
 
 
 class Leavers(Protocol):
@@ -177,7 +177,7 @@ class Farewell:
 
     async def _commit_and_push(self, parts: FarewellParts) -> None:
         agent, git = self.agent, parts.git_of(self.agent)
-        identity = {name: spec_of(agent, parts.services).env[name] for name in _IDENTITY}
+        identity = {name: spec_of(agent, parts.services).env[name] for name in IDENTITY}
         alone = all(other.workdir != agent.workdir for other in parts.roster.active())
         try:
             with limited("commit", _COMMIT_SECONDS):

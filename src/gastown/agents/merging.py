@@ -8,8 +8,9 @@ import trio
 from gastown.agents.services import AgentServices
 from gastown.contract.git import MergeRequest, ReviewResult
 from gastown.git.errors import Conflict, GitError
+from gastown.git.identity import IDENTITY, identity
 from gastown.git.merge import merge
-from gastown.git.rig import IDENTITY, Rig
+from gastown.git.rig import Rig
 
 __all__ = ["Merges"]
 
@@ -86,6 +87,4 @@ def _identity(services: AgentServices) -> dict[str, str]:
     town = services.credentials.current.town
     if not town.git_author_name:
         return IDENTITY
-    email = town.git_author_email or IDENTITY["GIT_AUTHOR_EMAIL"]
-    named = {f"GIT_{who}_NAME": town.git_author_name for who in ("AUTHOR", "COMMITTER")}
-    return named | {f"GIT_{who}_EMAIL": email for who in ("AUTHOR", "COMMITTER")}
+    return identity(town.git_author_name, town.git_author_email or IDENTITY["GIT_AUTHOR_EMAIL"])

@@ -12,8 +12,9 @@ import trio
 
 from gastown.concurrency.ownership import remove_tree
 from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, PushRaced
+from gastown.git.identity import IDENTITY
 from gastown.git.repos import Clone, Repositories
-from gastown.git.rig import IDENTITY, Rig
+from gastown.git.rig import Rig
 from gastown.git.workspace import give
 
 __all__ = ["Merged", "merge"]

@@ -19,19 +19,15 @@ from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner
 from gastown.git.credentials import OWN, GitCredentials
 from gastown.git.errors import AuthFailed, Busy, Conflict, GitError, GitFailed, GitTimedOut, NetworkFailed
+from gastown.git.identity import IDENTITY
 from gastown.git.progress import log_progress
 from gastown.git.workspace import WorkspacePaths
 
-__all__ = ["IDENTITY", "GitLimits", "Rig", "RigGit", "RigReport", "Tools", "limited"]
+__all__ = ["GitLimits", "Rig", "RigGit", "RigReport", "Tools", "limited"]
 
 log = structlog.get_logger()
 
 _TRIES = 3
-IDENTITY = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "gastown"), ("EMAIL", "gastown@gastown.local"))
-}
 
 
 @dataclass(frozen=True)
