@@ -33,6 +33,7 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _TOKENS = ("gastown_control_token", "gastown_attach_token", "gastown_read_token")
 _TOKEN = re.compile(r"[\x21-\x7e]{32,512}")
+_HEADER = re.compile(r"[\x21-\x7e]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+", re.IGNORECASE)
 
 
@@ -41,7 +42,8 @@ class BadSettings(Exception):
 
 
 def _empty_is_absent(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
+    """Without the white space around it: a Secret that was made with `echo` ends in a newline."""
+    return value.strip() or None if isinstance(value, str) else value
 
 
 Text = Annotated[str | None, BeforeValidator(_empty_is_absent)]
@@ -224,6 +226,13 @@ class Settings(BaseSettings):
                 "must be origins without a path, such as https://town.example, with commas between them"
             )
         return tuple(origin.lower() for origin in value)
+
+    @field_validator("gastown_container_token", "gastown_session_token", "kilocode_token")
+    @classmethod
+    def _for_a_header(cls, value: secret.Secret | None) -> secret.Secret | None:
+        if value is not None and not _HEADER.fullmatch(value.reveal()):
+            raise ValueError("must be visible ASCII characters without spaces: it is sent in a header")
+        return value
 
     @field_validator("gastown_control_token", "gastown_attach_token", "gastown_read_token")
     @classmethod

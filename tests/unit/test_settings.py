@@ -93,6 +93,12 @@ def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch: pytest.MonkeyP
     assert value(loaded(monkeypatch, **{variable: ""}), variable) == DEFAULTS[variable]
 
 
+@pytest.mark.parametrize("variable", ["GASTOWN_CONTAINER_TOKEN", "KILOCODE_TOKEN", "GASTOWN_CONTROL_TOKEN"])
+def test_a_secret_from_a_file_may_end_in_a_newline(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    token = "a-token-of-at-least-32-characters"
+    assert value(loaded(monkeypatch, **{variable: f"{token}\n"}), variable).reveal() == token
+
+
 GIVEN = {
     "GASTOWN_API_URL": ("https://worker.test", "https://worker.test"),
     "GASTOWN_TOWN_ID": ("oak", "oak"),
@@ -152,6 +158,9 @@ WRONG = [
     ("GASTOWN_CONTROL_ORIGINS", "https://town.example/"),
     ("GASTOWN_CONTROL_ORIGINS", "oak.example"),
     ("GASTOWN_CONTROL_ORIGINS", "null"),
+    ("GASTOWN_CONTAINER_TOKEN", "two\nlines"),
+    ("GASTOWN_SESSION_TOKEN", "two words"),
+    ("KILOCODE_TOKEN", "caf\u00e9-not-in-a-header"),
     ("GASTOWN_INSECURE", "perhaps"),
     ("GASTOWN_AGENT_UIDS", "20000"),
     ("GASTOWN_AGENT_UIDS", "30000-20000"),
