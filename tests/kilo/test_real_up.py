@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.git.server import open_git_server
 from tests.kilo.town import KILO, alive, descendants, eventually
 
 pytestmark = pytest.mark.kilo
@@ -75,6 +78,28 @@ async def test_a_second_up_finds_the_same_town_and_the_same_conversation(tmp_pat
         answers.append(json.loads(report.read_text()))
     assert [answer["toldBy"] for answer in answers] == ["start", "message"]
     assert answers[0]["sessionId"] == answers[1]["sessionId"]
+
+
+async def test_a_repository_that_was_named_once_is_browsed_by_the_mayor_from_then_on(tmp_path):
+    async with open_git_server(tmp_path / "served") as server:
+        server.make("one", {"a.txt": "one\n"})
+        server.make("two", {"b.txt": "two\n"})
+        listed, data = [], tmp_path / "town"
+        for name, wanted in (("one", 1), ("two", 2), (None, 2)):
+            report = tmp_path / f"up-{name}.json"
+            rigs = ("--rig", f"{name}={server.url(name)}") if name else ()
+            async with up(data, "--json", str(report), *rigs):
+                await first_answer(report)
+                listed.append(await eventually(partial(browsed, data, wanted), 60))
+    assert listed == [{"one"}, {"one", "two"}, {"one", "two"}]
+
+
+async def browsed(data: Path, wanted: int) -> set[str] | None:
+    """The repositories that the mayor's instructions list with a checkout, once there are as many."""
+    text = await trio.Path(data / "rigs" / "mayor-town" / "mayor-workspace" / "AGENTS.md").read_text()
+    found = re.findall(r"^- (\w+): `(.*)` \(branch main\)$", text, re.MULTILINE)
+    there = {name for name, folder in found if await trio.Path(folder, ".git").is_dir()}
+    return there if len(there) == wanted else None
 
 
 async def test_the_kill_of_gastown_up_ends_the_container_and_its_servers(tmp_path):
