@@ -31,6 +31,7 @@ class Script:
 
     `status` is what the gateway answers, None for success: 400 to 404 fail the turn, 429 and 5xx are retried.
     It knows the models of its configuration, unless not `knows_configured`, and `models` beside them.
+    The first `loses` prompts are stored and get no turn, as when a fresh instance's first turn is being aborted.
     `hangs` are routes ("GET /experimental/tool/ids") that never answer, `broken` routes that answer 500.
     """
 
@@ -41,6 +42,7 @@ class Script:
     status: int | None = None
     offline: bool = False
     never_opens_turn: bool = False
+    loses: int = 0
     tools: tuple[str, ...] = BASE_TOOLS + MAYOR_TOOLS
     models: tuple[str, ...] = ()
     knows_configured: bool = True
@@ -259,7 +261,10 @@ class FakeKilo:
         if not isinstance(body.get("model", {}), dict):
             return _error(400, "BadRequest", 'Expected object\n  at ["model"]')
         self.prompts.append({"session": session.id, **body})
-        self._queue(session, body)
+        if self.script.loses >= len(self.prompts):
+            self._ask(session, body)
+        else:
+            self._queue(session, body)
         return answer(status=204)
 
     def _resume(self, session: Session, body: dict[str, Any]) -> Answer:

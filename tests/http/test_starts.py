@@ -228,6 +228,19 @@ async def stuck_in_the_prompt(town: FakeTown) -> None:
     town.kilo.script = Script(never_opens_turn=True)
 
 
+async def test_a_prompt_that_kilo_stored_and_forgot_is_sent_again_and_stored_once(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        town.kilo.script = Script(loses=1)
+        begun = trio.current_time()
+        assert (await town.start("pole-1")).status_code == 201
+        assert 5 < trio.current_time() - begun < 10
+        kilo = town.kilo.server("pole-1").kilo
+        _, again = kilo.prompts
+        [session] = kilo.home.sessions.values()
+        [asked] = [message for message in session.messages if message["role"] == "user"]
+        assert again["messageID"] == asked["id"]
+
+
 STUCK = {
     "gate": stuck_at_the_gate,
     "queue": stuck_in_the_queue,

@@ -182,9 +182,12 @@ async def _turn_opened(agent: Agent, server: Server) -> None:
         with trio.move_on_after(_ASK_AFTER_SECONDS) as patience:
             await wait_any(turns.opened, turns.spoke)
         if patience.cancelled_caught:
-            status = await server.rest.status(str(agent.session_id), agent.workdir)
+            session = str(agent.session_id)
+            status = await server.rest.status(session, agent.workdir)
             if status.get("type") != "idle":
                 turns.lost_track(busy=True)
+            elif await server.rest.insist(session, model=model_name(agent.request.model)):
+                log.warning("agent.prompt_sent_again", agent_id=agent.id)
 
 
 def prompt_failure(error: TurnFailed) -> StartFailed:

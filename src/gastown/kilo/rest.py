@@ -74,19 +74,33 @@ class KiloRest:
         messages = await self.messages(session, newest=1)
         if not messages:
             return False
-        info, parts = messages[-1]["info"], messages[-1]["parts"]
+        info = messages[-1]["info"]
         if info["role"] == "assistant":
             if not _is_interrupted(info):
                 return False
             await self.resume(session, info["id"])
             return True
-        body = _prompt(
-            [{"id": part["id"], "type": "text", "text": part["text"]} for part in parts if part["type"] == "text"],
-            model,
-            info.get("system"),
-        )
-        await self._client.call("POST", f"/session/{session}/prompt_async", {"messageID": info["id"], **body})
+        await self._send_again(session, messages[-1], model)
         return True
+
+    async def insist(self, session: str, *, model: str) -> bool:
+        """Send the newest message again if it is a prompt that nothing answers, as `take_up` does; else False.
+
+        For a session that is idle though it has just accepted a prompt: kilo 7.7.7 stores one that comes while the
+        first turn of a fresh instance is being aborted, and opens no turn for it.
+        """
+        messages = await self.messages(session, newest=1)
+        if not messages or messages[-1]["info"]["role"] != "user":
+            return False
+        await self._send_again(session, messages[-1], model)
+        return True
+
+    async def _send_again(self, session: str, message: dict[str, Any], model: str) -> None:
+        info = message["info"]
+        texts = [part for part in message["parts"] if part["type"] == "text"]
+        parts = [{"id": part["id"], "type": "text", "text": part["text"]} for part in texts]
+        body = _prompt(parts, model, info.get("system"))
+        await self._client.call("POST", f"/session/{session}/prompt_async", {"messageID": info["id"], **body})
 
     async def status(self, session: str, directory: str) -> dict[str, Any]:
         """`{"type": "idle"}`, or what kilo says: busy, retry or offline, with details."""
