@@ -114,9 +114,10 @@ async def eventually(look: Callable[[], Awaitable[Any]], seconds: float = 60) ->
 def children(pid: int) -> list[int]:
     """None of a process that is gone, or goes meanwhile."""
     found: list[int] = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, file.read_text().split())
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -61,8 +62,7 @@ def test_two_builds_give_the_same_bytes(wheel: Path, sdist: Path, tmp_path: Path
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Path) -> None:
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+    shutil.unpack_archive(sdist, tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked" / f"gastown-{__version__}"
     assert build("wheel", unpacked, tmp_path / "from-sdist").read_bytes() == wheel.read_bytes()
 
