@@ -34,7 +34,9 @@ __all__ = [
     "write_private",
 ]
 
-SERVE = (sys.executable, "-m", "gastown", "serve")
+SERVE = (sys.executable, "-E", "-P", "-m", "gastown", "serve")
+"""Without -P, a module in the folder where `up` was started would run in the container, with its tokens. With -I,
+a gastown that was installed for one user alone would not be found."""
 
 REFUSED = 2
 """The exit code of a container that will not run with this configuration; its last line says why."""
