@@ -102,5 +102,7 @@ def _openapi() -> int:
 
 
 def _complain(problem: str) -> int:
-    print(f"gastown: {problem}", file=sys.stderr)
+    from gastown import logs
+
+    logs.complain(f"gastown: {problem}")
     return 2

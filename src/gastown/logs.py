@@ -9,18 +9,22 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from functools import partial
-from typing import Any, TextIO
+from functools import cache, partial
+from typing import Any, TextIO, cast
 from urllib.parse import quote, quote_plus
 
 import structlog
 
 from gastown.contract.secret import Secret
+from gastown.log_sink import LineSink
 
-__all__ = ["LiveRedactor", "RedactingFormatter", "Redactor", "configure", "redacted"]
+__all__ = ["LiveRedactor", "RedactingFormatter", "Redactor", "complain", "configure", "dropped_lines", "redacted"]
+
+log = structlog.get_logger()
 
 _EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=[\[;]\dm)|(?<=[\[;]\d\dm))"
 """Where a word begins, also behind what stands for a line's end, a character of a URL or a colour."""
@@ -153,8 +157,54 @@ class RedactingFormatter(logging.Formatter):
         return self._live.now()(super().format(record))
 
 
+class _OfLibraries(logging.Handler):
+    """What a library says by the logging of the standard library becomes a line of the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            log.warning(
+                "library.warned", logger=record.name, level_name=record.levelname, text=self.format(record)
+            )
+        except Exception:  # noqa: BLE001 - a library's own mistake in a message; the logging module swallows it, too
+            log.warning("library.warned", logger=record.name, level_name=record.levelname, text=record.msg)
+
+
+def complain(text: str) -> None:
+    """Write a line for a person to stderr, after the log's."""
+    stream = _stderr()
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def dropped_lines() -> int:
+    """How many lines of this process's log could not be written to stderr."""
+    stream = _stderr()
+    return stream.dropped if isinstance(stream, LineSink) else 0
+
+
+def _stderr() -> TextIO | LineSink:
+    """stderr without its waits and errors; as it is when it is no file of the system, as in a test."""
+    if sys.stderr is None:  # closed by the caller: its number may be anything's by now
+        return _sink(None)
+    try:
+        return _sink(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return sys.stderr
+
+
+@cache
+def _sink(descriptor: int | None) -> LineSink:
+    return LineSink(os.open(os.devnull, os.O_WRONLY) if descriptor is None else descriptor)
+
+
 def configure(secrets: Callable[[], Iterable[Secret]], stream: TextIO | None = None) -> None:
-    """Set structlog up for this process. `secrets` gives the values that are live when a line is written."""
+    """Set structlog up for this process. `secrets` gives the values that are live when a line is written.
+
+    Without a `stream` the log goes to stderr, and logging never raises or waits, whatever stderr is; then the
+    warnings of libraries are in the log, too.
+    """
+    if stream is None:
+        logging.lastResort = _OfLibraries(logging.WARNING)
     live = LiveRedactor(secrets)
 
     def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -173,7 +223,7 @@ def configure(secrets: Callable[[], Iterable[Secret]], stream: TextIO | None = N
             structlog.processors.JSONRenderer(sort_keys=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, stream or _stderr())),
         cache_logger_on_first_use=False,
     )
 

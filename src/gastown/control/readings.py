@@ -15,6 +15,7 @@ from gastown.concurrency.slots import Urgency
 from gastown.contract.drain import DrainPhase
 from gastown.control.context import Town
 from gastown.kilo.pool import Server
+from gastown.logs import dropped_lines
 from gastown.metrics.figures import Counter, Histogram, Labels
 
 __all__ = ["Reading", "readings"]
@@ -104,6 +105,7 @@ def _events(town: Town) -> dict[str, Reading]:
         "gastown_reports_waiting": {(): services.reports.pending},
         "gastown_reports_lost_total": {(): services.reports.lost},
         "gastown_telemetry_lost_total": {(): services.telemetry.lost},
+        "gastown_log_lines_dropped_total": {(): dropped_lines()},
     }
 
 

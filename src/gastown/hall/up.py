@@ -9,7 +9,7 @@ import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -141,9 +141,24 @@ def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> Hall
     )
 
 
+class _LogFile(logging.FileHandler):
+    """The hall goes on when its log cannot be written: those lines are lost."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # of opening the file
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
+        """Do nothing where the original writes a trace to stderr."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 def _run(name: str, command: Callable[[], Awaitable[int]], options: HallOptions) -> int:
     """Run `command` under Trio; what can go wrong becomes one line on stderr and an exit code."""
-    handler = logging.FileHandler(options.data_dir / "hall.log", delay=True)  # the directory is made later
+    handler = _LogFile(options.data_dir / "hall.log", delay=True)  # the directory is made later
     form = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(RedactingFormatter(form, lambda: options.secrets))
     logger = logging.getLogger(LOGGER)

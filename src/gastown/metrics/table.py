@@ -252,6 +252,10 @@ _ALL = (
     _gauge("gastown_reports_waiting", "Reports that the worker has not taken yet."),
     _counter("gastown_reports_lost", "Reports that the worker refused, or that were one too many."),
     _counter("gastown_telemetry_lost", "Telemetry events that were given up."),
+    _counter(
+        "gastown_log_lines_dropped",
+        "Lines of the control server's log that stderr did not take: it was full, gone, or not read.",
+    ),
     # The worker API
     _counter(
         "gastown_worker_calls",
