@@ -252,6 +252,7 @@ _ALL = (
     _gauge("gastown_reports_waiting", "Reports that the worker has not taken yet."),
     _counter("gastown_reports_lost", "Reports that the worker refused, or that were one too many."),
     _counter("gastown_telemetry_lost", "Telemetry events that were given up."),
+    _counter("gastown_heartbeats_not_built", "Heartbeats of an agent that could not be made of its state."),
     # The worker API
     _counter(
         "gastown_worker_calls",
