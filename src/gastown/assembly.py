@@ -20,7 +20,7 @@ from gastown.agents.drain import Drain, DrainParts
 from gastown.agents.environment import ChildDefaults
 from gastown.agents.events import EventLog
 from gastown.agents.farewell import FarewellParts
-from gastown.agents.pulse import pulse
+from gastown.agents.pulse import Pulse
 from gastown.agents.repositories import git_of
 from gastown.agents.roster import Roster, open_roster
 from gastown.agents.services import AgentServices, Deadlines
@@ -129,13 +129,13 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         roster = await stack.enter_async_context(open_roster(services, changed))
         if worker is not None:
             writers.append(await stack.enter_async_context(open_registry_writer(worker, roster.registry)))
-        await stack.enter_async_context(
-            open_heartbeats(worker, partial(pulse, roster, secrets.token_hex(8)), services.reports.container_ready)
-        )
+        pulse = Pulse(roster, secrets.token_hex(8))
+        await stack.enter_async_context(open_heartbeats(worker, pulse.beats, services.reports.container_ready))
         background = await stack.enter_async_context(trio.open_nursery())
         report, gate = BootReport(parts.process_start), HydrationGate()
         town = Town(
             roster=roster,
+            pulse=pulse,
             services=services,
             gate=gate,
             report=report,

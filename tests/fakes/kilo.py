@@ -32,7 +32,8 @@ class Script:
     `status` is what the gateway answers, None for success: 400 to 404 fail the turn, 429 and 5xx are retried.
     It knows the models of its configuration, unless not `knows_configured`, and `models` beside them.
     The first `loses` prompts are stored and get no turn, as when a fresh instance's first turn is being aborted.
-    `hangs` are routes ("GET /experimental/tool/ids") that never answer, `broken` routes that answer 500.
+    `hangs` are routes ("GET /experimental/tool/ids") that never answer, `broken` routes that answer 500, `odd`
+    holds what routes answer instead of what a kilo says.
     """
 
     instance_seconds: float = 0.2
@@ -48,6 +49,7 @@ class Script:
     knows_configured: bool = True
     hangs: frozenset[str] = frozenset()
     broken: frozenset[str] = frozenset()
+    odd: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -175,6 +177,8 @@ class FakeKilo:
             await trio.sleep_forever()
         if route in self.script.broken:
             return _error(500, "UnknownError", "Unexpected server error")
+        if route in self.script.odd:
+            return answer(self.script.odd[route])
         try:
             body = asked.json()
         except ValueError:

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import structlog
 import trio
 
 from gastown.agents.model import Agent
 from gastown.agents.roster import Roster
 from gastown.contract.worker import Heartbeat
+from gastown.metrics.figures import Counter
 
-__all__ = ["pulse"]
+__all__ = ["Pulse"]
+
+log = structlog.get_logger()
 
 
-def pulse(roster: Roster, instance_id: str) -> list[Heartbeat]:
-    """A heartbeat of each agent that is starting or running. `instance_id` tells containers apart."""
-    return [_beat(agent, roster, instance_id) for agent in roster.active()]
+class Pulse:
+    """Makes the heartbeats of the agents in `roster`. `instance_id` tells containers apart.
+
+    `not_built` counts the heartbeats that could not be made.
+    """
+
+    def __init__(self, roster: Roster, instance_id: str) -> None:
+        self._roster = roster
+        self._instance_id = instance_id
+        self.not_built = Counter("gastown_heartbeats_not_built_total")
+
+    def beats(self) -> list[Heartbeat]:
+        """A heartbeat of each agent that is starting or running; one that cannot be made is left out."""
+        found = (self._try_beat(agent) for agent in self._roster.active())
+        return [beat for beat in found if beat is not None]
+
+    def _try_beat(self, agent: Agent) -> Heartbeat | None:
+        try:
+            return _beat(agent, self._roster, self._instance_id)
+        except Exception:  # a boundary: the other agents and the container go on
+            self.not_built.add()
+            log.exception("heartbeat.not_built", agent_id=agent.id)
+            return None
 
 
 def _beat(agent: Agent, roster: Roster, instance_id: str) -> Heartbeat:

@@ -13,6 +13,7 @@ from quart import current_app
 
 from gastown.agents.drain import Drain
 from gastown.agents.merging import Merges
+from gastown.agents.pulse import Pulse
 from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport
@@ -36,6 +37,7 @@ class Town:
     """
 
     roster: Roster
+    pulse: Pulse
     services: AgentServices
     gate: HydrationGate
     report: BootReport

@@ -106,6 +106,7 @@ def _events(town: Town) -> dict[str, Reading]:
         "gastown_reports_lost_total": {(): services.reports.lost},
         "gastown_telemetry_lost_total": {(): services.telemetry.lost},
         "gastown_log_lines_dropped_total": {(): dropped_lines()},
+        "gastown_heartbeats_not_built_total": town.pulse.not_built,
     }
 
 

@@ -30,7 +30,7 @@ class KiloRefused(KiloError):
 
 
 class KiloGarbled(KiloError):
-    """A request was answered with what no kilo says: not JSON, or far too much."""
+    """A request was answered with what no kilo says: not JSON, far too much, or values of the wrong kind."""
 
     def __init__(self, method: str, path: str, what: str) -> None:
         super().__init__(f"kilo answered {method} {path} with {what}")

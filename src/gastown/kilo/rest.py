@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from gastown.kilo.client import KiloClient
+from gastown.kilo.errors import KiloGarbled
 
 __all__ = ["KiloRest", "ModelName", "Session"]
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@-]{0,255}")
+"""Wide enough for any kilo, and nothing that a path would have to quote: the id is a part of later requests."""
 
 
 class ModelName(NamedTuple):
@@ -27,7 +32,10 @@ class Session(NamedTuple):
 
 
 class KiloRest:
-    """Requests to one server. Raises what `KiloClient` does; deadlines are the caller's."""
+    """Requests to one server. Raises what `KiloClient` does; deadlines are the caller's.
+
+    An answer that holds no usable session is `KiloGarbled`: what an agent's server says becomes the agent's state.
+    """
 
     def __init__(self, client: KiloClient) -> None:
         self._client = client
@@ -38,12 +46,14 @@ class KiloRest:
 
     async def create_session(self, directory: str, title: str) -> Session:
         answer = await self._client.call("POST", "/session", {"title": title}, {"directory": directory})
-        return Session(answer["id"], answer["directory"])
+        return _session(answer, "POST")
 
     async def sessions(self, directory: str) -> list[Session]:
         """The top-level sessions of `directory`, the one that changed last first."""
         answer = await self._client.call("GET", "/session", query={"directory": directory, "roots": "true"})
-        return [Session(item["id"], item["directory"]) for item in answer if not item.get("parentID")]
+        if not isinstance(answer, list):
+            raise KiloGarbled("GET", "/session", "something that is no list of sessions")
+        return [_session(item, "GET") for item in answer if not (isinstance(item, dict) and item.get("parentID"))]
 
     async def prompt(
         self, session: str, text: str, *, model: str | None = None, system: str | None = None
@@ -127,6 +137,15 @@ class KiloRest:
             for provider in answer.get("providers", [])
             if provider.get("id") == name.provider
         )
+
+
+def _session(given: Any, method: str) -> Session:
+    """A session as `method /session` gives it; raises `KiloGarbled` for what is none."""
+    match given:
+        case {"id": str(name), "directory": str(directory)} if _SESSION_ID.fullmatch(name):
+            return Session(name, directory)
+        case _:
+            raise KiloGarbled(method, "/session", "a session that cannot be used")
 
 
 def _prompt(parts: list[dict[str, str]], model: str | None, system: str | None) -> dict[str, Any]:

@@ -256,6 +256,7 @@ _ALL = (
         "gastown_log_lines_dropped",
         "Lines of the control server's log that stderr did not take: it was full, gone, or not read.",
     ),
+    _counter("gastown_heartbeats_not_built", "Heartbeats of an agent that could not be made of its state."),
     # The worker API
     _counter(
         "gastown_worker_calls",
