@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from tests.fakes.asgi import Answer, Asked, answer, app_of
+from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
 from tests.fakes.network import MemoryNetwork
 
 __all__ = ["Call", "DeafWorker", "FakeWorker", "SlowWorker", "token_until"]
@@ -66,10 +66,10 @@ class FakeWorker:
 
     `registry`, `mayor` and `snapshots` are what it knows. Per route (see `ROUTES`): `delays` are seconds before
     the answer, inf for never; `statuses` are answered instead; `garbage` is answered with something that is
-    no JSON. A bearer in `expired` gets 401 everywhere but at the refresh, which gives out `fresh-1`, `fresh-2`…
-    `next_token` is given out instead, and `git_token` for git. `refuses` are types of events that it answers
-    with 400, `batches` says whether it takes arrays of them, `nudges` wait for agents, and `drain_nonce` comes
-    with the answer to a heartbeat.
+    no JSON, and `odd` holds whole answers in its place. A bearer in `expired` gets 401 everywhere but at the
+    refresh, which gives out `fresh-1`, `fresh-2`… `next_token` is given out instead, and `git_token` for git.
+    `refuses` are types of events that it answers with 400, `batches` says whether it takes arrays of them,
+    `nudges` wait for agents, and `drain_nonce` comes with the answer to a heartbeat.
     """
 
     def __init__(self, network: MemoryNetwork, *, town_id: str = "oak", host: str = "worker") -> None:
@@ -85,6 +85,7 @@ class FakeWorker:
         self.delays: dict[str, float] = {}
         self.statuses: dict[str, int] = {}
         self.garbage: set[str] = set()
+        self.odd: dict[str, Answer | Frames] = {}
         self.expired: set[str] = set()
         self.fresh_tokens: list[str] = []
         self.next_token: Any = None
@@ -125,7 +126,7 @@ class FakeWorker:
         """Every registry that was stored, oldest first."""
         return [call.body for call in self.answered if call.route == "POST /container-registry"]
 
-    async def _handle(self, asked: Asked) -> Answer:
+    async def _handle(self, asked: Asked) -> Answer | Frames:
         route = f"{asked.method} /{asked.path.rpartition('/')[2]}"
         bearer = asked.headers.get("authorization", "").removeprefix("Bearer ")
         binary = asked.headers.get("content-type") == "application/octet-stream"
@@ -139,6 +140,8 @@ class FakeWorker:
             return answer({"success": False, "error": "as told"}, status)
         if bearer in self.expired and route != "POST /refresh-container-token":
             return answer({"success": False, "error": "expired"}, 401)
+        if route in self.odd:
+            return self.odd[route]
         if route in self.garbage:
             return Answer(200, b"<html>not what you think</html>", "text/html")
         reply = self._answer(call)

@@ -38,6 +38,7 @@ from tests.fakes.worker import FakeWorker
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
 PLACE = "rig-1", "pole-1"
+MOST = 1024 * 1024
 Events = list[tuple[str, dict[str, Any]]]
 
 
@@ -172,13 +173,13 @@ async def test_the_mayor_context_names_the_mayor_its_model_and_its_token(side: S
 
 async def test_a_snapshot_is_none_then_what_was_stored_then_none_again(side: Side) -> None:
     content = bytes(range(256)) * 1000
-    assert await side.client.snapshot(*PLACE) is None
+    assert await side.client.snapshot(*PLACE, most_bytes=MOST) is None
     await side.client.save_snapshot(*PLACE, b"older")
     await side.client.save_snapshot(*PLACE, content)
-    assert await side.client.snapshot(*PLACE) == content
-    assert await side.client.snapshot("rig-1", "other") is None
+    assert await side.client.snapshot(*PLACE, most_bytes=MOST) == content
+    assert await side.client.snapshot("rig-1", "other", most_bytes=MOST) is None
     await side.client.delete_snapshot(*PLACE)
-    assert await side.client.snapshot(*PLACE) is None
+    assert await side.client.snapshot(*PLACE, most_bytes=MOST) is None
 
 
 async def test_events_arrive_in_their_order_one_by_one_and_in_arrays(side: Side) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,6 +106,9 @@ async def test_the_platform_is_asked_with_the_gateway_token_of_the_town() -> Non
         (Answer(404), "answered 404"),
         (Answer(200, b"<html>secret-of-the-platform"), "unusable answer"),
         (Answer(200, b'{"github_token": 7}'), "unusable answer"),
+        (Answer(200, b""), "unusable answer"),
+        (Answer(200, b"[" * 100_000), "unusable answer"),
+        (Answer(200, gzip.compress(b"{}"), headers={"content-encoding": "gzip"}), "unusable answer"),
     ],
 )
 async def test_a_platform_without_an_answer_is_a_warning_that_repeats_nothing(reply: Answer, reason: str) -> None:

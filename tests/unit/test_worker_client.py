@@ -32,7 +32,7 @@ async def open_client() -> AsyncIterator[tuple[WorkerClient, FakeWorker]]:
 
 
 CALLS: dict[str, tuple[str, Call]] = {
-    "a snapshot": ("GET /db-snapshot", lambda worker: worker.snapshot(*AGENT)),
+    "a snapshot": ("GET /db-snapshot", lambda worker: worker.snapshot(*AGENT, most_bytes=1000)),
     "a snapshot to store": ("POST /db-snapshot", lambda worker: worker.save_snapshot(*AGENT, b"db")),
     "a report": (COMPLETED, lambda worker: worker.report("completed", {}, AGENT)),
     "events": ("POST /agent-events", lambda worker: worker.agent_events(*AGENT, b"{}", batch=False)),

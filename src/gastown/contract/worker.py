@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.identifiers import AgentId, OrganizationId
-from gastown.contract.secret import Secret, SecretMap
+from gastown.contract.secret import BearerToken, Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "AgentCompleted",
     "AgentWaiting",
     "ContainerReady",
+    "GivenToken",
     "Heartbeat",
     "HeartbeatAnswer",
     "MayorContext",
@@ -43,8 +44,14 @@ class RegistryEntry(Wire):
 
     agent_id: AgentId
     request: StartAgentRequest
-    workdir: str = Field(min_length=1, max_length=4096)
+    workdir: str = Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")
     env: SecretMap = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_agent(self) -> Self:
+        if self.agent_id != self.request.agent_id:
+            raise ValueError("agentId differs between the entry and its request")
+        return self
 
 
 class MayorContext(Wire):
@@ -152,6 +159,16 @@ class WorkerRefusal(Wire):
 
     success: bool = False
     error: str = "The worker gave no reason"
+
+
+class _Token(Wire):
+    token: BearerToken
+
+
+class GivenToken(Wire):
+    """The answer of `POST /refresh-container-token`, and that of a rig's `refresh-git-token`."""
+
+    data: _Token
 
 
 class NudgeDelivered(Wire):

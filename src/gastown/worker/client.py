@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import pydantic
@@ -16,13 +15,14 @@ from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.worker import (
     ACCEPTS_BATCHES,
     ACCEPTS_HEADER,
+    GivenToken,
     Heartbeat,
     HeartbeatAnswer,
     MayorContext,
     Nudge,
-    Nudges,
     RegistryEntry,
 )
+from gastown.worker.answers import MOST_JSON_BYTES, Answer, Unreadable, problems, send, usable_entries
 from gastown.worker.calls import CALLBACK, outcome_of, route_of, worker_calls
 from gastown.worker.tokens import LiveCredentials
 
@@ -33,7 +33,8 @@ log = structlog.get_logger()
 _NO_ANSWER = (httpx2.HTTPError, httpx2.InvalidURL, ValueError)
 """What httpx2 raises where there is no answer; ValueError for a host or a character that cannot be encoded."""
 _REFRESH_SECONDS = 10
-_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+Message = TypeVar("Message", bound=pydantic.BaseModel)
 
 
 class WorkerError(Exception):
@@ -96,48 +97,43 @@ class WorkerClient:
 
     async def registry(self) -> Registry:
         """The agents of the last container. Entries that do not validate are left out, with a warning."""
-        body = await self._json("GET", "/container-registry")
-        rows = body.get("data") if isinstance(body, dict) else None
-        if not isinstance(rows, list):
-            raise WorkerError("GET /container-registry", "the answer has no list in `data`", transient=False)
-        entries: list[RegistryEntry] = []
-        for index, row in enumerate(rows):
-            try:
-                entry = RegistryEntry.model_validate(row)
-                if entry.agent_id != entry.request.agent_id:
-                    raise ValueError("agentId differs between the entry and its request")
-                entries.append(entry)
-            except ValueError as error:
-                log.warning("registry.entry_skipped", index=index, problems=_problems(error))
-        return Registry(tuple(entries), len(rows) - len(entries))
+        call = "GET /container-registry"
+        rows = _rows(await self._send("GET", "/container-registry"), call)
+
+        def skipped(index: int, problems: str) -> None:
+            log.warning("registry.entry_skipped", index=index, problems=problems)
+
+        entries = usable_entries(rows, RegistryEntry, skipped)
+        return Registry(entries, len(rows) - len(entries))
 
     async def write_registry(self, entries: list[RegistryEntry]) -> None:
         """Store who runs now, in place of what was stored before."""
         body = [reveal_json(entry, by_alias=True, exclude_none=True) for entry in entries]
-        await self._json("POST", "/container-registry", body)
+        _json_of(await self._send("POST", "/container-registry", body), "POST /container-registry")
 
     async def mayor_context(self) -> MayorContext:
         """What the mayor's next start will bring, so that its server can be started before."""
-        body = await self._json("GET", "/mayor-id")
-        try:
-            return MayorContext.model_validate(body)
-        except pydantic.ValidationError as error:
-            raise WorkerError("GET /mayor-id", f"unusable answer: {_problems(error)}", transient=False) from None
+        return _message(MayorContext, await self._send("GET", "/mayor-id"), "GET /mayor-id")
 
     async def container_event(self, event: dict[str, Any]) -> None:
         """Tell a piece of telemetry."""
-        await self._json("POST", "/container-events", event)
+        _json_of(await self._send("POST", "/container-events", event), "POST /container-events")
 
-    async def snapshot(self, rig_id: str, agent_id: str) -> bytes | None:
-        """The agent's stored `kilo.db`, or None when the worker says that there is none."""
+    async def snapshot(self, rig_id: str, agent_id: str, *, most_bytes: int) -> bytes | None:
+        """The agent's stored `kilo.db`, or None when the worker says that there is none.
+
+        One of more than `most_bytes` is not read: `WorkerError`.
+        """
         path = f"/rigs/{rig_id}/agents/{agent_id}/db-snapshot"
         try:
-            answer = await self._send("GET", path, agent=(rig_id, agent_id))
+            answer = await self._send("GET", path, agent=(rig_id, agent_id), most_bytes=most_bytes)
+            return answer.content()
         except WorkerError as error:
             if error.status == 404:
                 return None
             raise
-        return answer.content
+        except Unreadable as error:
+            raise WorkerError(f"GET {path}", str(error), transient=False) from None
 
     async def save_snapshot(self, rig_id: str, agent_id: str, content: bytes) -> None:
         """Store the agent's `kilo.db` in place of the one before."""
@@ -172,85 +168,80 @@ class WorkerClient:
         headers = {"Content-Type": "application/json"}
         with self.calls.attempt(CALLBACK) as counted:
             try:
-                answer = await self._client.request(
-                    "POST", url, content=_json_bytes(body), headers=headers, timeout=None
-                )
+                answer = await send(self._client, "POST", url, content=_json_bytes(body), headers=headers)
             except _NO_ANSWER as error:
                 counted.outcome = "no_answer"
                 raise _no_answer(call, error) from None
-            counted.outcome = outcome_of(answer.status_code)
-        if 300 <= answer.status_code < 400:
-            raise Undeliverable(call, f"answered {answer.status_code}", answer.status_code)
+            counted.outcome = outcome_of(answer.status)
+        if 300 <= answer.status < 400:
+            raise Undeliverable(call, f"answered {answer.status}", answer.status)
         self._raise_for(answer, call)
 
     async def forward(self, method: str, route: str, body: Any, agent: tuple[str, str]) -> tuple[int, Any]:
         """Ask for an agent (rig and id) what somebody else wants to know: the worker's status and its JSON."""
         path = f"/rigs/{agent[0]}/agents/{agent[1]}/{route}"
         answer = await self._answer(method, path, body, agent)
-        if answer.status_code < 400:
+        if answer.status < 400:
             self._raise_for(answer, f"{method} {path}")
-        return answer.status_code, _json_of(answer, f"{method} {path}")
+        return answer.status, _json_of(answer, f"{method} {path}")
 
     async def heartbeat(self, beat: Heartbeat) -> str | None:
         """Send a heartbeat; the drain nonce of the answer, where it has one."""
         path = f"/rigs/{beat.rig_id}/agents/{beat.agent_id}/heartbeat"
         body = beat.model_dump(mode="json", by_alias=True)
         answer = await self._send("POST", path, body, agent=(beat.rig_id, beat.agent_id))
-        try:
-            told = HeartbeatAnswer.model_validate(_json_of(answer, f"POST {path}"))
-        except pydantic.ValidationError as error:
-            raise WorkerError(f"POST {path}", f"unusable answer: {_problems(error)}", transient=False) from None
+        told = _message(HeartbeatAnswer, answer, f"POST {path}")
         return told.data.drain_nonce if told.data is not None else None
 
     async def pending_nudges(self, rig_id: str, agent_id: str) -> tuple[Nudge, ...]:
-        """The prompts that wait for an agent, the most urgent first."""
+        """The prompts that wait for an agent, most urgent first. Unusable ones are left out, with a warning."""
         path = f"/rigs/{rig_id}/agents/{agent_id}/pending-nudges"
-        answer = await self._send("GET", path, agent=(rig_id, agent_id))
-        try:
-            return Nudges.model_validate(_json_of(answer, f"GET {path}")).data
-        except pydantic.ValidationError as error:
-            raise WorkerError(f"GET {path}", f"unusable answer: {_problems(error)}", transient=False) from None
+        rows = _rows(await self._send("GET", path, agent=(rig_id, agent_id)), f"GET {path}")
+
+        def skipped(index: int, problems: str) -> None:
+            log.warning("nudges.entry_skipped", agent_id=agent_id, index=index, problems=problems)
+
+        return usable_entries(rows, Nudge, skipped)
 
     async def git_token(self, rig_id: str) -> Secret:
         """A new git token for a rig."""
         path = f"/rigs/{rig_id}/refresh-git-token"
-        body = await self._json("POST", path, {})
-        data = body.get("data") if isinstance(body, dict) else None
-        token = data.get("token") if isinstance(data, dict) else None
-        if not isinstance(token, str) or not token:
-            raise WorkerError(f"POST {path}", "the answer has no token", transient=False)
-        return Secret(token)
+        return _message(GivenToken, await self._send("POST", path, {}), f"POST {path}").data.token
 
     async def refresh_token(self) -> None:
         """Fetch a new container token and make it live. The present one may be just expired."""
+        call = "POST /refresh-container-token"
         answer = await self._once("POST", "/refresh-container-token", {}, None)
-        self._raise_for(answer, "POST /refresh-container-token")
-        try:
-            token = answer.json()["data"]["token"]
-        except (ValueError, KeyError, TypeError):
-            token = None
-        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise WorkerError("POST /refresh-container-token", "the answer has no token", transient=False)
-        self._credentials.replace_token(Secret(token))
+        self._raise_for(answer, call)
+        self._credentials.replace_token(_message(GivenToken, answer, call).data.token)
         log.info("token.refreshed", generation=self._credentials.current.generation)
 
-    async def _json(self, method: str, path: str, body: Any = None) -> Any:
-        return _json_of(await self._send(method, path, body), f"{method} {path}")
-
     async def _send(
-        self, method: str, path: str, body: Any = None, agent: tuple[str, str] | None = None
-    ) -> httpx2.Response:
-        answer = await self._answer(method, path, body, agent)
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        agent: tuple[str, str] | None = None,
+        most_bytes: int = MOST_JSON_BYTES,
+    ) -> Answer:
+        answer = await self._answer(method, path, body, agent, most_bytes)
         self._raise_for(answer, f"{method} {path}")
         return answer
 
-    async def _answer(self, method: str, path: str, body: Any, agent: tuple[str, str] | None) -> httpx2.Response:
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        agent: tuple[str, str] | None,
+        most_bytes: int = MOST_JSON_BYTES,
+    ) -> Answer:
         """Whatever the worker says, once it knows us."""
         token = self._credentials.current.container_token
-        answer = await self._once(method, path, body, agent)
-        if answer.status_code == 401:
+        answer = await self._once(method, path, body, agent, most_bytes)
+        if answer.status == 401:
             await self.renew_token(token, f"{method} {path}")
-            answer = await self._once(method, path, body, agent)
+            answer = await self._once(method, path, body, agent, most_bytes)
         return answer
 
     async def renew_token(self, refused: Secret | None, call: str = "a call of an agent") -> None:
@@ -282,7 +273,14 @@ class WorkerClient:
             return WorkerError("POST /refresh-container-token", problem, transient=True)
         return None
 
-    async def _once(self, method: str, path: str, body: Any, agent: tuple[str, str] | None) -> httpx2.Response:
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        agent: tuple[str, str] | None,
+        most_bytes: int = MOST_JSON_BYTES,
+    ) -> Answer:
         token = self._credentials.current.container_token
         headers = {"Authorization": f"Bearer {token.reveal()}"} if token else {}  # "Bearer " is no legal value
         if agent is not None:
@@ -293,20 +291,25 @@ class WorkerClient:
         content = body if body is None or isinstance(body, bytes) else _json_bytes(body)
         with self.calls.attempt(route_of(path)) as counted:
             try:
-                answer = await self._client.request(
-                    method, self._base + path, content=content, headers=headers, timeout=None
+                answer = await send(
+                    self._client,
+                    method,
+                    self._base + path,
+                    content=content,
+                    headers=headers,
+                    most_bytes=most_bytes,
                 )
             except _NO_ANSWER as error:
                 counted.outcome = "no_answer"
                 raise _no_answer(f"{method} {path}", error) from error
-            counted.outcome = outcome_of(answer.status_code)
-            if answer.status_code == 401:
+            counted.outcome = outcome_of(answer.status)
+            if answer.status == 401:
                 self.refused = token
             return answer
 
     @staticmethod
-    def _raise_for(answer: httpx2.Response, call: str) -> None:
-        status = answer.status_code
+    def _raise_for(answer: Answer, call: str) -> None:
+        status = answer.status
         if not 200 <= status < 300:  # also where it sends us elsewhere: to a page to log in at, say
             transient = status >= 500 or status in (408, 429)
             raise WorkerError(call, f"answered {status}", transient=transient, status=status)
@@ -324,18 +327,25 @@ def _json_bytes(body: Any) -> bytes:
     return json.dumps(body).encode("ascii")
 
 
-def _json_of(answer: httpx2.Response, call: str) -> Any:
+def _json_of(answer: Answer, call: str) -> Any:
     try:
-        return answer.json() if answer.content else {}
-    except (ValueError, RecursionError):  # the latter: brackets in brackets in brackets
-        raise WorkerError(call, "the answer is not JSON", transient=False) from None
+        return answer.json()
+    except Unreadable as error:
+        raise WorkerError(call, str(error), transient=False) from None
 
 
-def _problems(error: ValueError) -> str:
-    """What was wrong and where, without any input: inputs hold credentials."""
-    if isinstance(error, pydantic.ValidationError):
-        return "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors(include_input=False, include_context=False, include_url=False)[:5]
-        )
-    return str(error)
+def _message(model: type[Message], answer: Answer, call: str) -> Message:
+    """The answer as a `model`; raises `WorkerError` when it is none."""
+    try:
+        return model.model_validate(_json_of(answer, call))
+    except pydantic.ValidationError as error:
+        raise WorkerError(call, f"unusable answer: {problems(error)}", transient=False) from None
+
+
+def _rows(answer: Answer, call: str) -> list[Any]:
+    """The list in the answer's `data`, its entries unchecked; raises `WorkerError` when there is none."""
+    body = _json_of(answer, call)
+    rows = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(rows, list):
+        raise WorkerError(call, "the answer has no list in `data`", transient=False)
+    return rows

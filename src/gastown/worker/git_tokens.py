@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx2
 import pydantic
 import structlog
@@ -9,6 +11,7 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
+from gastown.worker.answers import Unreadable, send
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.tokens import LiveCredentials
 
@@ -17,6 +20,10 @@ __all__ = ["GitTokens"]
 log = structlog.get_logger()
 
 _SECONDS = 10.0
+
+
+class _Refused(ValueError):
+    """The platform answered with another status than success."""
 
 
 class GitTokens:
@@ -65,20 +72,24 @@ class GitTokens:
             return None
 
     async def _ask(self, cloud_url: str, token: Secret, integration_id: str) -> GitAuth:
-        answer = await self._client.post(
+        answer = await send(
+            self._client,
+            "POST",
             f"{cloud_url.rstrip('/')}/api/gastown/git-credentials",
-            json={"platform_integration_id": integration_id},
-            headers={"Authorization": f"Bearer {token.reveal()}"},
-            timeout=None,
+            content=json.dumps({"platform_integration_id": integration_id}).encode("ascii"),
+            headers={"Authorization": f"Bearer {token.reveal()}", "Content-Type": "application/json"},
         )
-        answer.raise_for_status()
-        return GitAuth.model_validate_json(answer.content)
+        if not 200 <= answer.status < 300:
+            raise _Refused(f"answered {answer.status}")
+        if not answer.content():
+            raise Unreadable("the answer is empty")
+        return GitAuth.model_validate(answer.json())
 
 
 def _reason(error: Exception) -> str:
     """What went wrong, without an address or an answer in it."""
-    if isinstance(error, httpx2.HTTPStatusError):
-        return f"answered {error.response.status_code}"
-    if isinstance(error, pydantic.ValidationError):
+    if isinstance(error, _Refused):
+        return str(error)
+    if isinstance(error, pydantic.ValidationError | Unreadable):
         return "unusable answer"
     return "no answer in 10 s" if isinstance(error, trio.TooSlowError) else type(error).__name__

@@ -62,8 +62,8 @@ class Snapshots:
     """Databases of agents. One operation at a time per home, so a prewarm and a start never fetch twice.
 
     Deadlines are the caller's. Without a worker nothing is fetched or saved. `limit` is the most bytes that a
-    saved database may have. `user` is whose the home is: all that is done in it is done with that user's rights.
-    `operations` counts and times them, `sizes` has the bytes that were moved.
+    saved database may have, and a stored one that is fetched. `user` is whose the home is: all that is done in it
+    is done with that user's rights. `operations` counts and times them, `sizes` has the bytes that were moved.
     """
 
     def __init__(self, worker: WorkerClient | None, limit: int, work: DatabaseWork = DatabaseWork()) -> None:  # noqa: B008 - it is frozen
@@ -185,7 +185,7 @@ class Snapshots:
         await run_as(user, _mark(home).touch)
         try:
             with trio.fail_after(_ASK_SECONDS):
-                stored = await worker.snapshot(rig_id, agent_id)
+                stored = await worker.snapshot(rig_id, agent_id, most_bytes=self._limit)
         except (WorkerError, trio.TooSlowError) as error:
             log.warning("snapshot.unavailable", agent_id=agent_id, reason=str(error) or "no answer in 10 s")
             return "unavailable"
@@ -217,7 +217,7 @@ class Snapshots:
         if home in self._apart:
             raise KeptApart
         with trio.fail_after(_ASK_SECONDS):
-            stored = await worker.snapshot(rig_id, agent_id)
+            stored = await worker.snapshot(rig_id, agent_id, most_bytes=self._limit)
         if stored is not None:
             self._apart.add(home)
             log.warning("snapshot.apart", agent_id=agent_id, stored=len(stored))
