@@ -24,7 +24,6 @@ from gastown.agents.pulse import Pulse
 from gastown.agents.repositories import git_of
 from gastown.agents.roster import Roster, open_roster
 from gastown.agents.services import AgentServices, Deadlines
-from gastown.agents.users import AgentUsers, make_dashboard
 from gastown.boot.hydrate import Hydration
 from gastown.boot.report import BootReport
 from gastown.broker.listener import Broker, open_broker, upstream_client
@@ -46,6 +45,7 @@ from gastown.git.helper_service import open_helper_service
 from gastown.git.repos import open_repositories
 from gastown.git.rig import GitLimits, Tools
 from gastown.git.workspace import WorkspacePaths
+from gastown.isolation.agent_users import AgentUsers, make_dashboard
 from gastown.kilo.client import KiloClient
 from gastown.kilo.pool import Refused, open_pool
 from gastown.kilo.server import Launcher

@@ -57,8 +57,8 @@ def _serve() -> int:
 
         from gastown import logs
         from gastown.boot.accounts import BadAgentUser
-        from gastown.concurrency.users import hide_memory
         from gastown.control.server import CannotListen
+        from gastown.isolation.users import hide_memory
         from gastown.kilo.binary import KiloMissing
         from gastown.main import serve
         from gastown.settings import BadSettings, load

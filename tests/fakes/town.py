@@ -19,7 +19,6 @@ from pydantic_settings import BaseSettings
 
 from gastown import logs
 from gastown.agents.roster import workdir_of
-from gastown.agents.users import AgentUsers
 from gastown.assembly import Open, Parts, open_town
 from gastown.boot.hydrate import hydrate
 from gastown.broker.forward import BrokerApp
@@ -32,6 +31,7 @@ from gastown.control.app import create_app
 from gastown.control.server import Front
 from gastown.git.command import GitRunner
 from gastown.git.workspace import WorkspacePaths
+from gastown.isolation.agent_users import AgentUsers
 from gastown.settings import Settings
 from tests.fakes.git import FakeGit
 from tests.fakes.launchers import FakeLauncher

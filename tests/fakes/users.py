@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gastown.agents.users import AgentUsers
-from gastown.concurrency.users import User
+from gastown.isolation.agent_users import AgentUsers
+from gastown.isolation.users import User
 
 __all__ = ["ALICE", "BOB", "KEEPER", "make_deep", "needs_root", "open_folder", "users"]
 

@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from gastown.boot.accounts import find_python
-from gastown.concurrency.users import User, identity
 from gastown.contract.secret import Secret
 from gastown.git.command import run_git
 from gastown.git.credentials import GitCredentials
@@ -24,6 +23,7 @@ from gastown.git.rig import Tools
 from gastown.git.save import commit_all, push
 from gastown.git.workspace import prepare_workspace
 from gastown.git.worktrees import Checkout, browse, check_out
+from gastown.isolation.users import User, identity
 from tests.fakes.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 from tests.git.conftest import Place
 from tests.git.server import open_git_server

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import trio
 
-from gastown.agents.users import AgentUsers
-from gastown.concurrency import users as module
+from gastown.isolation import users as module
+from gastown.isolation.agent_users import AgentUsers
 from gastown.worker.database import database_path
 from gastown.worker.database_work import DatabaseWork
 from tests.fakes.town import FakeTown, open_fake_town
@@ -31,7 +31,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         uids.append(user.uid)
         return ()
 
-    monkeypatch.setattr("gastown.agents.users.end_processes_of", end)
+    monkeypatch.setattr("gastown.isolation.agent_users.end_processes_of", end)
     # The threads' work is done in place here: a guise would be the test's own.
     monkeypatch.setattr(module, "in_guise", lambda user, call, *arguments: call(*arguments))
     for verb in ("is_sound", "copy", "unpack"):
@@ -94,7 +94,7 @@ async def test_an_agent_whose_processes_cannot_be_ended_in_time_is_saved_and_end
             connection,
         ):
             connection.execute("CREATE TABLE message (word TEXT)")
-        monkeypatch.setattr("gastown.agents.users.end_processes_of", never)
+        monkeypatch.setattr("gastown.isolation.agent_users.end_processes_of", never)
         await town.client.post("/agents/pole-1/stop")
         assert ("rig-1", "pole-1") in town.worker.snapshots
         assert (await town.status("pole-1"))["status"] == "exited"

@@ -10,11 +10,11 @@ import pytest
 from gastown.agents.brokering import AgentAccess
 from gastown.agents.environment import BrokerDoor, ChildDefaults, derive
 from gastown.broker.grants import Gateway
-from gastown.concurrency.users import User
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.git.access import HelperAccess
+from gastown.isolation.users import User
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.town import start_request

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from gastown.agents.environment import ChildDefaults, derive, is_reserved, registry_environment
-from gastown.concurrency.users import User
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
+from gastown.isolation.users import User
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials, LiveCredentials
 

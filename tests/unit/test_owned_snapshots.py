@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.agents.users import settle_in
 from gastown.boot.accounts import find_python
-from gastown.concurrency.users import in_guise
 from gastown.contract.secret import Secret
+from gastown.isolation.agent_users import settle_in
+from gastown.isolation.users import in_guise
 from gastown.worker import snapshots
 from gastown.worker.client import WorkerClient
 from gastown.worker.database import database_path

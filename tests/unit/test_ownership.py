@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.concurrency.ownership import (
+from gastown.concurrency.processes import open_child
+from gastown.git.workspace import write_agents_md
+from gastown.isolation.ownership import (
     NotOurs,
     check_path,
     give_directory,
@@ -20,9 +22,7 @@ from gastown.concurrency.ownership import (
     remove_tree,
     write_whole,
 )
-from gastown.concurrency.processes import open_child
-from gastown.concurrency.users import end_processes_of, in_guise, run_as
-from gastown.git.workspace import write_agents_md
+from gastown.isolation.users import end_processes_of, in_guise, run_as
 from tests.fakes.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 
 pytestmark = needs_root

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gastown.agents.uids import Uids, read_uids
 from gastown.boot.accounts import BadAgentUser, remember_users
-from gastown.concurrency.ownership import give_directory
 from gastown.contract.errors import StartFailed
+from gastown.isolation.ownership import give_directory
+from gastown.isolation.uids import Uids, read_uids
 from tests.fakes.users import ALICE, UIDS, needs_root, open_folder, users
 from tests.unit.test_users import request
 

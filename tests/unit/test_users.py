@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gastown.agents.users import AgentUsers, settle_in
 from gastown.boot import accounts
 from gastown.boot.accounts import BadAgentUser, find_python, find_users
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
+from gastown.isolation.agent_users import AgentUsers, settle_in
 from tests.fakes.town import start_request
 from tests.fakes.users import ALICE, needs_root, open_folder, users
 
@@ -185,7 +185,7 @@ async def test_who_comes_into_a_worktree_where_another_one_is_at_work_shares_its
         ended.append(user)
         return (4711,)
 
-    monkeypatch.setattr("gastown.agents.users.end_processes_of", end)
+    monkeypatch.setattr("gastown.isolation.agent_users.end_processes_of", end)
     first = there.move_in(request("pole-1"), "/w/1")
     second = there.move_in(request("pole-2"), "/w/1")
     elsewhere = there.move_in(request("pole-3"), "/w/2")
@@ -205,7 +205,7 @@ async def test_nothing_is_ended_of_an_agent_whose_conversation_is_still_saved(mo
         ended.append(user)
         return ()
 
-    monkeypatch.setattr("gastown.agents.users.end_processes_of", end)
+    monkeypatch.setattr("gastown.isolation.agent_users.end_processes_of", end)
     saving, leaving = (there.move_in(request(name), "/w/1") for name in ("pole-1", "pole-2"))
     assert saving == leaving
     await there.end_processes("pole-1")

@@ -18,9 +18,9 @@ from gastown.agents.environment import (
 from gastown.agents.model import Agent
 from gastown.agents.services import AgentServices
 from gastown.broker.grants import AgentIdentity, Gateway
-from gastown.concurrency.users import User
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
+from gastown.isolation.users import User
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.tokens import LiveCredentials
 

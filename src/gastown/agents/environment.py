@@ -9,21 +9,20 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from gastown.concurrency.users import User, uid_of
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_map
 from gastown.git.access import HelperAccess
 from gastown.git.credentials import ANY_RIG
 from gastown.git.identity import identity
+from gastown.isolation.homes import dashboard_file, temporary
+from gastown.isolation.users import User, uid_of
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
 
 __all__ = [
     "BrokerDoor",
     "ChildDefaults",
-    "dashboard_file",
     "derive",
     "gateway_token",
     "home_of",
@@ -32,7 +31,6 @@ __all__ = [
     "organization_of",
     "registry_environment",
     "shell_variables",
-    "temporary",
 ]
 
 DEFAULT_MODEL = "kilo-auto/frontier"
@@ -94,17 +92,6 @@ class BrokerDoor:
 def is_reserved(name: str) -> bool:
     """Whether a custom variable may not have this name."""
     return _RESERVED.match(name) is not None
-
-
-def dashboard_file(home_root: str, mayor: User | None = None) -> str:
-    """Where the mayor's plugin reads what the user's dashboard shows; a `mayor` has a directory for it."""
-    before = f"{home_root}/gastown-" + ("mayor/" if mayor is not None else "")
-    return f"{before}dashboard-context.json"
-
-
-def temporary(home: str) -> str:
-    """Where an agent's temporary files go, if it is a user of its own."""
-    return str(Path(home) / "tmp")
 
 
 def home_of(defaults: ChildDefaults, agent_id: str) -> str:

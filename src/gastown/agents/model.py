@@ -17,11 +17,11 @@ from gastown.agents.progress import Progress
 from gastown.agents.saving import Saving
 from gastown.agents.starts import CountedStart, Outcome
 from gastown.concurrency.phases import PhaseLog
-from gastown.concurrency.users import User
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError, StartDeadlineExceeded
 from gastown.contract.secret import Secret, credentials_among
 from gastown.git.rig import RigReport
+from gastown.isolation.users import User
 from gastown.kilo.pool import Lease
 from gastown.kilo.stream import KiloEvent
 from gastown.worker.outbox import Outbox

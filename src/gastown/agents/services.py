@@ -10,10 +10,10 @@ import trio
 
 from gastown.agents.environment import ChildDefaults
 from gastown.agents.events import EventLog
-from gastown.agents.users import AgentUsers
 from gastown.broker.listener import Broker
 from gastown.git.repos import Repositories
 from gastown.git.workspace import WorkspacePaths
+from gastown.isolation.agent_users import AgentUsers
 from gastown.kilo.pool import ServerPool
 from gastown.worker.nudges import NudgeDesk
 from gastown.worker.outbox import Outbox

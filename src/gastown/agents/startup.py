@@ -16,13 +16,13 @@ from gastown.agents.events import TurnFailed
 from gastown.agents.model import Agent
 from gastown.agents.repositories import prepare_worktree, write_instructions
 from gastown.agents.services import AgentServices
-from gastown.agents.users import settle_in
 from gastown.concurrency.slots import Urgency
 from gastown.concurrency.waiting import wait_any
 from gastown.contract.errors import StartFailed
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.git.errors import GitError
 from gastown.git.workspace import OutsideRoot, prepare_workspace
+from gastown.isolation.agent_users import settle_in
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
 from gastown.kilo.spec import ServerSpec

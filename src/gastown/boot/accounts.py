@@ -12,13 +12,13 @@ from pathlib import Path
 
 import structlog
 
-from gastown.agents.uids import read_uids
-from gastown.agents.users import AgentUsers
-from gastown.concurrency.ownership import NotOurs, check_path, keep_root
-from gastown.concurrency.users import User, uid_of
 from gastown.contract.errors import StartFailed
 from gastown.contract.tools import plugin_file
 from gastown.git import credential_helper
+from gastown.isolation.agent_users import AgentUsers
+from gastown.isolation.ownership import NotOurs, check_path, keep_root
+from gastown.isolation.uids import read_uids
+from gastown.isolation.users import User, uid_of
 from gastown.settings import Settings
 from gastown.worker import database
 

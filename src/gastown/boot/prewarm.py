@@ -8,13 +8,13 @@ import trio
 from gastown.agents.brokering import admit_request
 from gastown.agents.environment import derive, home_of, model_name
 from gastown.agents.roster import Roster, workdir_of
-from gastown.agents.users import settle_in
 from gastown.boot.report import BootReport
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import Urgency
 from gastown.contract.agents import Role, StartAgentRequest
 from gastown.contract.worker import MayorContext, PrewarmComplete
 from gastown.git.workspace import prepare_workspace
+from gastown.isolation.agent_users import settle_in
 from gastown.kilo.pool import Server
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.client import WorkerClient

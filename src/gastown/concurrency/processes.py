@@ -19,7 +19,7 @@ from subprocess import DEVNULL, PIPE
 
 import trio
 
-from gastown.concurrency.users import User, identity, run_as
+from gastown.isolation.users import User, identity, run_as
 
 __all__ = ["CannotStart", "Child", "Exit", "marked_processes", "open_child"]
 

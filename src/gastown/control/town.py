@@ -12,8 +12,6 @@ from quart import Blueprint, Response, request
 from gastown import __version__
 from gastown.agents.hotswap import refresh_all
 from gastown.agents.rotation import rotate
-from gastown.concurrency.ownership import read_small, write_whole
-from gastown.concurrency.users import run_as
 from gastown.contract.access import Scope
 from gastown.contract.town import (
     DashboardContextRequest,
@@ -32,6 +30,8 @@ from gastown.control.body import parse, pass_gate
 from gastown.control.context import Town, town
 from gastown.control.door import caller
 from gastown.control.routes import Routes
+from gastown.isolation.ownership import read_small, write_whole
+from gastown.isolation.users import run_as
 
 __all__ = ["blueprint", "routes"]
 

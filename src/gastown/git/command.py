@@ -13,10 +13,10 @@ from typing import Protocol
 
 import trio
 
-from gastown.concurrency.users import User, identity
 from gastown.contract.secret import Secret
 from gastown.git.errors import GitError, GitFailed, failure
 from gastown.git.progress import OnProgress, read_progress
+from gastown.isolation.users import User, identity
 from gastown.logs import redacted
 
 __all__ = ["GitFailed", "GitRunner", "config_variables", "run_git"]

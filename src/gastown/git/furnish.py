@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gastown.concurrency.ownership import read_small, write_whole
-from gastown.concurrency.users import run_as
 from gastown.git.repos import Clone
 from gastown.git.rig import RigGit
+from gastown.isolation.ownership import read_small, write_whole
+from gastown.isolation.users import run_as
 
 __all__ = ["Source", "disarm", "furnish", "made_for_branch", "source_of"]
 

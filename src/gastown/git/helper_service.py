@@ -16,9 +16,9 @@ from pathlib import Path
 import structlog
 import trio
 
-from gastown.concurrency.ownership import remove_tree
 from gastown.git.access import HelperAccess
 from gastown.git.credentials import OWN, GitCredentials
+from gastown.isolation.ownership import remove_tree
 
 __all__ = ["open_helper_service"]
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from gastown.concurrency.ownership import remove_tree
 from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, PushRaced
 from gastown.git.identity import IDENTITY
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import Rig
 from gastown.git.workspace import give
+from gastown.isolation.ownership import remove_tree
 
 __all__ = ["Merged", "merge"]
 

@@ -17,11 +17,11 @@ import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
-from gastown.concurrency.ownership import NotOurs, give_directory, remove_tree
-from gastown.concurrency.users import User, run_as
 from gastown.git.errors import GitError, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
 from gastown.git.workspace import OutsideRoot
+from gastown.isolation.ownership import NotOurs, give_directory, remove_tree
+from gastown.isolation.users import User, run_as
 
 __all__ = ["Clone", "Enter", "Repositories", "Start", "nobody", "open_repositories"]
 

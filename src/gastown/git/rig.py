@@ -12,8 +12,6 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
-from gastown.concurrency.ownership import NotOurs
-from gastown.concurrency.users import User, uid_of
 from gastown.contract.git import Progress, Remote, RigState
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner
@@ -22,6 +20,8 @@ from gastown.git.errors import AuthFailed, Busy, Conflict, GitError, GitFailed, 
 from gastown.git.identity import IDENTITY
 from gastown.git.progress import log_progress
 from gastown.git.workspace import WorkspacePaths
+from gastown.isolation.ownership import NotOurs
+from gastown.isolation.users import User, uid_of
 
 __all__ = ["GitLimits", "Rig", "RigGit", "RigReport", "Tools", "limited"]
 

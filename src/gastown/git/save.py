@@ -7,8 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from gastown.concurrency.users import run_as
 from gastown.git.rig import RigGit
+from gastown.isolation.users import run_as
 
 __all__ = ["commit_all", "has_unpushed", "push", "unlock"]
 

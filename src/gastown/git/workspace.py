@@ -8,10 +8,10 @@ from pathlib import Path
 
 import trio
 
-from gastown.concurrency.ownership import NotOurs, give_directory, read_small, write_whole
-from gastown.concurrency.users import User, run_as
 from gastown.git.command import run_git
 from gastown.git.errors import GitError
+from gastown.isolation.ownership import NotOurs, give_directory, read_small, write_whole
+from gastown.isolation.users import User, run_as
 
 __all__ = ["OutsideRoot", "WorkspacePaths", "give", "prepare_workspace", "write_agents_md"]
 

@@ -18,13 +18,13 @@ from typing import Literal
 import structlog
 import trio
 
-from gastown.concurrency.ownership import remove_tree
-from gastown.concurrency.users import run_as
 from gastown.git.errors import GitError, GitFailed
 from gastown.git.furnish import Source, disarm, furnish, made_for_branch, source_of
 from gastown.git.repos import Clone, Enter, Repositories, Start, nobody
 from gastown.git.rig import Rig, RigGit
 from gastown.git.workspace import OutsideRoot, give
+from gastown.isolation.ownership import remove_tree
+from gastown.isolation.users import run_as
 
 __all__ = ["Checkout", "browse", "check_out"]
 

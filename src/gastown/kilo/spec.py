@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from gastown.concurrency.users import User
 from gastown.contract.secret import Secret, credentials_among
+from gastown.isolation.users import User
 from gastown.logs import Redactor
 
 __all__ = ["ServerSpec"]

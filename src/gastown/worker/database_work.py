@@ -15,8 +15,8 @@ from subprocess import DEVNULL, PIPE
 import trio
 
 from gastown.concurrency.supervise import leaves
-from gastown.concurrency.users import User, identity, kill_at_once
 from gastown.contract.identifiers import printable
+from gastown.isolation.users import User, identity, kill_at_once
 from gastown.worker import database
 from gastown.worker.database import CannotCopy
 

@@ -16,8 +16,8 @@ import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
-from gastown.concurrency.users import User, run_as
 from gastown.contract.agents import SnapshotState
+from gastown.isolation.users import User, run_as
 from gastown.metrics.figures import Attempts, Histogram
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.database import CannotCopy, database_path, install, set_aside

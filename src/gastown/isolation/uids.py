@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from gastown.concurrency.ownership import write_whole
+from gastown.isolation.ownership import write_whole
 
 __all__ = ["Uids", "read_uids"]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import structlog
 import trio
 
-from gastown.agents.environment import dashboard_file, temporary
-from gastown.agents.uids import Uids
-from gastown.concurrency.ownership import NotOurs, give_directory
-from gastown.concurrency.users import SHARED, User, end_processes_of, run_as
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
+from gastown.isolation.homes import dashboard_file, temporary
+from gastown.isolation.ownership import NotOurs, give_directory
+from gastown.isolation.uids import Uids
+from gastown.isolation.users import SHARED, User, end_processes_of, run_as
 
 __all__ = ["AgentUsers", "make_dashboard", "settle_in"]
 

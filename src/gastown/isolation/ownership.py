@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gastown.concurrency.users import User, in_guise
+from gastown.isolation.users import User, in_guise
 
 __all__ = ["NotOurs", "check_path", "give_directory", "keep_root", "read_small", "remove_tree", "write_whole"]
 

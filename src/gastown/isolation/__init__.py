@@ -1,0 +1,1 @@
+"""Whom processes and files belong to: users, uids, directories handed over safely."""
