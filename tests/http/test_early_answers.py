@@ -14,8 +14,8 @@ import pytest
 import trio
 from quart_trio import QuartTrio
 
+from gastown.asgi import serving as connections
 from gastown.broker.listener import open_broker, upstream_client
-from gastown.concurrency import serving as connections
 from gastown.control.server import listen_on, serve_app
 from gastown.hall.server import serving
 from tests.http.test_broker_sockets import Nowhere

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from gastown.agents.events import EventLog
-from gastown.concurrency.origins import Callers
+from gastown.asgi.origins import Callers
 from gastown.control import server
 from gastown.control.access import Tokens
 from gastown.control.app import create_app

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gastown.concurrency.origins import Callers, is_loopback
+from gastown.asgi.origins import Callers, is_loopback
 
 LOCAL = Callers(loopback_only=True, listed=frozenset({"https://desk.example"}))
 LOCKED = Callers(loopback_only=False, named_origins=True, listed=frozenset({"https://desk.example"}))

@@ -13,11 +13,11 @@ import structlog
 import trio
 from hypercorn.typing import ASGIFramework
 
+from gastown.asgi.serving import DEAD_PEER_MS, listen, quiet_config, serve_connections
 from gastown.broker.figures import BrokerFigures
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
 from gastown.broker.upstreams import Upstreams
-from gastown.concurrency.serving import DEAD_PEER_MS, listen, quiet_config, serve_connections
 
 __all__ = ["Broker", "open_broker", "upstream_client"]
 

@@ -10,7 +10,7 @@ import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 
-from gastown.concurrency.origins import App
+from gastown.asgi.origins import App
 from gastown.contract.access import Scope
 from gastown.control import agents, drain, nudges, probes, repos, streams, terminals
 from gastown.control import town as town_routes

@@ -14,7 +14,7 @@ from typing import cast
 import structlog
 from quart import g, request, websocket
 
-from gastown.concurrency.origins import (
+from gastown.asgi.origins import (
     App,
     Callers,
     GuardOrigins,
@@ -23,7 +23,7 @@ from gastown.concurrency.origins import (
     is_loopback,
     refuse,
 )
-from gastown.concurrency.origins import Scope as AsgiScope
+from gastown.asgi.origins import Scope as AsgiScope
 from gastown.contract.access import Scope, bearer_of
 from gastown.contract.errors import BearerNeeded, ScopeTooSmall, TicketRefused, TicketRequired
 from gastown.contract.identifiers import printable

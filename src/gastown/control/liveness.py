@@ -21,8 +21,8 @@ from typing import cast
 import structlog
 import trio
 
+from gastown.asgi.serving import Adopt
 from gastown.concurrency.lag import LoopLag
-from gastown.concurrency.serving import Adopt
 
 __all__ = ["STANDS_STILL_SECONDS", "LoopWatch", "watch_loop"]
 

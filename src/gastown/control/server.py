@@ -9,8 +9,8 @@ from typing import Any, cast
 import trio
 from hypercorn.typing import ASGIFramework
 
-from gastown.concurrency.origins import App, Receive, Scope, Send, is_loopback
-from gastown.concurrency.serving import (
+from gastown.asgi.origins import App, Receive, Scope, Send, is_loopback
+from gastown.asgi.serving import (
     DEAD_PEER_MS,
     Adopt,
     FinishResponses,

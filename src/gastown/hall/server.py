@@ -12,8 +12,8 @@ import trio
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
-from gastown.concurrency.origins import App, Callers, GuardOrigins, is_loopback
-from gastown.concurrency.serving import FinishResponses, listen, serve_connections
+from gastown.asgi.origins import App, Callers, GuardOrigins, is_loopback
+from gastown.asgi.serving import FinishResponses, listen, serve_connections
 
 __all__ = ["PortTaken", "serving"]
 
