@@ -53,14 +53,14 @@ from gastown.logs import LiveRedactor
 from gastown.settings import Settings
 from gastown.worker.calls import worker_calls
 from gastown.worker.client import WorkerClient
-from gastown.worker.database_work import DatabaseWork
 from gastown.worker.git_tokens import GitTokens
 from gastown.worker.heartbeat import open_heartbeats
 from gastown.worker.nudges import NudgeDesk
-from gastown.worker.outbox import open_outbox
+from gastown.worker.outbox.pump import open_outbox
 from gastown.worker.registry import RegistryWriter, open_registry_writer
 from gastown.worker.reports import open_reports
-from gastown.worker.snapshots import Snapshots
+from gastown.worker.snapshots.database_work import DatabaseWork
+from gastown.worker.snapshots.store import Snapshots
 from gastown.worker.telemetry import open_telemetry
 from gastown.worker.tokens import Credentials, LiveCredentials
 

@@ -13,7 +13,7 @@ import trio
 
 from gastown.agents.drain import run_drain
 from gastown.assembly import drain_parts
-from gastown.worker.database import database_path
+from gastown.worker.snapshots.database import database_path
 from tests.fakes.town import FakeTown
 from tests.fakes.worktree import FakeWorktree
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 import trio
 
 from gastown.concurrency.processes import Exit
-from gastown.worker import database
+from gastown.worker.snapshots import database
 from tests.fakes.launchers import BROKEN_DATABASE, Fate
 from tests.fakes.town import TOWN, start_request
 from tests.fakes.worker import ROUTES

@@ -14,8 +14,8 @@ import trio
 
 from gastown.isolation import users as module
 from gastown.isolation.agent_users import AgentUsers
-from gastown.worker.database import database_path
-from gastown.worker.database_work import DatabaseWork
+from gastown.worker.snapshots.database import database_path
+from gastown.worker.snapshots.database_work import DatabaseWork
 from tests.fakes.town import FakeTown, open_fake_town
 from tests.fakes.users import UIDS, needs_root, open_folder, users
 

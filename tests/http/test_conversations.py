@@ -96,7 +96,7 @@ async def test_a_start_on_a_full_disk_says_so(town_on_fakes, monkeypatch: pytest
             raise OSError(errno.ENOSPC, "No space left on device")
 
         town.worker.snapshots["rig-1", "pole-1"] = b"SQLite format 3"
-        monkeypatch.setattr("gastown.worker.database.unpack", full)
+        monkeypatch.setattr("gastown.worker.snapshots.database.unpack", full)
         answer = await town.start("pole-1")
         assert (answer.status_code, answer.json()["phase"]) == (500, "snapshot")
         assert answer.json()["error"].endswith("its database cannot be put in place: No space left on device")

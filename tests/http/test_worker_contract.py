@@ -28,7 +28,7 @@ from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.ledger import Ledger
 from gastown.hall.tokens import mint
 from gastown.worker.client import WorkerClient, WorkerError
-from gastown.worker.outbox import open_outbox
+from gastown.worker.outbox.pump import open_outbox
 from gastown.worker.reports import open_reports
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.hall import agent_events, heartbeats

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.worker import database
-from gastown.worker.database import FAILED, YES, CannotCopy, copy, install, is_sound, set_aside, unpack
-from gastown.worker.database_work import DatabaseWork
+from gastown.worker.snapshots import database
+from gastown.worker.snapshots.database import FAILED, YES, CannotCopy, copy, install, is_sound, set_aside, unpack
+from gastown.worker.snapshots.database_work import DatabaseWork
 
 LIMIT = 64 * 1024 * 1024
 

@@ -56,7 +56,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     ),
     # In kilo/ only the client that knows the server's password may speak to it.
     "httpx2.AsyncClient": ("kilo/client.py", "worker/", "broker/", "hall/dispatch.py", "assembly.py", "main.py"),
-    "sqlite3": ("hall/store.py", "worker/database.py"),
+    "sqlite3": ("hall/store.py", "worker/snapshots/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),
     "os.environb": ("settings.py", "cli.py"),

@@ -16,7 +16,7 @@ import trio
 from gastown.contract.events import AgentEvent
 from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
-from gastown.worker.outbox import Outbox, open_outbox
+from gastown.worker.outbox.pump import Outbox, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.network import MemoryNetwork, open_network
 from tests.fakes.town import TOWN

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gastown.contract.events import AgentEvent
 from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
-from gastown.worker.outbox import Outbox, OutboxFigures, open_outbox
+from gastown.worker.outbox.pump import Outbox, OutboxFigures, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.network import open_network
 from tests.fakes.town import TOWN

@@ -16,11 +16,11 @@ from gastown.boot.accounts import find_python
 from gastown.contract.secret import Secret
 from gastown.isolation.agent_users import settle_in
 from gastown.isolation.users import in_guise
-from gastown.worker import snapshots
 from gastown.worker.client import WorkerClient
-from gastown.worker.database import database_path
-from gastown.worker.database_work import DatabaseWork
-from gastown.worker.snapshots import NotSaved, Snapshots
+from gastown.worker.snapshots import store as snapshots
+from gastown.worker.snapshots.database import database_path
+from gastown.worker.snapshots.database_work import DatabaseWork
+from gastown.worker.snapshots.store import NotSaved, Snapshots
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.network import open_network
 from tests.fakes.users import ALICE, BOB, needs_root, open_folder

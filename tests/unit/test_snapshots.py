@@ -14,8 +14,8 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.worker.client import WorkerClient
-from gastown.worker.database import database_path
-from gastown.worker.snapshots import KeptApart, NotSaved, Snapshots
+from gastown.worker.snapshots.database import database_path
+from gastown.worker.snapshots.store import KeptApart, NotSaved, Snapshots
 from gastown.worker.tokens import Credentials, LiveCredentials
 from tests.fakes.network import open_network
 from tests.fakes.worker import FakeWorker
@@ -291,6 +291,6 @@ async def test_a_disk_that_fails_is_a_reason_and_no_crash(tmp_path: Path, monkey
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("gastown.worker.database.copy", full)
+        monkeypatch.setattr("gastown.worker.snapshots.database.copy", full)
         with pytest.raises(NotSaved, match="No space left on device"):
             await here.save()

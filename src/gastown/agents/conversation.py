@@ -13,7 +13,7 @@ from gastown.agents.services import AgentServices
 from gastown.concurrency.backoff import delays
 from gastown.contract.agents import SnapshotState
 from gastown.contract.errors import StartFailed
-from gastown.worker.snapshots import NotSaved, Restored
+from gastown.worker.snapshots.store import NotSaved, Restored
 
 __all__ = ["keep_conversation", "restore_conversation", "save_at_the_end", "save_conversation"]
 

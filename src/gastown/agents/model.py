@@ -24,7 +24,7 @@ from gastown.git.rig import RigReport
 from gastown.isolation.users import User
 from gastown.kilo.pool import Lease
 from gastown.kilo.stream import KiloEvent
-from gastown.worker.outbox import Outbox
+from gastown.worker.outbox.pump import Outbox
 
 __all__ = ["ACTIVE", "EDGES", "Agent", "IllegalTransition"]
 

@@ -16,9 +16,9 @@ from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers
 from gastown.kilo.pool import ServerPool
 from gastown.worker.nudges import NudgeDesk
-from gastown.worker.outbox import Outbox
+from gastown.worker.outbox.pump import Outbox
 from gastown.worker.reports import Reports
-from gastown.worker.snapshots import Snapshots
+from gastown.worker.snapshots.store import Snapshots
 from gastown.worker.telemetry import Telemetry
 from gastown.worker.tokens import LiveCredentials
 

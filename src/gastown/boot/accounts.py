@@ -20,7 +20,7 @@ from gastown.isolation.ownership import NotOurs, check_path, keep_root
 from gastown.isolation.uids import read_uids
 from gastown.isolation.users import User, uid_of
 from gastown.settings import Settings
-from gastown.worker import database
+from gastown.worker.snapshots import database
 
 __all__ = ["BadAgentUser", "agent_users", "find_python", "find_users", "remember_users"]
 

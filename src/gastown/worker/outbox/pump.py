@@ -18,8 +18,8 @@ import trio
 
 from gastown.concurrency.backoff import delays
 from gastown.contract.events import AgentEvent
-from gastown.worker.backlog import GAVE_UP, Backlog, Lane
 from gastown.worker.client import WorkerClient, WorkerError
+from gastown.worker.outbox.backlog import GAVE_UP, Backlog, Lane
 
 __all__ = ["Outbox", "OutboxFigures", "open_outbox"]
 

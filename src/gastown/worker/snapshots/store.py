@@ -20,8 +20,8 @@ from gastown.contract.agents import SnapshotState
 from gastown.isolation.users import User, run_as
 from gastown.metrics.figures import Attempts, Histogram
 from gastown.worker.client import WorkerClient, WorkerError
-from gastown.worker.database import CannotCopy, database_path, install, set_aside
-from gastown.worker.database_work import DatabaseWork, WorkCutOff
+from gastown.worker.snapshots.database import CannotCopy, database_path, install, set_aside
+from gastown.worker.snapshots.database_work import DatabaseWork, WorkCutOff
 
 __all__ = ["KeptApart", "NotSaved", "Restored", "Snapshots"]
 

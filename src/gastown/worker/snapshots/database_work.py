@@ -17,8 +17,8 @@ import trio
 from gastown.concurrency.supervise import leaves
 from gastown.contract.identifiers import printable
 from gastown.isolation.users import User, identity, kill_at_once
-from gastown.worker import database
-from gastown.worker.database import CannotCopy
+from gastown.worker.snapshots import database
+from gastown.worker.snapshots.database import CannotCopy
 
 __all__ = ["DatabaseWork", "WorkCutOff"]
 

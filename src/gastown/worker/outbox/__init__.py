@@ -1,0 +1,1 @@
+"""Agents' events on their way to the worker."""

@@ -1,0 +1,1 @@
+"""Agents' conversations (`kilo.db`) at the worker, and the file work that they take."""
