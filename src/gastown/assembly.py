@@ -15,15 +15,15 @@ import httpx2
 import structlog
 import trio
 
-from gastown.agents.brokering import TownUpstreams
-from gastown.agents.drain import Drain, DrainParts
-from gastown.agents.environment import ChildDefaults
-from gastown.agents.events import EventLog
-from gastown.agents.farewell import FarewellParts
-from gastown.agents.pulse import Pulse
-from gastown.agents.repositories import git_of
+from gastown.agents.drain.agent import FarewellParts
+from gastown.agents.drain.town import Drain, DrainParts
+from gastown.agents.heartbeats import Pulse
+from gastown.agents.launch.broker_access import TownUpstreams
+from gastown.agents.launch.environment import ChildDefaults
+from gastown.agents.launch.repositories import git_of
 from gastown.agents.roster import Roster, open_roster
 from gastown.agents.services import AgentServices, Deadlines
+from gastown.agents.session.event_log import EventLog
 from gastown.boot.hydrate import Hydration
 from gastown.boot.report import BootReport
 from gastown.broker.listener import Broker, open_broker, upstream_client

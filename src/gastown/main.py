@@ -33,7 +33,7 @@ import structlog
 import trio
 
 from gastown import logs
-from gastown.agents.drain import run_drain
+from gastown.agents.drain.town import run_drain
 from gastown.assembly import Open, Parts, drain_parts, live_secrets, open_town
 from gastown.boot.accounts import agent_users, find_python
 from gastown.boot.hydrate import Hydration, hydrate

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from gastown.agents.drain import run_drain
+from gastown.agents.drain.town import run_drain
 from gastown.assembly import drain_parts
 from gastown.worker.snapshots.database import database_path
 from tests.fakes.town import FakeTown

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 import trio
 
-from gastown.agents.events import EventLog
+from gastown.agents.session.event_log import EventLog
 from gastown.control.app import create_app
 from gastown.control.door import door_of
 from gastown.control.server import listen_on, serve_app

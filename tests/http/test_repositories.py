@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from gastown.agents import repositories
-from gastown.agents.drain import run_drain
+from gastown.agents.drain.town import run_drain
+from gastown.agents.launch import repositories
 from gastown.assembly import drain_parts
 from gastown.git.errors import GitError
 from tests.fakes.git import FakeGit

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import trio
 
-from gastown.agents.events import EventLog
+from gastown.agents.session.event_log import EventLog
 from gastown.asgi.origins import Callers
 from gastown.control import server
 from gastown.control.access import Tokens

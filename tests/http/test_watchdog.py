@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import trio
 
-from gastown.agents import watchdog
+from gastown.agents.lifecycle import watchdog
 from tests.fakes.kilo import Script
 from tests.fakes.launchers import FakeLauncher
 

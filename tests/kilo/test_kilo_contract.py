@@ -22,7 +22,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from gastown.agents.environment import ChildDefaults, derive
+from gastown.agents.launch.environment import ChildDefaults, derive
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.kilo.client import Endpoint, KiloClient, http_client

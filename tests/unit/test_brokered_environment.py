@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gastown.agents.brokering import AgentAccess
-from gastown.agents.environment import BrokerDoor, ChildDefaults, derive
+from gastown.agents.launch.broker_access import AgentAccess
+from gastown.agents.launch.environment import BrokerDoor, ChildDefaults, derive
 from gastown.broker.grants import Gateway
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret

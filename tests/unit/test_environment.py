@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gastown.agents.environment import ChildDefaults, derive, is_reserved, registry_environment
+from gastown.agents.launch.environment import ChildDefaults, derive, is_reserved, registry_environment
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from gastown.agents.events import KEPT, EventLog
+from gastown.agents.session.event_log import KEPT, EventLog
 
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
 

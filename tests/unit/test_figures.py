@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Histogram as TheirHistogram
 from trio.testing import MockClock
 
-from gastown.agents.starts import CountedStart, Starts
+from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.broker.figures import BrokerFigures
 from gastown.concurrency.lag import PERIOD_SECONDS, LoopLag
 from gastown.concurrency.phases import PhaseLog

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gastown.agents.events import EventLog
-from gastown.agents.model import ACTIVE, EDGES, Agent, IllegalTransition
+from gastown.agents.agent import ACTIVE, EDGES, Agent, IllegalTransition
+from gastown.agents.session.event_log import EventLog
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.kilo.stream import KiloEvent
 from tests.fakes.town import start_request

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gastown.agents.environment import ChildDefaults, derive
+from gastown.agents.launch.environment import ChildDefaults, derive
 from gastown.boot.prewarm import expected_request
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_json

@@ -36,7 +36,7 @@ TEXT = "hush-7f3a9c51"
 SECRET = Secret(TEXT)
 
 REVEALS = {
-    "agents/environment.py": "a child's environment, which is where the plain text has to leave",
+    "agents/launch/environment.py": "a child's environment, which is where the plain text has to leave",
     "broker/forward.py": "the header upstream, and what an agent may have: its own bearer, its shell's variables",
     "contract/agents.py": "a variable with a NUL cannot be one",
     "control/access.py": "the digest with which a bearer is compared",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from gastown.agents.events import TurnFailed, Turns
+from gastown.agents.session.event_log import TurnFailed, Turns
 from gastown.kilo.stream import KiloEvent
 
 pytestmark = pytest.mark.virtual_time

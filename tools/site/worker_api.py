@@ -69,7 +69,7 @@ def _spelled_out(rule: str) -> Iterator[str]:
 def asked_by_container(source: Path) -> list[Asked]:
     """Every call of the worker API that the container's code can make, sorted by its path."""
     found: dict[tuple[str, str], Asked] = {}
-    for name in ("worker/client.py", "worker/reports.py", "agents/drain.py", "agents/farewell.py"):
+    for name in ("worker/client.py", "worker/reports.py", "agents/drain/town.py", "agents/drain/agent.py"):
         tree = ast.parse((source / name).read_text("utf-8"))
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):

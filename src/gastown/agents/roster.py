@@ -9,12 +9,12 @@ from typing import Literal
 import structlog
 import trio
 
-from gastown.agents.environment import derive, registry_environment
-from gastown.agents.life import LifeOptions, live
-from gastown.agents.model import Agent
-from gastown.agents.prompts import send_prompt
+from gastown.agents.agent import Agent
+from gastown.agents.launch.environment import derive, registry_environment
+from gastown.agents.lifecycle.run import LifeOptions, live
+from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.agents.services import AgentServices
-from gastown.agents.starts import CountedStart, Starts
+from gastown.agents.session.prompts import send_prompt
 from gastown.concurrency.slots import Urgency
 from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound

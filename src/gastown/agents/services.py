@@ -8,8 +8,8 @@ from datetime import datetime
 
 import trio
 
-from gastown.agents.environment import ChildDefaults
-from gastown.agents.events import EventLog
+from gastown.agents.launch.environment import ChildDefaults
+from gastown.agents.session.event_log import EventLog
 from gastown.broker.listener import Broker
 from gastown.git.repos import Repositories
 from gastown.git.workspace import WorkspacePaths

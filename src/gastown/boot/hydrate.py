@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.agents.roster import Roster
 from gastown.boot.prewarm import prewarm_mayor
 from gastown.boot.report import BootReport

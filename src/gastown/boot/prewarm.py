@@ -5,8 +5,8 @@ from __future__ import annotations
 import structlog
 import trio
 
-from gastown.agents.brokering import admit_request
-from gastown.agents.environment import derive, home_of, model_name
+from gastown.agents.launch.broker_access import admit_request
+from gastown.agents.launch.environment import derive, home_of, model_name
 from gastown.agents.roster import Roster, workdir_of
 from gastown.boot.report import BootReport
 from gastown.concurrency.phases import PhaseLog

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import trio
 
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.concurrency.gate import HydrationGate
 from gastown.contract.agents import AgentState
 from gastown.contract.town import Hydration, HydrationState, Phase

@@ -40,7 +40,7 @@ class Role(StrEnum):
 
 
 class AgentState(StrEnum):
-    """Where an agent is in its life; `agents/model.py` holds the allowed edges."""
+    """Where an agent is in its life; `agents/agent.py` holds the allowed edges."""
 
     STARTING = "starting"
     RUNNING = "running"

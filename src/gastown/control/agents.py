@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import trio
 from quart import Blueprint, Response, request
 
-from gastown.agents.hotswap import change_model
-from gastown.agents.model import Agent
-from gastown.agents.repositories import write_instructions
+from gastown.agents.agent import Agent
+from gastown.agents.launch.repositories import write_instructions
+from gastown.agents.lifecycle.restart import change_model
 from gastown.contract.agents import (
     AgentState,
     AgentStatus,

@@ -11,9 +11,9 @@ from typing import cast
 import trio
 from quart import current_app
 
-from gastown.agents.drain import Drain
-from gastown.agents.merging import Merges
-from gastown.agents.pulse import Pulse
+from gastown.agents.drain.town import Drain
+from gastown.agents.heartbeats import Pulse
+from gastown.agents.merges import Merges
 from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
 from gastown.boot.report import BootReport

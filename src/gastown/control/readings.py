@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gastown import __version__
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.broker.figures import BrokerFigures
 from gastown.concurrency.slots import Urgency
 from gastown.contract.drain import DrainPhase

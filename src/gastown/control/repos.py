@@ -6,7 +6,7 @@ from functools import partial
 
 from quart import Blueprint, Response
 
-from gastown.agents.repositories import behind, know, set_up
+from gastown.agents.launch.repositories import behind, know, set_up
 from gastown.contract.errors import WorkerNotConfigured
 from gastown.contract.git import Accepted, MergeRequest, SetupRequest
 from gastown.control.answers import reply

@@ -10,7 +10,7 @@ from typing import cast
 import trio
 from quart import Blueprint, Response, websocket
 
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.concurrency.waiting import wait_any
 from gastown.contract.access import Scope
 from gastown.contract.agents import AgentState

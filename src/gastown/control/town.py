@@ -10,8 +10,8 @@ import trio
 from quart import Blueprint, Response, request
 
 from gastown import __version__
-from gastown.agents.hotswap import refresh_all
-from gastown.agents.rotation import rotate
+from gastown.agents.lifecycle.refresh import rotate
+from gastown.agents.lifecycle.restart import refresh_all
 from gastown.contract.access import Scope
 from gastown.contract.town import (
     DashboardContextRequest,

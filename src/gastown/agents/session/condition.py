@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from gastown.agents.events import Turns
+from gastown.agents.session.event_log import Turns
 from gastown.contract.agents import Condition
 from gastown.kilo.stream import KiloEvent
 

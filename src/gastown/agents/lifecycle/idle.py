@@ -11,9 +11,9 @@ from __future__ import annotations
 import structlog
 import trio
 
-from gastown.agents.model import Agent
-from gastown.agents.prompts import send_prompt
+from gastown.agents.agent import Agent
 from gastown.agents.services import AgentServices
+from gastown.agents.session.prompts import send_prompt
 from gastown.contract.agents import AgentState, Role
 from gastown.contract.errors import AgentNotRunning
 from gastown.kilo.errors import KiloError

@@ -9,17 +9,17 @@ from typing import Literal, NoReturn
 import structlog
 import trio
 
-from gastown.agents.brokering import admit, revoke
-from gastown.agents.comeback import Comebacks, may_return
-from gastown.agents.conversation import keep_conversation, save_at_the_end
-from gastown.agents.environment import home_of
-from gastown.agents.idle import mind_idleness
-from gastown.agents.listening import listen
-from gastown.agents.model import Agent
-from gastown.agents.repositories import browse_rigs
+from gastown.agents.agent import Agent
+from gastown.agents.launch.broker_access import admit, revoke
+from gastown.agents.launch.environment import home_of
+from gastown.agents.launch.repositories import browse_rigs
+from gastown.agents.lifecycle.idle import mind_idleness
+from gastown.agents.lifecycle.restart_policy import Comebacks, may_return
+from gastown.agents.lifecycle.startup import StartupReport, first_turn, lease_server, open_session, prepare
+from gastown.agents.lifecycle.watchdog import watch
 from gastown.agents.services import AgentServices
-from gastown.agents.startup import StartupReport, first_turn, lease_server, open_session, prepare
-from gastown.agents.watchdog import watch
+from gastown.agents.session.snapshots import keep_conversation, save_at_the_end
+from gastown.agents.session.stream import listen
 from gastown.concurrency.slots import Urgency
 from gastown.concurrency.supervise import contain, leaves
 from gastown.contract.agents import AgentState

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from gastown.agents.environment import model_name
-from gastown.agents.listening import listen
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
+from gastown.agents.launch.environment import model_name
+from gastown.agents.lifecycle.startup import spec_of
 from gastown.agents.services import AgentServices
-from gastown.agents.startup import spec_of
+from gastown.agents.session.stream import listen
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import Urgency
 from gastown.contract.agents import AgentState, ModelRequest

@@ -11,11 +11,11 @@ from typing import Any
 import structlog
 import trio
 
-from gastown.agents.environment import BrokerDoor
-from gastown.agents.events import EventLog, Turns
-from gastown.agents.progress import Progress
-from gastown.agents.saving import Saving
-from gastown.agents.starts import CountedStart, Outcome
+from gastown.agents.launch.environment import BrokerDoor
+from gastown.agents.lifecycle.start_metrics import CountedStart, Outcome
+from gastown.agents.session.condition import Progress
+from gastown.agents.session.event_log import EventLog, Turns
+from gastown.agents.session.saving import Saving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError, StartDeadlineExceeded

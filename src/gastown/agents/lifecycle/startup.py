@@ -10,12 +10,12 @@ from typing import Literal
 import structlog
 import trio
 
-from gastown.agents.conversation import restore_conversation
-from gastown.agents.environment import derive, home_of, model_name
-from gastown.agents.events import TurnFailed
-from gastown.agents.model import Agent
-from gastown.agents.repositories import prepare_worktree, write_instructions
+from gastown.agents.agent import Agent
+from gastown.agents.launch.environment import derive, home_of, model_name
+from gastown.agents.launch.repositories import prepare_worktree, write_instructions
 from gastown.agents.services import AgentServices
+from gastown.agents.session.event_log import TurnFailed
+from gastown.agents.session.snapshots import restore_conversation
 from gastown.concurrency.slots import Urgency
 from gastown.concurrency.waiting import wait_any
 from gastown.contract.errors import StartFailed

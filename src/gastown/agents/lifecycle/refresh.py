@@ -7,10 +7,10 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from gastown.agents.hotswap import restart_when_idle
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
+from gastown.agents.lifecycle.restart import restart_when_idle
+from gastown.agents.lifecycle.startup import spec_of
 from gastown.agents.services import AgentServices
-from gastown.agents.startup import spec_of
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import AgentNotRunning
 from gastown.contract.town import RefreshResult

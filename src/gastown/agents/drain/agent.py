@@ -10,10 +10,10 @@ from typing import Protocol
 import structlog
 import trio
 
-from gastown.agents.conversation import save_at_the_end
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
+from gastown.agents.lifecycle.startup import spec_of
 from gastown.agents.services import AgentServices
-from gastown.agents.startup import spec_of
+from gastown.agents.session.snapshots import save_at_the_end
 from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.supervise import contain
 from gastown.contract.agents import AgentState, Role

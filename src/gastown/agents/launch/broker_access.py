@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from gastown.agents.environment import (
+from gastown.agents.agent import Agent
+from gastown.agents.launch.environment import (
     BrokerDoor,
     ChildDefaults,
     gateway_token,
     organization_of,
     shell_variables,
 )
-from gastown.agents.model import Agent
 from gastown.agents.services import AgentServices
 from gastown.broker.grants import AgentIdentity, Gateway
 from gastown.contract.agents import StartAgentRequest

@@ -6,7 +6,7 @@ from collections import deque
 
 import trio
 
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.concurrency.backoff import delays
 from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import AgentState

@@ -7,8 +7,8 @@ from typing import NoReturn
 import structlog
 import trio
 
-from gastown.agents.environment import home_of
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
+from gastown.agents.launch.environment import home_of
 from gastown.agents.services import AgentServices
 from gastown.concurrency.backoff import delays
 from gastown.contract.agents import SnapshotState

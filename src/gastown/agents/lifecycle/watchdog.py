@@ -7,11 +7,11 @@ from pathlib import Path
 import structlog
 import trio
 
-from gastown.agents.comeback import ServerWedged
-from gastown.agents.hotswap import restart_when_idle
-from gastown.agents.listening import reconcile
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
+from gastown.agents.lifecycle.restart import restart_when_idle
+from gastown.agents.lifecycle.restart_policy import ServerWedged
 from gastown.agents.services import AgentServices
+from gastown.agents.session.stream import reconcile
 from gastown.concurrency.backoff import delays
 from gastown.contract.errors import AgentNotRunning
 from gastown.kilo.errors import KiloError, KiloRefused

@@ -7,7 +7,7 @@ from datetime import timedelta
 import structlog
 import trio
 
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.agents.roster import Roster
 from gastown.contract.worker import Heartbeat
 from gastown.metrics.figures import Counter

@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 import trio
 
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.agents.services import AgentServices
 from gastown.concurrency.backoff import delays
 from gastown.concurrency.supervise import contain

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from gastown.agents.farewell import Farewell, FarewellParts
+from gastown.agents.drain.agent import Farewell, FarewellParts
 from gastown.concurrency.leaving import PRESSED_SECONDS, Leaving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.drain import DrainPhase, DrainState

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 import trio
 
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
 from gastown.kilo.errors import KiloError
 from gastown.kilo.pool import Server
 from gastown.kilo.stream import KiloEvent

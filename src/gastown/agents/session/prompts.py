@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gastown.agents.environment import model_name
-from gastown.agents.model import Agent
+from gastown.agents.agent import Agent
+from gastown.agents.launch.environment import model_name
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import AgentNotRunning
 

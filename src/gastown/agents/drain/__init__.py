@@ -1,0 +1,1 @@
+"""How a town and its agents leave a container."""

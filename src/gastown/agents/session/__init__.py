@@ -1,0 +1,1 @@
+"""An agent's session: its events, turns, prompts and saved conversation."""
