@@ -35,8 +35,8 @@ from gastown.contract.secret import Secret
 from gastown.contract.tools import plugin_file
 from gastown.contract.town import TownConfig
 from gastown.contract.worker import ToolsMissing
+from gastown.control.auth.policy import door_of
 from gastown.control.context import Town
-from gastown.control.door import door_of
 from gastown.control.server import listening_host
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner, run_git

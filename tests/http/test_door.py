@@ -14,7 +14,7 @@ from httpx2.websockets import WebSocketUpgradeError
 from gastown.assembly import live_secrets
 from gastown.contract.access import Scope
 from gastown.control.app import ROUTES, SOCKETS, create_app
-from gastown.control.door import Door, Doorkeeper, door_of
+from gastown.control.auth.policy import Door, Doorkeeper, door_of
 from gastown.logs import redacted
 from tests.fakes.sockets import Refused, open_socket, refusal
 from tests.fakes.town import TOWN, FakeTown, ToldSettings

@@ -20,9 +20,9 @@ import trio
 
 from gastown.agents.session.event_log import EventLog
 from gastown.control.app import create_app
-from gastown.control.door import door_of
+from gastown.control.auth.policy import door_of
+from gastown.control.auth.tickets import Tickets
 from gastown.control.server import listen_on, serve_app
-from gastown.control.tickets import Tickets
 from gastown.logs import LiveRedactor
 from tests.fakes.sockets import open_socket, refusal
 from tests.fakes.town import ToldSettings

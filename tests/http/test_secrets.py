@@ -21,7 +21,7 @@ from gastown.concurrency.processes import Exit
 from gastown.contract.agents import AgentStatus
 from gastown.contract.errors import AgentNotRunning
 from gastown.control.app import ROUTES
-from gastown.control.routes import Route
+from gastown.control.route_table import Route
 from tests.fakes.kilo import Script
 from tests.fakes.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, Fate, Spawn
 from tests.fakes.network import MemoryNetwork

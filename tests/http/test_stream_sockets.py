@@ -17,11 +17,11 @@ import trio
 from gastown.agents.session.event_log import EventLog
 from gastown.asgi.origins import Callers
 from gastown.control import server
-from gastown.control.access import Tokens
 from gastown.control.app import create_app
-from gastown.control.door import Door
+from gastown.control.auth.policy import Door
+from gastown.control.auth.tickets import Tickets
+from gastown.control.auth.tokens import Tokens
 from gastown.control.server import listen_on, serve_app
-from gastown.control.tickets import Tickets
 from gastown.logs import LiveRedactor
 from tests.fakes.sockets import Closed, open_socket
 

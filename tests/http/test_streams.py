@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from gastown.agents.roster import EVENTS_KEPT_SECONDS
-from gastown.control import streams
-from gastown.control.tickets import LIFETIME_SECONDS, MOST_TICKETS
+from gastown.control.auth.tickets import LIFETIME_SECONDS, MOST_TICKETS
+from gastown.control.routes import streams
 from tests.fakes.sockets import Closed, Socket, open_socket, refusal
 from tests.fakes.town import FakeTown
 
@@ -173,7 +173,7 @@ async def test_when_the_container_stops_streams_end_with_1001_and_no_new_one_beg
 async def test_a_stream_that_crashes_closes_with_1011(town_on_fakes, monkeypatch) -> None:
     async with town_on_fakes() as town, socket(town, "/agents/a/stream") as stream:
         await trio.testing.wait_all_tasks_blocked()
-        monkeypatch.setattr("gastown.control.streams._frame", lambda _: 1 / 0)
+        monkeypatch.setattr("gastown.control.routes.streams._frame", lambda _: 1 / 0)
         say(town, "a", "boom")
         assert (await stream.closed()).code == 1011
         assert len(town.logged("websocket.crashed")) == 1

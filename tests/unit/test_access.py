@@ -9,8 +9,8 @@ import structlog
 
 from gastown.contract.access import Scope, bearer_of
 from gastown.contract.secret import Secret
-from gastown.control.access import Tokens
-from gastown.control.door import door_of
+from gastown.control.auth.policy import door_of
+from gastown.control.auth.tokens import Tokens
 from gastown.control.server import CannotListen, listening_host
 from tests.fakes.town import ToldSettings
 

@@ -23,8 +23,8 @@ from gastown.contract.errors import ControlError, ErrorBody, InvalidRequest, Iss
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Wire
 from gastown.contract.worker import WorkerRefusal
-from gastown.control.answers import fit_to_be_seen
 from gastown.control.app import ROUTES
+from gastown.control.responses import fit_to_be_seen
 from gastown.hall.answers import Answer
 from gastown.hall.app import create_app
 from gastown.hall.context import HallContext, StandIn
@@ -169,7 +169,7 @@ def test_an_answer_is_made_only_where_models_become_answers(folder: str) -> None
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in makers
     }
     expected = {
-        "control": {"control/answers.py", "control/probes.py"},  # metrics are a text
+        "control": {"control/responses.py", "control/routes/probes.py"},  # metrics are a text
         "hall": {"hall/answers.py", "hall/gateway.py", "hall/worker_api.py"},
     }
     assert found <= expected[folder]

@@ -25,7 +25,7 @@ from bench.memory import control_mb, events_of, let_speak
 from bench.processes import command_of_module, run
 from bench.stand_ins import open_town_of_stand_ins, post, start_request
 from gastown.contract.town import Hydration, RefreshAnswer
-from gastown.control.streams import _written
+from gastown.control.routes.streams import _written
 from tests.kilo.town import command_of, descendants
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.broker.figures import BrokerFigures
 from gastown.concurrency.lag import PERIOD_SECONDS, LoopLag
 from gastown.concurrency.phases import PhaseLog
-from gastown.control.readings import kilo_version, resident_bytes
+from gastown.control.metrics.readings import kilo_version, resident_bytes
 from gastown.metrics.figures import Attempts, Counter, Histogram
 from gastown.metrics.table import METRICS
 from gastown.worker.calls import outcome_of, route_of
@@ -174,6 +174,6 @@ def test_a_kilo_without_a_package_that_can_be_read_is_of_an_unknown_version(
 
 
 def test_the_boot_does_not_import_what_only_a_scrape_needs() -> None:
-    seen = "import sys, gastown.main, gastown.control.probes; print('prometheus_client' in sys.modules)"
+    seen = "import sys, gastown.main, gastown.control.routes.probes; print('prometheus_client' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"

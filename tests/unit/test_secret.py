@@ -39,7 +39,7 @@ REVEALS = {
     "agents/launch/environment.py": "a child's environment, which is where the plain text has to leave",
     "broker/forward.py": "the header upstream, and what an agent may have: its own bearer, its shell's variables",
     "contract/agents.py": "a variable with a NUL cannot be one",
-    "control/access.py": "the digest with which a bearer is compared",
+    "control/auth/tokens.py": "the digest with which a bearer is compared",
     "git/credentials.py": "the digest by which a refused password is known, the host in an instance's address",
     "git/helper_service.py": "the answer to git's credential helper",
     "hall/answers.py": "the orchestrator gives the container its own",

@@ -12,13 +12,13 @@ from quart_trio import QuartTrio
 
 from gastown.asgi.origins import App
 from gastown.contract.access import Scope
-from gastown.control import agents, drain, nudges, probes, repos, streams, terminals
-from gastown.control import town as town_routes
-from gastown.control.body import adopt_town_config
+from gastown.control.auth.policy import Doorkeeper, admit_request, admit_websocket
 from gastown.control.context import Town, town
-from gastown.control.door import Doorkeeper, admit_request, admit_websocket
 from gastown.control.errors import register_errors
-from gastown.control.routes import Route
+from gastown.control.requests import adopt_town_config
+from gastown.control.route_table import Route
+from gastown.control.routes import agents, drain, nudges, probes, repos, streams, terminals
+from gastown.control.routes import town as town_routes
 
 __all__ = ["ROUTES", "create_app"]
 

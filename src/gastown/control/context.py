@@ -20,8 +20,8 @@ from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.lag import LoopLag
 from gastown.concurrency.locks import NamedLocks
-from gastown.control.door import Door
-from gastown.control.tickets import Tickets
+from gastown.control.auth.policy import Door
+from gastown.control.auth.tickets import Tickets
 from gastown.logs import LiveRedactor
 from gastown.metrics.figures import Attempts
 from gastown.worker.calls import worker_calls

@@ -9,7 +9,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from gastown.contract.errors import ControlError, ErrorBody
-from gastown.control.answers import reply
+from gastown.control.responses import reply
 from gastown.kilo.errors import KiloError
 
 __all__ = ["register_errors"]

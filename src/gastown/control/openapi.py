@@ -22,7 +22,7 @@ from quart_trio import QuartTrio
 from gastown import __version__
 from gastown.contract.access import Scope
 from gastown.contract.errors import ErrorBody
-from gastown.control.routes import Handler, Route
+from gastown.control.route_table import Handler, Route
 from gastown.control.sockets import SocketRoute
 
 __all__ = ["describe"]

@@ -17,10 +17,10 @@ from gastown.contract.agents import AgentState
 from gastown.contract.errors import AgentNotRunning, ControlError, PtyNotFound, StreamsClosed
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.terminals import Pty, PtyChange, PtyList, PtyRemoved
-from gastown.control.answers import reply
-from gastown.control.body import parse
 from gastown.control.context import town
-from gastown.control.routes import Routes
+from gastown.control.requests import parse
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 from gastown.control.sockets import CloseCode, SocketRoutes, close
 from gastown.kilo.errors import KiloError, KiloRefused
 from gastown.kilo.pool import Server

@@ -5,10 +5,10 @@ from __future__ import annotations
 from quart import Blueprint, Response
 
 from gastown.contract.drain import DrainRequest, DrainState
-from gastown.control.answers import reply
-from gastown.control.body import parse
 from gastown.control.context import town
-from gastown.control.routes import Routes
+from gastown.control.requests import parse
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 
 __all__ = ["blueprint", "routes"]
 

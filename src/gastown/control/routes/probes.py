@@ -6,9 +6,9 @@ from quart import Blueprint, Response
 
 from gastown.contract.access import Scope
 from gastown.contract.probes import Liveness, MetricsText, Readiness
-from gastown.control.answers import reply
 from gastown.control.context import town
-from gastown.control.routes import Routes
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 
 __all__ = ["blueprint", "routes"]
 
@@ -40,6 +40,6 @@ async def readyz() -> Response:
 async def metrics() -> Response:
     """What the container counts and measures, for Prometheus."""
     # Imported here: nobody scrapes before the first probe, and it costs the boot 15 ms.
-    from gastown.control.exposition import exposition  # noqa: PLC0415
+    from gastown.control.metrics.exposition import exposition  # noqa: PLC0415
 
     return Response(exposition(town()), content_type=MetricsText.media_type)

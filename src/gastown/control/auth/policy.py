@@ -28,8 +28,8 @@ from gastown.contract.access import Scope, bearer_of
 from gastown.contract.errors import BearerNeeded, ScopeTooSmall, TicketRefused, TicketRequired
 from gastown.contract.identifiers import printable
 from gastown.contract.town import CONFIG_HEADER
-from gastown.control.access import Tokens
-from gastown.control.tickets import Tickets
+from gastown.control.auth.tickets import Tickets
+from gastown.control.auth.tokens import Tokens
 from gastown.settings import Settings
 
 __all__ = ["Door", "Doorkeeper", "admit_request", "admit_websocket", "caller", "door_of", "ticket_agent"]

@@ -19,14 +19,14 @@ from gastown.contract.errors import StreamsClosed
 from gastown.contract.events import AgentEvent, StreamTicket, Subscribe
 from gastown.contract.identifiers import printable
 from gastown.contract.wire import iso
-from gastown.control.answers import reply
-from gastown.control.body import event_id
+from gastown.control.auth.policy import ticket_agent
+from gastown.control.auth.tickets import LIFETIME_SECONDS
 from gastown.control.bursts import EXTENSION, Burst, text_frame, text_of
 from gastown.control.context import town
-from gastown.control.door import ticket_agent
-from gastown.control.routes import Routes
+from gastown.control.requests import event_id
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 from gastown.control.sockets import CloseCode, SocketRoutes, close
-from gastown.control.tickets import LIFETIME_SECONDS
 
 __all__ = ["blueprint", "routes", "sockets"]
 

@@ -25,11 +25,11 @@ from gastown.contract.town import (
     Synced,
 )
 from gastown.contract.wire import iso
-from gastown.control.answers import reply
-from gastown.control.body import parse, pass_gate
+from gastown.control.auth.policy import caller
 from gastown.control.context import Town, town
-from gastown.control.door import caller
-from gastown.control.routes import Routes
+from gastown.control.requests import parse, pass_gate
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 from gastown.isolation.ownership import read_small, write_whole
 from gastown.isolation.users import run_as
 

@@ -10,10 +10,10 @@ from quart import Blueprint, Response
 from gastown.contract.errors import WorkerUnavailable
 from gastown.contract.wire import Wire
 from gastown.contract.worker import Acknowledged, NudgeDelivered, Nudges, WorkerRefusal
-from gastown.control.answers import reply
-from gastown.control.body import parse
 from gastown.control.context import town
-from gastown.control.routes import Routes
+from gastown.control.requests import parse
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 
 __all__ = ["blueprint", "routes"]
 

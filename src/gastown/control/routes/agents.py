@@ -23,10 +23,10 @@ from gastown.contract.agents import (
 from gastown.contract.errors import StartDeadlineExceeded, StartFailed
 from gastown.contract.events import EventPage
 from gastown.contract.town import MessageSent, Updated
-from gastown.control.answers import reply
-from gastown.control.body import event_id, parse, pass_gate
 from gastown.control.context import Town, town
-from gastown.control.routes import Routes
+from gastown.control.requests import event_id, parse, pass_gate
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 
 __all__ = ["blueprint", "routes"]
 

@@ -9,10 +9,10 @@ from quart import Blueprint, Response
 from gastown.agents.launch.repositories import behind, know, set_up
 from gastown.contract.errors import WorkerNotConfigured
 from gastown.contract.git import Accepted, MergeRequest, SetupRequest
-from gastown.control.answers import reply
-from gastown.control.body import parse
 from gastown.control.context import town
-from gastown.control.routes import Routes
+from gastown.control.requests import parse
+from gastown.control.responses import reply
+from gastown.control.route_table import Routes
 
 __all__ = ["blueprint", "routes"]
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 
 from gastown.control.context import Town
-from gastown.control.readings import Reading, readings
+from gastown.control.metrics.readings import Reading, readings
 from gastown.metrics import table
 from gastown.metrics.figures import Counter, Histogram, Labels
 from gastown.metrics.table import METRICS, MetricType

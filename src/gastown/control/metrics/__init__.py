@@ -1,0 +1,1 @@
+"""The text of `/metrics` and the readings behind it."""
