@@ -13,11 +13,11 @@ from prometheus_client import Histogram as TheirHistogram
 from trio.testing import MockClock
 
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
-from gastown.broker.figures import BrokerFigures
+from gastown.broker.metrics import BrokerFigures
 from gastown.concurrency.lag import PERIOD_SECONDS, LoopLag
 from gastown.concurrency.phases import PhaseLog
 from gastown.control.metrics.readings import kilo_version, resident_bytes
-from gastown.metrics.figures import Attempts, Counter, Histogram
+from gastown.metrics.counters import Attempts, Counter, Histogram
 from gastown.metrics.table import METRICS
 from gastown.worker.calls import outcome_of, route_of
 

@@ -10,7 +10,7 @@ import trio
 from gastown.agents.agent import Agent
 from gastown.agents.roster import Roster
 from gastown.contract.worker import Heartbeat
-from gastown.metrics.figures import Counter
+from gastown.metrics.counters import Counter
 
 __all__ = ["Pulse"]
 

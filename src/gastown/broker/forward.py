@@ -14,9 +14,9 @@ from hypercorn.typing import HTTPResponseBodyEvent
 
 from gastown.asgi.serving import Exchange
 from gastown.broker.body import ClientGone, RequestBody, TooLarge
-from gastown.broker.figures import BrokerFigures, Passage
 from gastown.broker.grants import Grant, Grants
 from gastown.broker.headers import MOST_HEADER_BYTES, Headers, for_agent, for_upstream
+from gastown.broker.metrics import BrokerFigures, Passage
 from gastown.broker.policy import Refused, Route, To, gateway_path, route
 from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.supervise import leaves

@@ -14,9 +14,9 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from gastown.asgi.serving import DEAD_PEER_MS, listen, quiet_config, serve_connections
-from gastown.broker.figures import BrokerFigures
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
+from gastown.broker.metrics import BrokerFigures
 from gastown.broker.upstreams import Upstreams
 
 __all__ = ["Broker", "open_broker", "upstream_client"]

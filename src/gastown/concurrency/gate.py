@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import trio
 
 from gastown.concurrency.waiting import wait_any
-from gastown.metrics.figures import Histogram
+from gastown.metrics.counters import Histogram
 
 __all__ = ["HydrationGate"]
 

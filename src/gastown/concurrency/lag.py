@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import trio
 
-from gastown.metrics.figures import Histogram
+from gastown.metrics.counters import Histogram
 
 __all__ = ["PERIOD_SECONDS", "LoopLag"]
 

@@ -23,7 +23,7 @@ from gastown.concurrency.locks import NamedLocks
 from gastown.control.auth.policy import Door
 from gastown.control.auth.tickets import Tickets
 from gastown.logs import LiveRedactor
-from gastown.metrics.figures import Attempts
+from gastown.metrics.counters import Attempts
 from gastown.worker.calls import worker_calls
 
 __all__ = ["Town", "town"]

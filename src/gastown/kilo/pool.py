@@ -21,7 +21,7 @@ from gastown.kilo.server import GRACE_SECONDS, Launcher, RunningServer
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.stream import KiloEvent, follow_events
 from gastown.kilo.terminal import KiloTerminals
-from gastown.metrics.figures import Counter
+from gastown.metrics.counters import Counter
 
 __all__ = ["Lease", "Refused", "Server", "ServerPool", "SpawnTimedOut", "open_pool"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gastown.metrics.figures import Attempts
+from gastown.metrics.counters import Attempts
 
 __all__ = ["CALLBACK", "outcome_of", "route_of", "worker_calls"]
 

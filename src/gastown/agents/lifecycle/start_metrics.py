@@ -7,7 +7,7 @@ from typing import Literal
 import trio
 
 from gastown.concurrency.phases import PhaseLog
-from gastown.metrics.figures import Counter, Histogram
+from gastown.metrics.counters import Counter, Histogram
 
 __all__ = ["CountedStart", "Outcome", "Starts"]
 

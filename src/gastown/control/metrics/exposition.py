@@ -12,7 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 from gastown.control.context import Town
 from gastown.control.metrics.readings import Reading, readings
 from gastown.metrics import table
-from gastown.metrics.figures import Counter, Histogram, Labels
+from gastown.metrics.counters import Counter, Histogram, Labels
 from gastown.metrics.table import METRICS, MetricType
 
 __all__ = ["exposition"]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from gastown import __version__
 from gastown.agents.agent import Agent
-from gastown.broker.figures import BrokerFigures
+from gastown.broker.metrics import BrokerFigures
 from gastown.concurrency.slots import Urgency
 from gastown.contract.drain import DrainPhase
 from gastown.control.context import Town
 from gastown.kilo.pool import Server
 from gastown.logs import dropped_lines
-from gastown.metrics.figures import Counter, Histogram, Labels
+from gastown.metrics.counters import Counter, Histogram, Labels
 
 __all__ = ["Reading", "readings"]
 

@@ -18,7 +18,7 @@ import trio
 from gastown.concurrency.locks import NamedLocks
 from gastown.contract.agents import SnapshotState
 from gastown.isolation.users import User, run_as
-from gastown.metrics.figures import Attempts, Histogram
+from gastown.metrics.counters import Attempts, Histogram
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.snapshots.database import CannotCopy, database_path, install, set_aside
 from gastown.worker.snapshots.database_work import DatabaseWork, WorkCutOff

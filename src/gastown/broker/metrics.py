@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import trio
 
-from gastown.metrics.figures import Counter, Histogram
+from gastown.metrics.counters import Counter, Histogram
 
 __all__ = ["BrokerFigures", "Passage"]
 
