@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.fakes.town import FakeTown, open_fake_town, threads_inline
+from gastown.testing.town import FakeTown, open_fake_town, threads_inline
 
 
 def pytest_configure(config: pytest.Config) -> None:

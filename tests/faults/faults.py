@@ -12,10 +12,10 @@ from datetime import timedelta
 import trio
 
 from gastown.concurrency.processes import Exit
+from gastown.testing.launchers import BROKEN_DATABASE, Fate
+from gastown.testing.town import TOWN, start_request
+from gastown.testing.worker import ROUTES
 from gastown.worker.snapshots import database
-from tests.fakes.launchers import BROKEN_DATABASE, Fate
-from tests.fakes.town import TOWN, start_request
-from tests.fakes.worker import ROUTES
 from tests.faults.lab import MAYOR, VICTIM, Lab
 
 __all__ = ["FAULTS", "Fault"]

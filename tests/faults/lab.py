@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.fakes.kilo import FakeKilo, Script
-from tests.fakes.launchers import FakeLauncher, Fate, Spawn
-from tests.fakes.town import FakeTown, open_fake_town
+from gastown.testing.kilo import FakeKilo, Script
+from gastown.testing.launchers import FakeLauncher, Fate, Spawn
+from gastown.testing.town import FakeTown, open_fake_town
 
 __all__ = ["BYSTANDER", "MAYOR", "VICTIM", "Lab", "open_lab"]
 

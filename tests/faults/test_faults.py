@@ -11,8 +11,8 @@ import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from gastown.testing.town import open_fake_town, threads_inline
 from tests.conftest import in_virtual_time
-from tests.fakes.town import open_fake_town, threads_inline
 from tests.faults.faults import FAULTS
 from tests.faults.lab import open_lab
 

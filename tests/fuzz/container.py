@@ -15,7 +15,7 @@ import trio.testing
 from gastown.contract.secret import Secret
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, serve_app
-from tests.fakes.town import open_fake_town
+from gastown.testing.town import open_fake_town
 
 AGENTS = ("mayor-1", "pole-1")
 TOKEN = "fuzz-control-token-that-is-long-enough"

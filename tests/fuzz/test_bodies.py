@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from gastown.contract.town import TownConfig
 from gastown.control.app import ROUTES
+from gastown.testing.town import open_fake_town, start_request, threads_inline
 from tests.conftest import in_virtual_time
-from tests.fakes.town import open_fake_town, start_request, threads_inline
 from tests.fuzz.budget import examples
 from tests.fuzz.test_parsers import JSON
 

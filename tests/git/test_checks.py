@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.git import MergeRequest, Remote, SetupRequest, is_branch_name, is_revision
 from gastown.git.workspace import WorkspacePaths
-from tests.fakes.town import start_request
+from gastown.testing.town import start_request
 
 ENV = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
 AWKWARD = st.text(alphabet="ab.-/@{}~^:?*[\\ \x00\x01\x7f\nHEADlockü\ud800", max_size=12)

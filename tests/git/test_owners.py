@@ -24,7 +24,7 @@ from gastown.git.save import commit_all, push
 from gastown.git.workspace import prepare_workspace
 from gastown.git.worktrees import Checkout, browse, check_out
 from gastown.isolation.users import User, identity
-from tests.fakes.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
+from gastown.testing.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 from tests.git.conftest import Place
 from tests.git.server import open_git_server
 

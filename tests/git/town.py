@@ -12,9 +12,9 @@ from typing import Any
 import trio
 
 from gastown.git.command import run_git
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
-from tests.fakes.town import FakeTown, open_fake_town, start_request
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
+from gastown.testing.town import FakeTown, open_fake_town, start_request
 from tests.git.server import GitServer
 
 __all__ = ["TIMES", "GitTown", "OpenTown", "open_git_town"]

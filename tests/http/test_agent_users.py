@@ -14,10 +14,10 @@ import trio
 
 from gastown.isolation import users as module
 from gastown.isolation.agent_users import AgentUsers
+from gastown.testing.town import FakeTown, open_fake_town
+from gastown.testing.users import UIDS, needs_root, open_folder, users
 from gastown.worker.snapshots.database import database_path
 from gastown.worker.snapshots.database_work import DatabaseWork
-from tests.fakes.town import FakeTown, open_fake_town
-from tests.fakes.users import UIDS, needs_root, open_folder, users
 
 pytestmark = [needs_root, pytest.mark.virtual_time, pytest.mark.usefixtures("inline")]
 

@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.control.app import ROUTES
-from tests.fakes.town import FakeTown, start_request
+from gastown.testing.town import FakeTown, start_request
 
 pytestmark = pytest.mark.virtual_time
 

@@ -18,8 +18,8 @@ from gastown import logs
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import AgentIdentity, Gateway, Grant, Grants
 from gastown.contract.secret import Secret
-from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
-from tests.fakes.network import MemoryNetwork, open_network
+from gastown.testing.asgi import Answer, Asked, Frames, answer, app_of
+from gastown.testing.network import MemoryNetwork, open_network
 
 pytestmark = pytest.mark.virtual_time
 

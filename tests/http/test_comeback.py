@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import DyingKilo, FakeLauncher, Fate
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import DyingKilo, FakeLauncher, Fate
 
 pytestmark = pytest.mark.virtual_time
 

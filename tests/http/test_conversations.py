@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
-from tests.fakes.leaver import converse, home_database
-from tests.fakes.worker import DeafWorker
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
+from gastown.testing.leaver import converse, home_database
+from gastown.testing.worker import DeafWorker
 
 pytestmark = pytest.mark.virtual_time
 

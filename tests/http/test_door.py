@@ -16,8 +16,8 @@ from gastown.contract.access import Scope
 from gastown.control.app import ROUTES, SOCKETS, create_app
 from gastown.control.auth.policy import Door, Doorkeeper, door_of
 from gastown.logs import redacted
-from tests.fakes.sockets import Refused, open_socket, refusal
-from tests.fakes.town import TOWN, FakeTown, ToldSettings
+from gastown.testing.sockets import Refused, open_socket, refusal
+from gastown.testing.town import TOWN, FakeTown, ToldSettings
 
 pytestmark = pytest.mark.virtual_time
 

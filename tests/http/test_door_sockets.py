@@ -24,8 +24,8 @@ from gastown.control.auth.policy import door_of
 from gastown.control.auth.tickets import Tickets
 from gastown.control.server import listen_on, serve_app
 from gastown.logs import LiveRedactor
-from tests.fakes.sockets import open_socket, refusal
-from tests.fakes.town import ToldSettings
+from gastown.testing.sockets import open_socket, refusal
+from gastown.testing.town import ToldSettings
 
 GUARD_SECONDS = 60
 LARGE = 32 * 1024 * 1024

@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher, SlowKilo
-from tests.fakes.leaver import Leaver, converse, kept
-from tests.fakes.worker import DeafWorker, SlowWorker
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher, SlowKilo
+from gastown.testing.leaver import Leaver, converse, kept
+from gastown.testing.worker import DeafWorker, SlowWorker
 
 pytestmark = pytest.mark.virtual_time
 

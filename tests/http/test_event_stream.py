@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.fakes.town import FakeTown
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

@@ -11,10 +11,10 @@ import trio
 
 from gastown.concurrency.processes import Exit
 from gastown.git.errors import GitFailed, PushRaced
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher, Fate, SlowKilo
-from tests.fakes.leaver import Leaver, converse, home_database, kept
-from tests.fakes.worktree import FakeWorktree
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher, Fate, SlowKilo
+from gastown.testing.leaver import Leaver, converse, home_database, kept
+from gastown.testing.worktree import FakeWorktree
 
 pytestmark = pytest.mark.virtual_time
 

@@ -15,7 +15,7 @@ from gastown.hall import crew
 from gastown.hall.config import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.ledger import Ledger
-from tests.fakes.hall import agent_events, heartbeats
+from gastown.testing.hall import agent_events, heartbeats
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
 EVENTS, BATCH = "/rigs/r1/agent-events", "/rigs/r1/agent-events/batch"

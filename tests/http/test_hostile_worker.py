@@ -12,13 +12,13 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
+from gastown.testing.asgi import Answer, Frames, answer
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
+from gastown.testing.network import open_network
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.asgi import Answer, Frames, answer
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
-from tests.fakes.network import open_network
-from tests.fakes.worker import FakeWorker
 
 pytestmark = pytest.mark.virtual_time
 

@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from gastown import __version__
-from tests.fakes.launchers import CrashingKilo, Fate
-from tests.fakes.town import FakeTown
-from tests.fakes.worker import DeafWorker, SlowWorker
+from gastown.testing.launchers import CrashingKilo, Fate
+from gastown.testing.town import FakeTown
+from gastown.testing.worker import DeafWorker, SlowWorker
 
 pytestmark = pytest.mark.virtual_time
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
-from tests.fakes.town import FakeTown
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
 
 pytestmark = pytest.mark.virtual_time
 

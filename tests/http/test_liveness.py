@@ -26,7 +26,7 @@ from gastown.concurrency.lag import LoopLag
 from gastown.control import liveness
 from gastown.control.liveness import LoopWatch, watch_loop
 from gastown.control.server import listen_on, serve_app
-from tests.fakes.town import open_fake_town
+from gastown.testing.town import open_fake_town
 
 GUARD_SECONDS = 30
 T = TypeVar("T")

@@ -10,12 +10,12 @@ import pytest
 import trio
 
 from gastown.metrics.table import METRICS
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, NeverKilo, SlowKilo
-from tests.fakes.leaver import Leaver, converse
-from tests.fakes.scrape import Scrape, scrape
-from tests.fakes.sockets import open_socket
-from tests.fakes.worker import DeafWorker
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, NeverKilo, SlowKilo
+from gastown.testing.leaver import Leaver, converse
+from gastown.testing.scrape import Scrape, scrape
+from gastown.testing.sockets import open_socket
+from gastown.testing.worker import DeafWorker
 
 pytestmark = pytest.mark.virtual_time
 

@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from gastown.metrics.table import METRICS
-from tests.fakes.asgi import Frames, answer, app_of
-from tests.fakes.leaver import converse
-from tests.fakes.scrape import Scrape, scrape
-from tests.fakes.town import FakeTown
+from gastown.testing.asgi import Frames, answer, app_of
+from gastown.testing.leaver import converse
+from gastown.testing.scrape import Scrape, scrape
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
-from tests.fakes.network import MemoryNetwork
-from tests.fakes.scrape import scrape
-from tests.fakes.town import FakeTown
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
+from gastown.testing.network import MemoryNetwork
+from gastown.testing.scrape import scrape
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

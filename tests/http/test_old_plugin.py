@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
-from tests.fakes.asgi import Answer, Asked, answer, app_of
-from tests.fakes.town import FakeTown
+from gastown.testing.asgi import Answer, Asked, answer, app_of
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.fakes.launchers import CrashingKilo, NeverKilo, SlowKilo
+from gastown.testing.launchers import CrashingKilo, NeverKilo, SlowKilo
 
 pytestmark = pytest.mark.virtual_time
 

@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import trio
 
-from tests.fakes.leaver import Leaver
-from tests.fakes.town import FakeTown
-from tests.fakes.worker import DeafWorker
+from gastown.testing.leaver import Leaver
+from gastown.testing.town import FakeTown
+from gastown.testing.worker import DeafWorker
 
 pytestmark = pytest.mark.virtual_time
 

@@ -12,10 +12,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from gastown.concurrency.processes import Exit
 from gastown.contract.secret import Secret
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher, Fate, Spawn
-from tests.fakes.town import FakeTown
-from tests.fakes.worker import DeafWorker
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher, Fate, Spawn
+from gastown.testing.town import FakeTown
+from gastown.testing.worker import DeafWorker
 
 pytestmark = pytest.mark.virtual_time
 

@@ -11,8 +11,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from gastown import main
-from tests.fakes.town import FakeTown
-from tests.fakes.worker import ROUTES
+from gastown.testing.town import FakeTown
+from gastown.testing.worker import ROUTES
 
 pytestmark = pytest.mark.virtual_time
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import CrashingKilo, DyingKilo, FakeLauncher
-from tests.fakes.town import FakeTown, start_request
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import CrashingKilo, DyingKilo, FakeLauncher
+from gastown.testing.town import FakeTown, start_request
 
 pytestmark = pytest.mark.virtual_time
 

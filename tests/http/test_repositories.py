@@ -9,8 +9,8 @@ from gastown.agents.drain.town import run_drain
 from gastown.agents.launch import repositories
 from gastown.assembly import drain_parts
 from gastown.git.errors import GitError
-from tests.fakes.git import FakeGit
-from tests.fakes.town import start_request
+from gastown.testing.git import FakeGit
+from gastown.testing.town import start_request
 
 pytestmark = pytest.mark.virtual_time
 

@@ -22,11 +22,11 @@ from gastown.contract.agents import AgentStatus
 from gastown.contract.errors import AgentNotRunning
 from gastown.control.app import ROUTES
 from gastown.control.route_table import Route
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, Fate, Spawn
-from tests.fakes.network import MemoryNetwork
-from tests.fakes.town import FakeTown, start_request
-from tests.fakes.worker import FakeWorker
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, Fate, Spawn
+from gastown.testing.network import MemoryNetwork
+from gastown.testing.town import FakeTown, start_request
+from gastown.testing.worker import FakeWorker
 
 pytestmark = pytest.mark.virtual_time
 

@@ -10,9 +10,16 @@ import pytest
 import trio
 
 from gastown.concurrency.processes import Exit
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import BROKEN_DATABASE, CrashingKilo, DyingKilo, FailingPromptKilo, FakeLauncher, Fate
-from tests.fakes.town import FakeTown
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import (
+    BROKEN_DATABASE,
+    CrashingKilo,
+    DyingKilo,
+    FailingPromptKilo,
+    FakeLauncher,
+    Fate,
+)
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

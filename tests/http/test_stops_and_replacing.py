@@ -9,9 +9,9 @@ import pytest
 import structlog
 import trio
 
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher, NeverKilo
-from tests.fakes.town import FakeTown
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher, NeverKilo
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

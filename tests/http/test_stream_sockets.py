@@ -23,7 +23,7 @@ from gastown.control.auth.tickets import Tickets
 from gastown.control.auth.tokens import Tokens
 from gastown.control.server import listen_on, serve_app
 from gastown.logs import LiveRedactor
-from tests.fakes.sockets import Closed, open_socket
+from gastown.testing.sockets import Closed, open_socket
 
 GUARD_SECONDS = 60
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)

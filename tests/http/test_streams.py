@@ -11,8 +11,8 @@ import trio
 from gastown.agents.roster import EVENTS_KEPT_SECONDS
 from gastown.control.auth.tickets import LIFETIME_SECONDS, MOST_TICKETS
 from gastown.control.routes import streams
-from tests.fakes.sockets import Closed, Socket, open_socket, refusal
-from tests.fakes.town import FakeTown
+from gastown.testing.sockets import Closed, Socket, open_socket, refusal
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

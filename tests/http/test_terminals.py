@@ -10,9 +10,9 @@ import pytest
 import trio
 from wsproto.utilities import LocalProtocolError
 
-from tests.fakes.ptys import FakePty
-from tests.fakes.sockets import Closed, Socket, open_socket
-from tests.fakes.town import FakeTown
+from gastown.testing.ptys import FakePty
+from gastown.testing.sockets import Closed, Socket, open_socket
+from gastown.testing.town import FakeTown
 
 pytestmark = pytest.mark.virtual_time
 

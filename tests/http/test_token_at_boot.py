@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import trio
 
-from tests.fakes.town import EPOCH
-from tests.fakes.worker import SlowWorker, token_until
+from gastown.testing.town import EPOCH
+from gastown.testing.worker import SlowWorker, token_until
 
 pytestmark = pytest.mark.virtual_time
 

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from gastown.agents.lifecycle import watchdog
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
 
 pytestmark = pytest.mark.virtual_time
 

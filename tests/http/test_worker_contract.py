@@ -27,14 +27,14 @@ from gastown.hall.config import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.ledger import Ledger
 from gastown.hall.tokens import mint
+from gastown.testing.hall import agent_events, heartbeats
+from gastown.testing.network import open_network
+from gastown.testing.town import start_request
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.outbox.pump import open_outbox
 from gastown.worker.reports import open_reports
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.hall import agent_events, heartbeats
-from tests.fakes.network import open_network
-from tests.fakes.town import start_request
-from tests.fakes.worker import FakeWorker
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
 PLACE = "rig-1", "pole-1"

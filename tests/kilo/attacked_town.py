@@ -22,8 +22,8 @@ import trio
 
 import gastown
 from gastown.hall.container import choose_port
-from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
-from tests.fakes.town import start_request
+from gastown.testing.asgi import Answer, Asked, Frames, answer, app_of
+from gastown.testing.town import start_request
 from tests.git.server import GitServer, open_git_server
 from tests.kilo.town import KILO, children, command_of, eventually
 from tests.kilo.world import serving

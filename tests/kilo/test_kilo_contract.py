@@ -32,12 +32,12 @@ from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.terminal import KiloTerminals
+from gastown.testing.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import FakeLauncher
+from gastown.testing.network import open_network
+from gastown.testing.town import start_request
 from gastown.worker.tokens import Credentials
-from tests.fakes.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import FakeLauncher
-from tests.fakes.network import open_network
-from tests.fakes.town import start_request
 
 KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"
 LONGEST_SECONDS = 60.0

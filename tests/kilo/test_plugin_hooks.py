@@ -15,7 +15,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from tests.fakes.asgi import Answer, Asked, answer, app_of
+from gastown.testing.asgi import Answer, Asked, answer, app_of
 from tests.kilo.plugin import Plugin, PluginError, open_plugin
 
 pytestmark = pytest.mark.kilo

@@ -7,7 +7,7 @@ import json
 import httpx2
 import pytest
 
-from tests.fakes.scrape import Scrape
+from gastown.testing.scrape import Scrape
 from tests.kilo.town import KILO, RealTown, eventually, real_town
 
 pytestmark = pytest.mark.kilo

@@ -11,7 +11,7 @@ import pytest
 import trio
 from httpx2.websockets import WebSocketDisconnect
 
-from tests.fakes.sockets import Closed, Socket, open_socket, refusal
+from gastown.testing.sockets import Closed, Socket, open_socket, refusal
 from tests.kilo.town import RealTown, command_of, descendants, eventually, real_town
 
 pytestmark = pytest.mark.kilo

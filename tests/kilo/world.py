@@ -21,8 +21,8 @@ from gastown.assembly import Open, Parts, open_town
 from gastown.control.app import create_app
 from gastown.kilo.client import http_client
 from gastown.kilo.server import Launcher, launch
-from tests.fakes.asgi import Answer, App, Asked, Frames, answer, app_of
-from tests.fakes.town import ToldSettings, start_request
+from gastown.testing.asgi import Answer, App, Asked, Frames, answer, app_of
+from gastown.testing.town import ToldSettings, start_request
 from tests.kilo.plugin import KILO
 
 __all__ = ["MODEL", "Place", "World", "open_world_and_town", "request", "serving"]

@@ -12,7 +12,7 @@ from gastown.contract.secret import Secret
 from gastown.control.auth.policy import door_of
 from gastown.control.auth.tokens import Tokens
 from gastown.control.server import CannotListen, listening_host
-from tests.fakes.town import ToldSettings
+from gastown.testing.town import ToldSettings
 
 CONTROL, ATTACH, READ = ("control-" * 4, "attach--" * 4, "read----" * 4)
 TOKENS = Tokens({Scope.CONTROL: Secret(CONTROL), Scope.ATTACH: Secret(ATTACH), Scope.READ: Secret(READ)})

@@ -16,8 +16,8 @@ from gastown.contract.town import GitAuth, TownConfig
 from gastown.git.access import HelperAccess
 from gastown.isolation.users import User
 from gastown.kilo.spec import ServerSpec
+from gastown.testing.town import start_request
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.town import start_request
 
 DOOR = BrokerDoor("http://127.0.0.1:7777", Secret("gtb.a.b"))
 DEFAULTS = ChildDefaults(kilo_bin="/bin/kilo", home_root="/tmp", base_env={"PATH": "/bin"}, parent_pid=7)

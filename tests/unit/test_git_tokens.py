@@ -12,12 +12,12 @@ import structlog
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
+from gastown.testing.asgi import Answer, Asked, answer, app_of
+from gastown.testing.network import open_network
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.asgi import Answer, Asked, answer, app_of
-from tests.fakes.network import open_network
-from tests.fakes.worker import FakeWorker
 
 pytestmark = pytest.mark.virtual_time
 

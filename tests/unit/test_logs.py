@@ -20,7 +20,7 @@ from gastown import logs
 from gastown.contract.secret import Secret
 from gastown.kilo.client import new_password
 from gastown.logs import RedactingFormatter, redacted
-from tests.fakes.worker import token_until
+from gastown.testing.worker import token_until
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from gastown.agents.agent import ACTIVE, EDGES, Agent, IllegalTransition
 from gastown.agents.session.event_log import EventLog
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.kilo.stream import KiloEvent
-from tests.fakes.town import start_request
+from gastown.testing.town import start_request
 
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
 S = AgentState

@@ -15,12 +15,12 @@ import trio
 
 from gastown.contract.events import AgentEvent
 from gastown.contract.secret import Secret
+from gastown.testing.network import MemoryNetwork, open_network
+from gastown.testing.town import TOWN
+from gastown.testing.worker import FakeWorker, SlowWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.outbox.pump import Outbox, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.network import MemoryNetwork, open_network
-from tests.fakes.town import TOWN
-from tests.fakes.worker import FakeWorker, SlowWorker
 
 pytestmark = pytest.mark.virtual_time
 

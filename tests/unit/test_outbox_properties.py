@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from gastown.contract.events import AgentEvent
 from gastown.contract.secret import Secret
+from gastown.testing.network import open_network
+from gastown.testing.town import TOWN
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.outbox.pump import Outbox, OutboxFigures, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.network import open_network
-from tests.fakes.town import TOWN
-from tests.fakes.worker import FakeWorker
 
 NOW = datetime(2030, 5, 1, tzinfo=UTC)
 ONE, BATCH = "POST /agent-events", "POST /batch"

@@ -16,15 +16,15 @@ from gastown.boot.accounts import find_python
 from gastown.contract.secret import Secret
 from gastown.isolation.agent_users import settle_in
 from gastown.isolation.users import in_guise
+from gastown.testing.network import open_network
+from gastown.testing.users import ALICE, BOB, needs_root, open_folder
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.snapshots import store as snapshots
 from gastown.worker.snapshots.database import database_path
 from gastown.worker.snapshots.database_work import DatabaseWork
 from gastown.worker.snapshots.store import NotSaved, Snapshots
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.network import open_network
-from tests.fakes.users import ALICE, BOB, needs_root, open_folder
-from tests.fakes.worker import FakeWorker
 
 pytestmark = needs_root
 AGENT = ("rig-1", "pole-1")

@@ -23,7 +23,7 @@ from gastown.isolation.ownership import (
     write_whole,
 )
 from gastown.isolation.users import end_processes_of, in_guise, run_as
-from tests.fakes.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
+from gastown.testing.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 
 pytestmark = needs_root
 

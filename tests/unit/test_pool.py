@@ -22,9 +22,9 @@ from gastown.kilo.client import KiloClient
 from gastown.kilo.errors import KiloRefused, NotReady, ServerDied
 from gastown.kilo.pool import Lease, ServerPool, SpawnTimedOut, open_pool
 from gastown.kilo.spec import ServerSpec
-from tests.fakes.kilo import Script
-from tests.fakes.launchers import CrashingKilo, DyingKilo, FakeLauncher, NeverKilo, SlowKilo
-from tests.fakes.network import MemoryNetwork, open_network
+from gastown.testing.kilo import Script
+from gastown.testing.launchers import CrashingKilo, DyingKilo, FakeLauncher, NeverKilo, SlowKilo
+from gastown.testing.network import MemoryNetwork, open_network
 
 pytestmark = pytest.mark.virtual_time
 

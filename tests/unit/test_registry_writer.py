@@ -13,12 +13,12 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.contract.worker import RegistryEntry
+from gastown.testing.network import MemoryNetwork, open_network
+from gastown.testing.town import TOWN, start_request
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.registry import RegistryWriter, open_registry_writer
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.network import MemoryNetwork, open_network
-from tests.fakes.town import TOWN, start_request
-from tests.fakes.worker import FakeWorker
 
 pytestmark = pytest.mark.virtual_time
 

@@ -13,13 +13,13 @@ import structlog
 import trio
 
 from gastown.contract.secret import Secret
+from gastown.testing.asgi import Answer, Asked, answer, app_of
+from gastown.testing.network import MemoryNetwork, open_network
+from gastown.testing.town import TOWN
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.reports import Reports, open_reports
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.asgi import Answer, Asked, answer, app_of
-from tests.fakes.network import MemoryNetwork, open_network
-from tests.fakes.town import TOWN
-from tests.fakes.worker import FakeWorker
 
 pytestmark = pytest.mark.virtual_time
 

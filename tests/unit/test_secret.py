@@ -29,7 +29,7 @@ from gastown.contract.secret import (
 from gastown.contract.town import GitAuth, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
 from gastown.contract.worker import MayorContext, RegistryEntry
-from tests.fakes.town import start_request
+from gastown.testing.town import start_request
 
 HOUSE = Path(__file__).parents[2] / "src" / "gastown"
 TEXT = "hush-7f3a9c51"

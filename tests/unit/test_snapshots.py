@@ -13,12 +13,12 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
+from gastown.testing.network import open_network
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.snapshots.database import database_path
 from gastown.worker.snapshots.store import KeptApart, NotSaved, Snapshots
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.network import open_network
-from tests.fakes.worker import FakeWorker
 
 pytestmark = [pytest.mark.virtual_time, pytest.mark.usefixtures("inline")]
 

@@ -12,8 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
 from gastown.contract.worker import MayorContext
+from gastown.testing.worker import token_until
 from gastown.worker.tokens import Credentials, LiveCredentials, expiry
-from tests.fakes.worker import token_until
 
 
 def test_a_token_ends_when_it_says() -> None:

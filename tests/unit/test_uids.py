@@ -14,7 +14,7 @@ from gastown.boot.accounts import BadAgentUser, remember_users
 from gastown.contract.errors import StartFailed
 from gastown.isolation.ownership import give_directory
 from gastown.isolation.uids import Uids, read_uids
-from tests.fakes.users import ALICE, UIDS, needs_root, open_folder, users
+from gastown.testing.users import ALICE, UIDS, needs_root, open_folder, users
 from tests.unit.test_users import request
 
 FILE = ".gastown-uids.json"

@@ -17,8 +17,8 @@ from gastown.boot.accounts import BadAgentUser, find_python, find_users
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
 from gastown.isolation.agent_users import AgentUsers, settle_in
-from tests.fakes.town import start_request
-from tests.fakes.users import ALICE, needs_root, open_folder, users
+from gastown.testing.town import start_request
+from gastown.testing.users import ALICE, needs_root, open_folder, users
 
 Find = Callable[..., AgentUsers]
 

@@ -9,12 +9,12 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
+from gastown.testing.asgi import Answer, Asked, app_of
+from gastown.testing.network import open_network
+from gastown.testing.town import TOWN
+from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.tokens import Credentials, LiveCredentials
-from tests.fakes.asgi import Answer, Asked, app_of
-from tests.fakes.network import open_network
-from tests.fakes.town import TOWN
-from tests.fakes.worker import FakeWorker
 
 pytestmark = pytest.mark.virtual_time
 

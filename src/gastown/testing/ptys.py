@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 import trio
 
-from tests.fakes.asgi import Answer, App, answer
+from gastown.testing.asgi import Answer, App, answer
 
 __all__ = ["FakePty", "FakePtys"]
 

@@ -19,8 +19,8 @@ from gastown.contract.secret import Secret
 from gastown.kilo.client import Endpoint
 from gastown.kilo.errors import ServerDied
 from gastown.kilo.spec import ServerSpec
-from tests.fakes.kilo import FakeKilo, Home, Script
-from tests.fakes.network import MemoryNetwork
+from gastown.testing.kilo import FakeKilo, Home, Script
+from gastown.testing.network import MemoryNetwork
 
 __all__ = [
     "CrashingKilo",

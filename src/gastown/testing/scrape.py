@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.fakes.town import FakeTown
+from gastown.testing.town import FakeTown
 
 __all__ = ["Scrape", "scrape"]
 

@@ -16,7 +16,7 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
-from tests.fakes.asgi import App
+from gastown.testing.asgi import App
 
 __all__ = ["MemoryNetwork", "open_network"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import trio
 
 from gastown.contract.tools import mayor_tools
-from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of, locked
-from tests.fakes.ptys import FakePtys
+from gastown.testing.asgi import Answer, Asked, Frames, answer, app_of, locked
+from gastown.testing.ptys import FakePtys
 
 __all__ = ["BASE_TOOLS", "MAYOR_TOOLS", "FakeKilo", "Home", "Script", "Session"]
 

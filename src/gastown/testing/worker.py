@@ -11,8 +11,8 @@ from typing import Any
 
 import trio
 
-from tests.fakes.asgi import Answer, Asked, Frames, answer, app_of
-from tests.fakes.network import MemoryNetwork
+from gastown.testing.asgi import Answer, Asked, Frames, answer, app_of
+from gastown.testing.network import MemoryNetwork
 
 __all__ = ["Call", "DeafWorker", "FakeWorker", "SlowWorker", "token_until"]
 

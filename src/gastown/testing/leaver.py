@@ -13,9 +13,9 @@ import trio
 
 from gastown.agents.drain.town import run_drain
 from gastown.assembly import drain_parts
+from gastown.testing.town import FakeTown
+from gastown.testing.worktree import FakeWorktree
 from gastown.worker.snapshots.database import database_path
-from tests.fakes.town import FakeTown
-from tests.fakes.worktree import FakeWorktree
 
 __all__ = ["Leaver", "converse", "home_database", "kept"]
 

@@ -33,10 +33,10 @@ from gastown.git.command import GitRunner
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers
 from gastown.settings import Settings
-from tests.fakes.git import FakeGit
-from tests.fakes.launchers import FakeLauncher
-from tests.fakes.network import MemoryNetwork, open_network
-from tests.fakes.worker import FakeWorker, token_until
+from gastown.testing.git import FakeGit
+from gastown.testing.launchers import FakeLauncher
+from gastown.testing.network import MemoryNetwork, open_network
+from gastown.testing.worker import FakeWorker, token_until
 
 __all__ = ["TOWN", "FakeTown", "make_room", "open_fake_town", "start_request", "threads_inline"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from tests.fakes.asgi import Answer, App, Asked, Frames, answer, app_of
+from gastown.testing.asgi import Answer, App, Asked, Frames, answer, app_of
 
 __all__ = ["ACTS", "MODELS", "REFUSES", "SLOW", "STEADY", "TALKS", "gateway"]
 
