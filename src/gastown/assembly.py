@@ -15,9 +15,9 @@ import httpx2
 import structlog
 import trio
 
-from gastown.agents.drain.agent import FarewellParts
+from gastown.agents.drain.agent import AgentDrainParts
 from gastown.agents.drain.town import Drain, DrainParts
-from gastown.agents.heartbeats import Pulse
+from gastown.agents.heartbeats import Heartbeats
 from gastown.agents.launch.broker_access import TownUpstreams
 from gastown.agents.launch.environment import ChildDefaults
 from gastown.agents.launch.repositories import git_of
@@ -29,13 +29,13 @@ from gastown.boot.report import BootReport
 from gastown.broker.listener import Broker, open_broker, upstream_client
 from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.gate import HydrationGate
-from gastown.concurrency.leaving import Leaving
+from gastown.concurrency.shutdown import Shutdown
 from gastown.concurrency.slots import PrioritySlots
 from gastown.contract.secret import Secret
 from gastown.contract.tools import plugin_file
 from gastown.contract.town import TownConfig
 from gastown.contract.worker import ToolsMissing
-from gastown.control.auth.policy import door_of
+from gastown.control.auth.policy import access_policy
 from gastown.control.context import Town
 from gastown.control.server import listening_host
 from gastown.git.access import HelperAccess
@@ -129,17 +129,19 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         roster = await stack.enter_async_context(open_roster(services, changed))
         if worker is not None:
             writers.append(await stack.enter_async_context(open_registry_writer(worker, roster.registry)))
-        pulse = Pulse(roster, secrets.token_hex(8))
-        await stack.enter_async_context(open_heartbeats(worker, pulse.beats, services.reports.container_ready))
+        heartbeats = Heartbeats(roster, secrets.token_hex(8))
+        await stack.enter_async_context(
+            open_heartbeats(worker, heartbeats.beats, services.reports.container_ready)
+        )
         background = await stack.enter_async_context(trio.open_nursery())
         report, gate = BootReport(parts.process_start), HydrationGate()
         town = Town(
             roster=roster,
-            pulse=pulse,
+            heartbeats=heartbeats,
             services=services,
             gate=gate,
             report=report,
-            drain=Drain(Leaving(settings.gastown_drain_seconds)),
+            drain=Drain(Shutdown(settings.gastown_drain_seconds)),
             background=background,
             dashboard_file=await make_dashboard(settings.gastown_agent_home_root, parts.users.mayor),
             started_at=parts.now(),
@@ -149,7 +151,7 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             now=parts.now,
             redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
             town_id=settings.gastown_town_id,
-            door=door_of(settings, listening_host(settings)),
+            policy=access_policy(settings, listening_host(settings)),
             livez_seconds=settings.gastown_livez_seconds,
             worker_calls=worker.calls if worker is not None else worker_calls(),
         )
@@ -278,8 +280,8 @@ async def open_git(
         credentials=credentials,
         access=await stack.enter_async_context(helper),
         limits=GitLimits(clone=settings.gastown_clone_seconds, operation=settings.gastown_git_seconds),
-        keeper=users.keeper,
-        browser=users.mayor,
+        repo_owner=users.repo_owner,
+        browse_user=users.mayor,
     )
 
 
@@ -326,5 +328,7 @@ def drain_parts(opened: Open) -> DrainParts:
             "reports": reports,
             "events": services.outbox.flushed,
         }
-    farewell = FarewellParts(town.roster, town.services, opened.worker, lambda agent: git_of(agent, town.services))
-    return DrainParts(farewell, flushes)
+    agent_drain = AgentDrainParts(
+        town.roster, town.services, opened.worker, lambda agent: git_of(agent, town.services)
+    )
+    return DrainParts(agent_drain, flushes)

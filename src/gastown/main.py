@@ -76,14 +76,14 @@ async def serve(settings: Settings) -> None:
             python=find_python(settings.gastown_agent_user, settings.path),
         )
         async with open_town(parts) as opened:
-            opened.town.door.tell(host)
+            opened.town.policy.tell(host)
             logs.configure(partial(live_secrets, settings, opened.town.roster, opened.town.services))
-            leaving = opened.town.drain.leaving
+            shutdown = opened.town.drain.shutdown
             async with trio.open_nursery() as watches:
-                await watches.start(leaving.heed_signals, name="signals")
-                watches.start_soon(leaving.last_resort, at_the_end, name="last resort")
+                await watches.start(shutdown.handle_signals, name="signals")
+                watches.start_soon(shutdown.hard_exit_timer, at_the_end, name="last resort")
                 if settings.gastown_parent_pid is not None:
-                    watches.start_soon(leaving.watch_parent, settings.gastown_parent_pid, name="parent watch")
+                    watches.start_soon(shutdown.watch_parent, settings.gastown_parent_pid, name="parent watch")
                 await _serve_until_told(opened, listener)
                 watches.cancel_scope.cancel(reason="the server has stopped")
     log.info("container.left")
@@ -91,7 +91,7 @@ async def serve(settings: Settings) -> None:
 
 async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
     """The front: the server, beside it boot hydration, then the drain while the server still answers."""
-    leaving = opened.town.drain.leaving
+    shutdown = opened.town.drain.shutdown
     stop, hydrating = trio.Event(), trio.CancelScope()
     host, port = listener.getsockname()[:2]
     async with trio.open_nursery() as front:
@@ -99,7 +99,7 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
         log.info("container.serving", host=host, port=port)
         front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
         async with watch_loop(listener, opened.town.lag, opened.town.livez_seconds, adopt):
-            await leaving.told.wait()
+            await shutdown.requested.wait()
             hydrating.cancel(reason="the container drains")
             await run_drain(opened.town.drain, drain_parts(opened))
         opened.town.services.events.hub.close("The container stops")

@@ -269,7 +269,7 @@ async def test_a_rig_that_has_moved_is_fetched_from_its_new_address(place):
         await worktree(place, life)
         place.server.bare("r").rename(place.server.bare("moved"))
         moved = place.rig("moved")
-        life.credentials.know("r", moved.remote)
+        life.credentials.register_rig("r", moved.remote)
         place.server.commit("moved", "main", {"a.txt": "newer\n"})
         rig = Rig("r", moved.remote, "main")
         git = life.repositories.git(rig, str(place.worktree("r", "work/2")))

@@ -19,7 +19,7 @@ from tests.git.test_worktrees import FILES, worktree
 
 
 def given(place: Place, life: Life, token: str, rig: str = "r") -> None:
-    life.credentials.know(rig, place.rig(rig).remote, given={"GIT_TOKEN": Secret(token)})
+    life.credentials.register_rig(rig, place.rig(rig).remote, given={"GIT_TOKEN": Secret(token)})
 
 
 async def test_a_token_that_a_request_brought_opens_the_repository(place):
@@ -36,7 +36,7 @@ async def test_a_password_in_the_address_opens_the_repository_and_stays_off_the_
     place.server.tokens = {"in-the-address"}
     remote = Remote.parse(f"http://user:in-the-address@127.0.0.1:{place.server.port}/r.git")
     async with place.life() as life:
-        life.credentials.know("r", remote)
+        life.credentials.register_rig("r", remote)
         await worktree(place, life)
         assert "in-the-address" not in (place.clone() / ".git" / "config").read_text()
 
@@ -46,7 +46,7 @@ async def test_a_platform_integration_is_asked_when_nobody_gave_a_token(place):
     place.server.tokens = {"of-the-platform"}
     place.source.integrations["int-1"] = GitAuth(github_token="of-the-platform")
     async with place.life() as life:
-        life.credentials.know("r", place.rig("r").remote, integration_id="int-1")
+        life.credentials.register_rig("r", place.rig("r").remote, integration_id="int-1")
         await worktree(place, life)
     assert place.source.asked == ["int-1"]
 
@@ -142,7 +142,7 @@ async def test_two_operations_that_are_refused_together_renew_once(place):
         git = life.repositories.git(rig)
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(git.talk, "ls-remote", "origin")
+                nursery.start_soon(git.query, "ls-remote", "origin")
     assert place.source.renewals == ["r"]
 
 
@@ -171,10 +171,10 @@ class Asking:
 async def test_an_agent_gets_the_login_of_its_own_rig_and_host_only(place):
     async with place.life() as life:
         ask = Asking(place, life)
-        life.credentials.know(
+        life.credentials.register_rig(
             "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
         )
-        life.credentials.know(
+        life.credentials.register_rig(
             "r2", Remote.parse("https://git2.test/o/two.git"), given={"GIT_TOKEN": Secret("second")}
         )
         assert await ask("r1", "https://git.test/o/one.git") == "x-access-token:first"
@@ -186,7 +186,7 @@ async def test_an_agent_gets_the_login_of_its_own_rig_and_host_only(place):
 async def test_a_key_that_is_made_up_opens_nothing(place):
     async with place.life() as life:
         ask = Asking(place, life)
-        life.credentials.know(
+        life.credentials.register_rig(
             "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
         )
         mine = life.tools.access.key("r2", "agent-1")
@@ -197,10 +197,10 @@ async def test_a_key_that_is_made_up_opens_nothing(place):
 async def test_a_mayor_gets_the_login_of_the_rig_whose_address_it_is(place):
     async with place.life() as life:
         ask = Asking(place, life)
-        life.credentials.know(
+        life.credentials.register_rig(
             "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
         )
-        life.credentials.know(
+        life.credentials.register_rig(
             "r2", Remote.parse("https://git.test/o/two.git"), given={"GIT_TOKEN": Secret("second")}
         )
         assert await ask(ANY_RIG, "https://git.test/o/two") == "x-access-token:second"
@@ -211,7 +211,7 @@ async def test_a_mayor_gets_the_login_of_the_rig_whose_address_it_is(place):
 async def test_an_agent_whose_rig_is_not_known_yet_gets_no_other_rig_s_login(place):
     """A triage agent needs no repository, so its start may be the first that is heard of its rig."""
     async with place.life() as life:
-        life.credentials.know(
+        life.credentials.register_rig(
             "r1", Remote.parse("https://git.test/o/one.git"), given={"GIT_TOKEN": Secret("first")}
         )
         assert await Asking(place, life)("r2", "https://git.test/o/one.git") == "nothing"
@@ -235,7 +235,7 @@ async def test_the_towns_tokens_go_to_the_hosts_that_they_are_for(place, url, lo
     )
     async with place.life() as life:
         own = rig == "the agent's own rig" and not url.startswith("http:")
-        life.credentials.know("r", Remote.parse(url if own else "https://mine.test/x.git"))
+        life.credentials.register_rig("r", Remote.parse(url if own else "https://mine.test/x.git"))
         asker = "r" if own else ANY_RIG
         assert await Asking(place, life)(asker, url) == login
 
@@ -243,36 +243,42 @@ async def test_the_towns_tokens_go_to_the_hosts_that_they_are_for(place, url, lo
 async def test_a_git_token_that_is_githubs_is_not_sent_to_gitlab(place):
     async with place.life() as life:
         remote = Remote.parse("https://gitlab.com/o/r.git")
-        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("hub"), "GITHUB_TOKEN": Secret("hub")})
+        life.credentials.register_rig(
+            "r", remote, given={"GIT_TOKEN": Secret("hub"), "GITHUB_TOKEN": Secret("hub")}
+        )
         assert await Asking(place, life)("r", "https://gitlab.com/o/r.git") == "nothing"
-        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("lab"), "GITHUB_TOKEN": Secret("hub")})
+        life.credentials.register_rig(
+            "r", remote, given={"GIT_TOKEN": Secret("lab"), "GITHUB_TOKEN": Secret("hub")}
+        )
         assert await Asking(place, life)("r", "https://gitlab.com/o/r.git") == "oauth2:lab"
 
 
 async def test_an_ssh_address_is_cloned_over_https_where_there_is_a_token(place):
     async with place.life() as life:
-        life.credentials.know("r", Remote.parse("git@git.test:o/r.git"))
+        life.credentials.register_rig("r", Remote.parse("git@git.test:o/r.git"))
         assert life.credentials.address("r") == "git@git.test:o/r.git"
-        life.credentials.know("r", Remote.parse("git@git.test:o/r.git"), given={"GIT_TOKEN": Secret("t")})
+        life.credentials.register_rig("r", Remote.parse("git@git.test:o/r.git"), given={"GIT_TOKEN": Secret("t")})
         assert life.credentials.address("r") == "https://git.test/o/r.git"
         assert await Asking(place, life)("r", "https://git.test/o/r.git") == "x-access-token:t"
 
 
 async def test_a_rig_that_moves_to_another_host_leaves_its_tokens_behind(place):
     async with place.life() as life:
-        life.credentials.know("r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": Secret("t")})
-        life.credentials.know("r", Remote.parse("https://elsewhere.test/o/r.git"))
+        life.credentials.register_rig(
+            "r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": Secret("t")}
+        )
+        life.credentials.register_rig("r", Remote.parse("https://elsewhere.test/o/r.git"))
         assert await Asking(place, life)("r", "https://elsewhere.test/o/r.git") == "nothing"
 
 
 async def test_a_refused_token_gives_way_to_a_newer_one_and_is_better_than_none(place):
     async with place.life() as life:
         ask, remote = Asking(place, life), Remote.parse("https://git.test/o/r.git")
-        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("old")})
+        life.credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("old")})
         assert await ask("r", remote.url) == "x-access-token:old"
         life.credentials.refuse(hashlib.sha256(b"old").hexdigest())
         assert await ask("r", remote.url) == "x-access-token:old"
-        life.credentials.know("r", remote, given={"GIT_TOKEN": Secret("newer")})
+        life.credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("newer")})
         assert await ask("r", remote.url) == "x-access-token:newer"
 
 
@@ -318,5 +324,7 @@ async def test_a_question_that_makes_no_sense_gets_no_answer_and_does_no_harm(pl
                 assert await stream.receive_some() in (b"", b"{}\n")
             except trio.BrokenResourceError:
                 pass
-        life.credentials.know("r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": Secret("t")})
+        life.credentials.register_rig(
+            "r", Remote.parse("https://git.test/o/r.git"), given={"GIT_TOKEN": Secret("t")}
+        )
         assert await Asking(place, life)("r", "https://git.test/o/r.git") == "x-access-token:t"

@@ -19,7 +19,7 @@ MESSAGE = "Merge branch 'work/1' into main\n\nBead: b-1\n"
 
 async def merged(place: Place, life: Life, target: str = "main", **more) -> Merged:
     rig = place.rig("r")
-    life.credentials.know("r", rig.remote, given=more.pop("given", None))
+    life.credentials.register_rig("r", rig.remote, given=more.pop("given", None))
     return await merge(life.repositories, rig, "work/1", target, message=MESSAGE, **more)
 
 

@@ -65,7 +65,7 @@ async def owned() -> AsyncIterator[Owned]:
             server.make("r", FILES)
             server.tokens = {"token"}
             credentials = GitCredentials(lambda: place.town, place.source)
-            credentials.know("r", place.rig("r").remote, given={"GIT_TOKEN": Secret("token")})
+            credentials.register_rig("r", place.rig("r").remote, given={"GIT_TOKEN": Secret("token")})
             python = find_python("64201", os.environ["PATH"])
             async with open_helper_service(credentials, for_all=True, python=python) as access:
                 env = {"PATH": os.environ["PATH"]}
@@ -208,7 +208,7 @@ async def test_what_is_left_of_a_worktree_that_was_being_made_is_removed_whateve
 
 async def test_a_worktree_of_a_container_without_users_becomes_the_agent_s(owned):
     tools = owned.repositories.tools
-    async with open_repositories(replace(tools, keeper=None, browser=None)) as before:
+    async with open_repositories(replace(tools, repo_owner=None, browse_user=None)) as before:
         path = owned.place.worktree("r", "work/1")
         await check_out(before, before.git(owned.rig, str(path)), "work/1", None, lambda _: None)
     assert owners(owned.place.room()) == {0}

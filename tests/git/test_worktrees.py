@@ -21,7 +21,7 @@ FILES = {"a.txt": "one\n", "dir/b.txt": "two\n"}
 
 async def worktree(place: Place, life: Life, branch: str = "work/1", start: str | None = None, **more) -> Checkout:
     rig = place.rig(more.get("rig", "r"), more.get("default", "main"))
-    life.credentials.know(rig.rig_id, rig.remote)
+    life.credentials.register_rig(rig.rig_id, rig.remote)
     git = life.repositories.git(rig, str(place.worktree(rig.rig_id, branch)))
     return await check_out(life.repositories, git, branch, start, more.get("enter", lambda _: None))
 
@@ -403,7 +403,7 @@ async def test_a_browse_worktree_follows_the_default_branch(place):
     place.server.make("r", FILES)
     rig = place.rig("r")
     async with place.life() as life:
-        life.credentials.know("r", rig.remote)
+        life.credentials.register_rig("r", rig.remote)
         first = await browse(life.repositories, rig)
         tip = place.server.commit("r", "main", {"a.txt": "newer\n"})
         second = await browse(life.repositories, rig)
@@ -420,7 +420,7 @@ async def test_a_browse_worktree_of_a_default_branch_that_is_missing_follows_the
     place.server.make("r", FILES, branch="trunk")
     rig = place.rig("r")
     async with place.life() as life:
-        life.credentials.know("r", rig.remote)
+        life.credentials.register_rig("r", rig.remote)
         path = Path((await browse(life.repositories, rig)).path)
         tip = place.server.commit("r", "trunk", {"a.txt": "newer\n"})
         assert (await browse(life.repositories, rig)).commit == tip

@@ -61,7 +61,7 @@ async def test_starts_that_wait_at_the_gate_are_refused_at_once(town_on_fakes, h
         if how == "post":
             await leaver.post()
         else:
-            leaver.drain.leaving.tell("SIGTERM")
+            leaver.drain.shutdown.tell("SIGTERM")
         assert ((await start.result()).status_code, start.seconds, town.kilo.spawns) == (503, 3, [])
 
 
@@ -132,9 +132,9 @@ async def test_nobody_hears_that_an_evicted_agent_has_completed(town_on_fakes) -
         await town.start("pole-1")
         await town.start("pole-2")
         await leaver.post(budgetSeconds=20)
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         await trio.sleep(1)
-        leaver.drain.leaving.budget.cancel()
+        leaver.drain.shutdown.budget.cancel()
         await leaver.over.wait()
         await trio.sleep(60)
         assert (town.worker.asked("POST /completed"), town.kilo.live) == ([], [])
@@ -144,9 +144,9 @@ async def test_the_second_signal_leaves_five_seconds(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
         leaver = Leaver(town)
         await town.start("pole-1")
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         await trio.sleep(10)
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         receipt = (await leaver.left())["pole-1"]
         assert (receipt["turn"], receipt["pushed"], receipt["lost"]) == ("interrupted", True, [])
         assert 10 < leaver.took < 12
@@ -157,9 +157,9 @@ async def test_after_the_second_signal_not_even_a_push_that_hangs_takes_longer(t
         leaver = Leaver(town)
         leaver.worktrees["pole-1"].seconds["push"] = float("inf")
         await town.start("pole-1")
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         await trio.sleep(10)
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         receipt = (await leaver.left())["pole-1"]
         assert (receipt["commit"], receipt["pushed"], receipt["lost"]) == (
             "0123abcd",
@@ -175,10 +175,10 @@ async def test_a_signal_that_comes_while_agents_are_saved_leaves_time_for_the_re
         leaver = Leaver(town)
         leaver.worktrees["pole-1"].seconds["push"] = float("inf")
         await town.start("pole-1")
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         await trio.sleep(215)
         assert (await leaver.receipts())["pole-1"]["step"] == "saving"
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         await leaver.left()
         assert (leaver.took <= 220, (await leaver.state())["flushed"]) == (True, ALL_FLUSHED)
 
@@ -188,7 +188,7 @@ async def test_the_third_signal_leaves_now_and_the_receipts_say_what_is_lost(tow
         leaver = Leaver(town)
         await town.start("pole-1")
         for _ in range(3):
-            leaver.drain.leaving.tell("SIGTERM")
+            leaver.drain.shutdown.tell("SIGTERM")
         receipt = (await leaver.left())["pole-1"]
         assert (leaver.took, receipt["lost"]) == (0, ["all that was not saved before: the time was up"])
 
@@ -198,7 +198,7 @@ async def test_a_signal_during_a_drain_that_was_asked_for_is_the_first_one(town_
         leaver = Leaver(town)
         await town.start("pole-1")
         await leaver.post(budgetSeconds=100)
-        leaver.drain.leaving.tell("SIGTERM")
+        leaver.drain.shutdown.tell("SIGTERM")
         await trio.sleep(50)
         assert (await leaver.receipts())["pole-1"]["step"] == "working"
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from gastown.concurrency.slots import Urgency
+from gastown.concurrency.slots import Priority
 from gastown.testing.kilo import Script
 from gastown.testing.launchers import FakeLauncher, Fate, NeverKilo
 from gastown.testing.town import FakeTown
@@ -210,7 +210,7 @@ async def stuck_at_the_gate(town: FakeTown) -> None:
 
 
 async def stuck_in_the_queue(town: FakeTown) -> None:
-    await town.opened.town.services.pool.slots.take(Urgency.INTERACTIVE)
+    await town.opened.town.services.pool.slots.take(Priority.INTERACTIVE)
 
 
 async def stuck_in_the_spawn(town: FakeTown) -> None:

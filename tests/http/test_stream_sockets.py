@@ -18,7 +18,7 @@ from gastown.agents.session.event_log import EventLog
 from gastown.asgi.origins import Callers
 from gastown.control import server
 from gastown.control.app import create_app
-from gastown.control.auth.policy import Door
+from gastown.control.auth.policy import AccessPolicy
 from gastown.control.auth.tickets import Tickets
 from gastown.control.auth.tokens import Tokens
 from gastown.control.server import listen_on, serve_app
@@ -27,7 +27,7 @@ from gastown.testing.sockets import Closed, open_socket
 
 GUARD_SECONDS = 60
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
-OPEN_DOOR = Door(Tokens({}), Callers(loopback_only=True))
+OPEN_DOOR = AccessPolicy(Tokens({}), Callers(loopback_only=True))
 UPGRADE = (
     b"GET /agents/a/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

@@ -152,11 +152,11 @@ class Talk:
 async def talking(
     endpoint: Endpoint, http: httpx2.AsyncClient, directory: str, choose: Any
 ) -> AsyncIterator[Talk]:
-    talk = Talk(http, KiloClient(http, endpoint), directory, choose)
+    query = Talk(http, KiloClient(http, endpoint), directory, choose)
     with trio.fail_after(LONGEST_SECONDS):
         async with trio.open_nursery() as nursery:
-            await nursery.start(talk.follow)
-            yield talk
+            await nursery.start(query.follow)
+            yield query
             nursery.cancel_scope.cancel()
 
 
@@ -169,22 +169,22 @@ async def open_fake(folder: Path) -> AsyncIterator[Talk]:
             def choose(model: str) -> None:
                 server.kilo.script = SCRIPTS.get(model, server.kilo.script)
 
-            async with talking(server.endpoint, network.client(), str(folder), choose) as talk:
-                yield talk
+            async with talking(server.endpoint, network.client(), str(folder), choose) as query:
+                yield query
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.kilo)])
 async def kilo(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Talk]:
     if request.param == "fake":
-        async with open_fake(tmp_path) as talk:
-            yield talk
+        async with open_fake(tmp_path) as query:
+            yield query
         return
     endpoint = request.getfixturevalue("real_endpoint")
     async with (
         http_client() as client,
-        talking(endpoint, client, str(tmp_path), lambda _: None) as talk,
+        talking(endpoint, client, str(tmp_path), lambda _: None) as query,
     ):
-        yield talk
+        yield query
 
 
 async def test_a_server_is_healthy_and_knows_its_tools_and_models(kilo: Talk) -> None:
@@ -335,7 +335,7 @@ async def test_an_aborted_turn_closes_as_interrupted_and_can_be_resumed(kilo: Ta
     aborted = await last_message(kilo, session)
     assert ("completed" in running["time"], aborted["id"]) == (False, running["id"])
     assert aborted["error"]["name"] == "MessageAbortedError"
-    assert await kilo.rest.take_up(session, model=SLOW)
+    assert await kilo.rest.resume_interrupted(session, model=SLOW)
     await kilo.until(session, "session.turn.open", times=2)
     await kilo.rest.abort(session)
 
@@ -349,11 +349,11 @@ async def test_a_prompt_that_lost_its_turn_is_taken_up_and_stored_once(kilo: Tal
     await kilo.rest.abort(session)
     await kilo.until(session, "session.turn.close")
     kilo.choose(TALKS)
-    assert await kilo.rest.take_up(session, model=TALKS)
+    assert await kilo.rest.resume_interrupted(session, model=TALKS)
     assert (await kilo.until(session, "session.turn.close", times=2))["reason"] == "completed"
     said = await kilo.client.call("GET", f"/session/{session}/message")
     assert [message["info"]["role"] for message in said] == ["user", "assistant"] * 2
-    assert not await kilo.rest.take_up(session, model=TALKS)
+    assert not await kilo.rest.resume_interrupted(session, model=TALKS)
 
 
 @pytest.mark.parametrize("which", ["fake", pytest.param("real", marks=pytest.mark.kilo)])
@@ -361,22 +361,24 @@ async def test_an_offline_session_waits_until_it_is_told_to_try_again(which: str
     nobody = "http://127.0.0.1:9"
     async with AsyncExitStack() as stack:
         if which == "fake":
-            talk = await stack.enter_async_context(open_fake(tmp_path))
-            talk.choose("offline")
-            talk.choose = lambda _: None
+            query = await stack.enter_async_context(open_fake(tmp_path))
+            query.choose("offline")
+            query.choose = lambda _: None
         else:
             server = await stack.enter_async_context(launch(spec_for(tmp_path, nobody)))
             client = await stack.enter_async_context(http_client())
-            talk = await stack.enter_async_context(talking(server.endpoint, client, str(tmp_path), lambda _: None))
-        session = await talk.session()
-        await talk.prompt(session, TALKS)
-        asked = await talk.until(session, "session.network.asked")
-        status = await talk.rest.status(session, talk.directory)
+            query = await stack.enter_async_context(
+                talking(server.endpoint, client, str(tmp_path), lambda _: None)
+            )
+        session = await query.session()
+        await query.prompt(session, TALKS)
+        asked = await query.until(session, "session.network.asked")
+        status = await query.rest.status(session, query.directory)
         assert (status["type"], status["requestID"]) == ("offline", asked["id"])
-        await talk.rest.retry_network(asked["id"], talk.directory)
-        again = await talk.until(session, "session.network.asked", times=2)
+        await query.rest.retry_network(asked["id"], query.directory)
+        again = await query.until(session, "session.network.asked", times=2)
         assert again["id"] != asked["id"]
-        await talk.rest.abort(session)
+        await query.rest.abort(session)
 
 
 async def test_aborting_what_does_nothing_is_fine(kilo: Talk) -> None:
@@ -419,16 +421,16 @@ async def test_a_permission_is_asked_for_and_answered_under_one_id(
     """What `Progress` takes for a condition: the fake only ever says these two events as it is told to."""
     async with (
         http_client() as client,
-        talking(real_endpoint, client, str(tmp_path), lambda _: None) as talk,
+        talking(real_endpoint, client, str(tmp_path), lambda _: None) as query,
     ):
         ask = [{"permission": "bash", "pattern": "*", "action": "ask"}]
-        made = await talk.client.call("POST", "/session", {"permission": ask}, {"directory": talk.directory})
+        made = await query.client.call("POST", "/session", {"permission": ask}, {"directory": query.directory})
         session = made["id"]
-        await talk.prompt(session, ACTS)
-        asked = await talk.until(session, "permission.asked")
-        assert (await talk.rest.status(session, talk.directory))["type"] == "busy"
-        where = {"directory": talk.directory}
-        await talk.client.call("POST", f"/permission/{asked['id']}/reply", {"reply": "once"}, where)
-        replied = await talk.until(session, "permission.replied")
+        await query.prompt(session, ACTS)
+        asked = await query.until(session, "permission.asked")
+        assert (await query.rest.status(session, query.directory))["type"] == "busy"
+        where = {"directory": query.directory}
+        await query.client.call("POST", f"/permission/{asked['id']}/reply", {"reply": "once"}, where)
+        replied = await query.until(session, "permission.replied")
         assert replied["requestID"] == asked["id"]
-        assert (await talk.until(session, "session.turn.close"))["reason"] == "completed"
+        assert (await query.until(session, "session.turn.close"))["reason"] == "completed"

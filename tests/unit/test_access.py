@@ -9,7 +9,7 @@ import structlog
 
 from gastown.contract.access import Scope, bearer_of
 from gastown.contract.secret import Secret
-from gastown.control.auth.policy import door_of
+from gastown.control.auth.policy import access_policy
 from gastown.control.auth.tokens import Tokens
 from gastown.control.server import CannotListen, listening_host
 from gastown.testing.town import ToldSettings
@@ -97,6 +97,6 @@ LOUD = [
 @pytest.mark.parametrize(("settings", "host", "events"), LOUD)
 def test_a_door_without_a_lock_is_told_of_loudly(settings: dict[str, Any], host: str, events: list[str]) -> None:
     with structlog.testing.capture_logs() as logged:
-        door_of(told(**settings), host).tell(host)
+        access_policy(told(**settings), host).tell(host)
     assert [(line["event"], line["log_level"]) for line in logged] == [(event, "warning") for event in events]
     assert all("GASTOWN_CONTROL_TOKEN" in line["remedy"] and line["consequence"] for line in logged)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gastown.agents.launch.broker_access import AgentAccess
-from gastown.agents.launch.environment import BrokerDoor, ChildDefaults, derive
+from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, derive
 from gastown.broker.grants import Gateway
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
@@ -19,14 +19,14 @@ from gastown.kilo.spec import ServerSpec
 from gastown.testing.town import start_request
 from gastown.worker.tokens import Credentials, LiveCredentials
 
-DOOR = BrokerDoor("http://127.0.0.1:7777", Secret("gtb.a.b"))
+DOOR = BrokerEndpoint("http://127.0.0.1:7777", Secret("gtb.a.b"))
 DEFAULTS = ChildDefaults(kilo_bin="/bin/kilo", home_root="/tmp", base_env={"PATH": "/bin"}, parent_pid=7)
 REQUEST = StartAgentRequest.model_validate(start_request("pole-1"))
 RESUMED = {"KILOCODE_TOKEN": Secret("of-the-registry")}
 
 
 def spec(live: Credentials, defaults: ChildDefaults = DEFAULTS) -> ServerSpec:
-    return derive(REQUEST, "/w", live, defaults, door=DOOR)
+    return derive(REQUEST, "/w", live, defaults, endpoint=DOOR)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_no_custom_variable_takes_the_place_of_one_of_the_servers(user: User | N
     """Those of the shell come later than those of the server: they would win."""
     base = {"PATH": "/bin", "HTTPS_PROXY": "http://proxy", "ALL_PROXY": "http://proxy"}
     defaults = dataclasses.replace(DEFAULTS, base_env=base, git=HelperAccess("/nonexistent", b"secret"))
-    env = derive(REQUEST, "/w", Credentials(), defaults, door=DOOR, user=user).env
+    env = derive(REQUEST, "/w", Credentials(), defaults, endpoint=DOOR, user=user).env
     custom = {name: Secret("custom") for name in (*env, "COLOUR")}
     request = REQUEST.model_copy(update={"env_vars": custom})
     access = AgentAccess(lambda: request, None, LiveCredentials(Credentials()), defaults, user)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from gastown.concurrency import leaving
+from gastown.concurrency import shutdown
 from gastown.contract.secret import Secret
 from gastown.control.app import ROUTES
 from gastown.hall import up
@@ -190,7 +190,7 @@ def test_no_secret_has_a_value() -> None:
 
 def test_every_deployment_has_the_default_budget_for_the_drain_and_more_time_than_it_takes() -> None:
     """The server itself ends what hangs, some seconds after the budget; only after that may the engine kill it."""
-    enough = DRAIN + leaving._LAST_RESORT_SECONDS
+    enough = DRAIN + shutdown._LAST_RESORT_SECONDS
     assert float(settings_of_the_pod()["GASTOWN_DRAIN_SECONDS"]) == DRAIN
     assert float(wrangler()["vars"]["GASTOWN_DRAIN_SECONDS"]) == DRAIN
     assert compose("town")["environment"]["GASTOWN_DRAIN_SECONDS"] == f"${{GASTOWN_DRAIN_SECONDS:-{DRAIN:g}}}"
@@ -227,18 +227,18 @@ def test_every_probe_asks_a_path_that_is_served() -> None:
     assert {probe["port"] for probe in probes.values()} == {"control"}
     asked = {("GET", probe["path"]) for probe in probes.values()}
     asked |= {("GET", path) for path in re.findall(r'localhost(/\w+)"', worker())}
-    (farewell,) = re.findall(
+    (agent_drain,) = re.findall(
         rf"--request (\w+) http://127\.0\.0\.1:{PORT}(/\w+)",
         container()["lifecycle"]["preStop"]["exec"]["command"][-1],
     )
-    assert (asked | {farewell}) - PATHS == set()
+    assert (asked | {agent_drain}) - PATHS == set()
 
 
 def test_a_town_whose_loop_stands_still_is_not_given_the_time_of_a_drain() -> None:
     """Docs/adr/0022 says why; `preStop` has to fit in, because it comes first."""
-    (farewell,) = re.findall(r"--max-time (\d+)", container()["lifecycle"]["preStop"]["exec"]["command"][-1])
+    (agent_drain,) = re.findall(r"--max-time (\d+)", container()["lifecycle"]["preStop"]["exec"]["command"][-1])
     liveness = container()["livenessProbe"]
-    assert int(farewell) < liveness["terminationGracePeriodSeconds"] <= 15
+    assert int(agent_drain) < liveness["terminationGracePeriodSeconds"] <= 15
     assert (liveness["timeoutSeconds"], liveness["failureThreshold"]) == (5, 3)
 
 

@@ -13,7 +13,7 @@ from prometheus_client import Histogram as TheirHistogram
 from trio.testing import MockClock
 
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
-from gastown.broker.metrics import BrokerFigures
+from gastown.broker.metrics import BrokerMetrics
 from gastown.concurrency.lag import PERIOD_SECONDS, LoopLag
 from gastown.concurrency.phases import PhaseLog
 from gastown.control.metrics.readings import kilo_version, resident_bytes
@@ -82,7 +82,7 @@ def test_a_histogram_with_many_begins_a_series_when_it_is_seen() -> None:
     ("status", "outcome"), [(99, "1xx"), (101, "1xx"), (299, "2xx"), (599, "5xx"), (999, "5xx")]
 )
 async def test_a_request_is_counted_whatever_number_an_upstream_answers(status: int, outcome: str) -> None:
-    figures = BrokerFigures()
+    figures = BrokerMetrics()
     with figures.passage("gateway") as passage:
         passage.ends_with(status)
     assert {labels for labels, times in figures.over.values.items() if times} == {("gateway", outcome)}

@@ -20,7 +20,7 @@ HOUSE = SRC / "gastown"
 
 # room: the rooms it may import, besides itself and the version in gastown/__init__.py.
 SIDE_BY_SIDE = {"kilo", "git", "worker", "broker"}
-SETTLED = {"contract", "settings", "logs", "metrics", "concurrency"}
+SETTLED = {"contract", "settings", "logs", "metrics", "isolation", "concurrency", "asgi"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "contract": set(),
@@ -28,24 +28,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log_sink": set(),
     "logs": {"contract", "log_sink"},
     "metrics": {"contract"},
-    "concurrency": SETTLED,
+    "isolation": {"contract"},
+    "concurrency": {"contract", "settings", "logs", "metrics", "isolation"},
+    "asgi": {"contract", "concurrency"},
     **dict.fromkeys(sorted(SIDE_BY_SIDE), SETTLED),
     "agents": SETTLED | SIDE_BY_SIDE,
     "boot": SETTLED | SIDE_BY_SIDE | {"agents"},
     "control": SETTLED | SIDE_BY_SIDE | {"agents", "boot"},
     "assembly": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control"},
     "main": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control", "assembly"},
-    "hall": {"contract", "concurrency", "logs"},
+    "hall": {"contract", "isolation", "concurrency", "asgi", "logs"},
     "cli": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control", "main", "hall"},
     "__main__": {"cli"},
+    # For tests alone: nothing of the program imports it, and it may use all of the program.
+    "testing": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control", "assembly", "main", "hall"},
 }
 
 # name: the files and folders below gastown/ that may use it. A name covers all that is inside it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "quart": ("control/", "hall/"),
+    "quart": ("control/", "hall/", "testing/"),
     "quart_schema": ("control/", "hall/"),
     "quart_trio": ("control/", "hall/"),
     "httpx2": (
+        "testing/",
         "kilo/client.py",
         "kilo/terminal.py",
         "worker/",
@@ -55,8 +60,16 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "main.py",
     ),
     # In kilo/ only the client that knows the server's password may speak to it.
-    "httpx2.AsyncClient": ("kilo/client.py", "worker/", "broker/", "hall/dispatch.py", "assembly.py", "main.py"),
-    "sqlite3": ("hall/store.py", "worker/snapshots/database.py"),
+    "httpx2.AsyncClient": (
+        "testing/",
+        "kilo/client.py",
+        "worker/",
+        "broker/",
+        "hall/dispatch.py",
+        "assembly.py",
+        "main.py",
+    ),
+    "sqlite3": ("testing/", "hall/store.py", "worker/snapshots/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),
     "os.environb": ("settings.py", "cli.py"),

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from gastown.concurrency.slots import Urgency
+from gastown.concurrency.slots import Priority
 from gastown.contract.agents import Condition
 from gastown.contract.town import HydrationState
 from gastown.metrics.table import METRICS, Metric, MetricType
@@ -79,7 +79,7 @@ def test_the_number_of_series_is_bounded_whatever_the_town_does() -> None:
 def test_the_values_of_a_label_are_those_of_the_enumeration_that_it_shows() -> None:
     labels = {name: metric.labels for name, metric in METRICS.items()}
     assert set(labels["gastown_hydration_state"]["state"]) == set(get_args(HydrationState))
-    assert labels["gastown_spawn_slots_waiting"]["urgency"] == tuple(u.name.lower() for u in Urgency)
+    assert labels["gastown_spawn_slots_waiting"]["urgency"] == tuple(u.name.lower() for u in Priority)
 
 
 def test_the_conditions_are_those_that_the_contract_explains() -> None:

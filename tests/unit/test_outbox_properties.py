@@ -17,7 +17,7 @@ from gastown.testing.network import open_network
 from gastown.testing.town import TOWN
 from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
-from gastown.worker.outbox.pump import Outbox, OutboxFigures, open_outbox
+from gastown.worker.outbox.pump import Outbox, OutboxMetrics, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
 
 NOW = datetime(2030, 5, 1, tzinfo=UTC)
@@ -55,7 +55,7 @@ def data_of(kind: str, part: str | None, number: int, told: dict[str, str]) -> d
     return {"number": number}
 
 
-async def run(plan: list[Any], most: int) -> tuple[Put, FakeWorker, OutboxFigures]:
+async def run(plan: list[Any], most: int) -> tuple[Put, FakeWorker, OutboxMetrics]:
     """Follow the plan, then let everything that waits leave."""
     numbers, put = count(1), defaultdict(list)
     told: defaultdict[str, defaultdict[str, str]] = defaultdict(lambda: defaultdict(str))
@@ -123,7 +123,7 @@ def texts(told: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
     return dict(known)
 
 
-def in_virtual_time(plan: list[Any], most: int) -> tuple[Put, FakeWorker, OutboxFigures]:
+def in_virtual_time(plan: list[Any], most: int) -> tuple[Put, FakeWorker, OutboxMetrics]:
     return trio.run(run, plan, most, clock=trio.testing.MockClock(autojump_threshold=0))
 
 

@@ -14,8 +14,8 @@ import trio
 
 from gastown.boot.accounts import find_python
 from gastown.contract.secret import Secret
-from gastown.isolation.agent_users import settle_in
-from gastown.isolation.users import in_guise
+from gastown.isolation.agent_users import prepare_home
+from gastown.isolation.users import as_user
 from gastown.testing.network import open_network
 from gastown.testing.users import ALICE, BOB, needs_root, open_folder
 from gastown.testing.worker import FakeWorker
@@ -77,8 +77,8 @@ def words(content: bytes, folder: Path) -> list[str]:
 @asynccontextmanager
 async def open_home() -> AsyncIterator[Home]:
     with open_folder() as folder:
-        await settle_in(str(folder / "alice"), ALICE)
-        await settle_in(str(folder / "bob"), BOB)
+        await prepare_home(str(folder / "alice"), ALICE)
+        await prepare_home(str(folder / "bob"), BOB)
         work = DatabaseWork(find_python("64201", os.environ["PATH"]))
         async with open_network() as network:
             worker = FakeWorker(network)
@@ -95,7 +95,7 @@ def owners(folder: Path) -> set[int]:
 async def test_a_conversation_is_saved_and_comes_back_as_its_agent_s() -> None:
     async with open_home() as home:
         assert await home.restore() == "fresh"
-        in_guise(ALICE, converse, home.path, "hello")
+        as_user(ALICE, converse, home.path, "hello")
         assert await home.save()
         assert words(home.worker.snapshots[AGENT], home.folder) == ["hello"]
         shutil.rmtree(home.path.parent)
@@ -108,8 +108,8 @@ async def test_a_conversation_is_saved_and_comes_back_as_its_agent_s() -> None:
 async def test_a_link_to_another_agent_s_conversation_saves_nothing_of_it() -> None:
     async with open_home() as home:
         theirs = database_path(str(home.folder / "bob"))
-        in_guise(BOB, converse, theirs, "of bob")
-        in_guise(ALICE, home.path.parent.mkdir, 0o777, True)
+        as_user(BOB, converse, theirs, "of bob")
+        as_user(ALICE, home.path.parent.mkdir, 0o777, True)
         home.path.symlink_to(theirs)
         before = theirs.read_bytes()
         with pytest.raises(NotSaved, match="Permission denied"):
@@ -131,7 +131,7 @@ async def test_a_home_that_leads_out_of_itself_gets_nothing_written_elsewhere() 
 
 async def test_a_pipe_in_the_database_s_place_keeps_nobody_waiting_for_ever() -> None:
     async with open_home() as home:
-        in_guise(ALICE, home.path.parent.mkdir, 0o777, True)
+        as_user(ALICE, home.path.parent.mkdir, 0o777, True)
         os.mkfifo(home.path)
         os.chown(home.path, ALICE.uid, ALICE.gid)
         with trio.move_on_after(1) as patience:
@@ -141,10 +141,10 @@ async def test_a_pipe_in_the_database_s_place_keeps_nobody_waiting_for_ever() ->
 
 async def test_a_broken_or_a_too_large_conversation_is_not_sent_and_says_why() -> None:
     async with open_home() as home:
-        in_guise(ALICE, converse, home.path, "x" * 2_000_000)
+        as_user(ALICE, converse, home.path, "x" * 2_000_000)
         with pytest.raises(NotSaved, match="more than the 1048576 that may be sent"):
             await home.save()
-        in_guise(ALICE, home.path.write_bytes, b"no database at all" * 1000)
+        as_user(ALICE, home.path.write_bytes, b"no database at all" * 1000)
         assert not await home.work.is_sound(ALICE, home.path)
         assert await home.restore() == "fresh"
         assert [path.name for path in home.path.parent.glob("*.broken-1")] == ["kilo.db.broken-1"]
@@ -167,14 +167,14 @@ def _said_of(ending: str) -> str:
 @pytest.mark.parametrize("ending", ["exit 1", "kill -9 $$", "echo No space left; exit 12"])
 async def test_a_process_that_fails_says_nothing_of_a_conversation_and_none_is_lost(ending: str) -> None:
     async with open_home() as home:
-        in_guise(ALICE, converse, home.path, "kept")
+        as_user(ALICE, converse, home.path, "kept")
         assert await home.save()
         stored = dict(home.worker.snapshots)
         home.works_as(ending)
         with pytest.raises(OSError, match=_said_of(ending)):
             await home.restore()
         assert home.path.exists()
-        in_guise(ALICE, home.path.unlink)
+        as_user(ALICE, home.path.unlink)
         with pytest.raises(OSError, match=_said_of(ending)):
             await home.restore()
         assert home.worker.snapshots == stored
@@ -182,7 +182,7 @@ async def test_a_process_that_fails_says_nothing_of_a_conversation_and_none_is_l
 
 async def test_a_full_disk_costs_neither_the_conversation_at_home_nor_the_stored_one() -> None:
     async with open_home() as home:
-        in_guise(ALICE, converse, home.path, "kept")
+        as_user(ALICE, converse, home.path, "kept")
         assert await home.save()
         stored = dict(home.worker.snapshots)
         home.works_as(f'ulimit -f 16; exec {home.work.python} "$@"')
@@ -196,7 +196,7 @@ async def test_a_full_disk_costs_neither_the_conversation_at_home_nor_the_stored
 
 async def test_work_whose_process_cannot_be_started_is_work_that_failed() -> None:
     async with open_home() as home:
-        in_guise(ALICE, converse, home.path, "kept")
+        as_user(ALICE, converse, home.path, "kept")
         home.snapshots = Snapshots(home.client, 1024 * 1024, DatabaseWork("/nowhere/python"))
         with pytest.raises(FileNotFoundError):
             await home.restore()
@@ -210,7 +210,7 @@ async def test_work_whose_process_cannot_be_started_is_work_that_failed() -> Non
 @pytest.mark.parametrize(("ending", "transient"), [("kill -9 $$", True), ("exit 1", False), ("yes", False)])
 async def test_a_save_that_somebody_s_signal_has_cut_off_may_be_tried_again(ending: str, transient: bool) -> None:
     async with open_home() as home:
-        in_guise(ALICE, converse, home.path, "kept")
+        as_user(ALICE, converse, home.path, "kept")
         home.works_as(ending)
         with pytest.raises(NotSaved) as failure:
             await home.save()
@@ -223,9 +223,9 @@ async def test_agents_that_stop_their_copies_keep_the_others_waiting_for_a_time_
     monkeypatch.setattr(snapshots, "_COPY_SECONDS", 0.1)
     monkeypatch.setattr(snapshots, "_COPIES", 1)
     async with open_home() as home:
-        in_guise(ALICE, converse, home.path, "kept")
+        as_user(ALICE, converse, home.path, "kept")
         home.works_as(f'case $0:$* in *alice*) kill -STOP $$;; esac; exec {home.work.python} "$@"')
-        in_guise(BOB, converse, database_path(str(home.folder / "bob")), "of bob")
+        as_user(BOB, converse, database_path(str(home.folder / "bob")), "of bob")
         with pytest.raises(NotSaved, match="no copy of the database in") as failure:
             await home.save()
         assert failure.value.transient

@@ -22,7 +22,7 @@ from gastown.isolation.ownership import (
     remove_tree,
     write_whole,
 )
-from gastown.isolation.users import end_processes_of, in_guise, run_as
+from gastown.isolation.users import as_user, end_processes_of, run_as
 from gastown.testing.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 
 pytestmark = needs_root
@@ -62,7 +62,7 @@ async def test_what_is_done_in_the_guise_of_a_user_has_that_user_s_rights_and_no
 def test_a_guise_that_cannot_be_had_is_an_error_and_nothing_is_done(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda _: type("Libc", (), {"setfsuid": int, "setfsgid": int}))
     with pytest.raises(PermissionError, match=f"user {ALICE.uid}"):
-        in_guise(ALICE, pytest.fail, "it was done")
+        as_user(ALICE, pytest.fail, "it was done")
 
 
 async def test_a_child_of_a_user_and_all_that_it_leaves_behind_is_ended_with_its_block(folder):
@@ -337,7 +337,7 @@ def test_a_file_is_written_whole_and_through_no_link(folder):
 
 def test_a_keeper_s_files_can_be_read_by_the_agents_and_written_by_none(folder):
     give_directory(str(folder / "repo"), KEEPER, 0o750)
-    in_guise(KEEPER, (folder / "repo" / "x").write_text, "x")
-    assert in_guise(ALICE, (folder / "repo" / "x").read_text) == "x"
+    as_user(KEEPER, (folder / "repo" / "x").write_text, "x")
+    assert as_user(ALICE, (folder / "repo" / "x").read_text) == "x"
     with pytest.raises(PermissionError):
-        in_guise(ALICE, (folder / "repo" / "y").write_text, "y")
+        as_user(ALICE, (folder / "repo" / "y").write_text, "y")

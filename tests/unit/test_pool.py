@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from gastown import logs
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.processes import Exit
-from gastown.concurrency.slots import PrioritySlots, Urgency
+from gastown.concurrency.slots import Priority, PrioritySlots
 from gastown.kilo.client import KiloClient
 from gastown.kilo.errors import KiloRefused, NotReady, ServerDied
 from gastown.kilo.pool import Lease, ServerPool, SpawnTimedOut, open_pool
@@ -53,11 +53,11 @@ class House:
         *,
         seconds: float = 0,
         park: bool = False,
-        urgency: Urgency = Urgency.INTERACTIVE,
+        priority: Priority = Priority.INTERACTIVE,
         phases: PhaseLog | None = None,
     ) -> Lease:
         """Lease a server for some time."""
-        async with self.pool.lease(lambda: wanted, urgency, phases or PhaseLog()) as lease:
+        async with self.pool.lease(lambda: wanted, priority, phases or PhaseLog()) as lease:
             lease.settled()
             await trio.sleep(seconds)
             if park:
@@ -184,11 +184,11 @@ async def test_the_spec_is_asked_again_when_the_wait_for_a_slot_is_over() -> Non
             def newest() -> ServerSpec:
                 return spec(TOKEN=token)
 
-            async with house.pool.lease(newest, Urgency.INTERACTIVE, PhaseLog()):
+            async with house.pool.lease(newest, Priority.INTERACTIVE, PhaseLog()):
                 pass
 
         async with trio.open_nursery() as nursery:
-            with await house.pool.slots.take(Urgency.INTERACTIVE):
+            with await house.pool.slots.take(Priority.INTERACTIVE):
                 nursery.start_soon(hold_newest)
                 await wait_all_tasks_blocked()
                 token = "new"
@@ -207,7 +207,7 @@ async def test_a_slot_stays_taken_until_the_start_has_settled() -> None:
     async with open_house(slots=1) as house:
 
         async def first() -> None:
-            async with house.pool.lease(spec, Urgency.INTERACTIVE, PhaseLog()) as lease:
+            async with house.pool.lease(spec, Priority.INTERACTIVE, PhaseLog()) as lease:
                 await trio.sleep(10)
                 lease.settled()
                 await trio.sleep(10)
@@ -275,7 +275,7 @@ async def test_a_cancelled_caller_leaves_no_server_and_no_slot(after: float) -> 
 
 async def test_a_caller_that_is_cancelled_while_it_waits_for_a_slot_leaves_the_queue() -> None:
     async with open_house(slots=1) as house:
-        with await house.pool.slots.take(Urgency.INTERACTIVE), trio.move_on_after(5):
+        with await house.pool.slots.take(Priority.INTERACTIVE), trio.move_on_after(5):
             await house.hold(spec())
         assert (house.kilo.spawns, house.pool.slots.waiting, house.pool.slots.in_use) == ([], 0, 0)
 
@@ -298,7 +298,7 @@ async def test_a_server_that_dies_during_the_probe_is_reported_as_dead_and_not_a
 
 async def test_a_server_that_dies_while_it_is_leased_is_told_and_not_counted_any_more() -> None:
     launcher = partial(DyingKilo, seconds=10)
-    async with open_house(launcher) as house, house.pool.lease(spec, Urgency.INTERACTIVE, PhaseLog()) as lease:
+    async with open_house(launcher) as house, house.pool.lease(spec, Priority.INTERACTIVE, PhaseLog()) as lease:
         await lease.server.ended.wait()
         assert (trio.current_time(), house.pool.servers) == (12, ())
         assert str(lease.server.death()).startswith("kilo serve was killed by SIGKILL")
@@ -307,7 +307,7 @@ async def test_a_server_that_dies_while_it_is_leased_is_told_and_not_counted_any
 async def test_discarding_ends_a_parked_server_and_no_leased_one() -> None:
     async with open_house() as house:
         await house.hold(spec("a"), park=True)
-        async with house.pool.lease(lambda: spec("b", cwd="/work/b"), Urgency.INTERACTIVE, PhaseLog()):
+        async with house.pool.lease(lambda: spec("b", cwd="/work/b"), Priority.INTERACTIVE, PhaseLog()):
             await house.pool.discard(spec("a").key)
             await house.pool.discard(spec("b", cwd="/work/b").key)
             assert [server.spec.cwd for server in house.pool.servers] == ["/work/b"]
@@ -317,7 +317,7 @@ async def test_what_is_parked_ends_and_what_is_leased_or_is_going_to_be_stays() 
     async with open_house() as house:
         await house.hold(spec("a"), park=True)
         (parked,) = house.pool.servers
-        async with house.pool.lease(lambda: spec("b", cwd="/work/b"), Urgency.INTERACTIVE, PhaseLog()) as lease:
+        async with house.pool.lease(lambda: spec("b", cwd="/work/b"), Priority.INTERACTIVE, PhaseLog()) as lease:
             successor = await lease.spawn_beside(spec("c", cwd="/work/b"), PhaseLog())
             house.pool.discard_parked()
             await parked.gone.wait()
@@ -333,7 +333,7 @@ async def test_closing_the_pool_ends_every_server() -> None:
 
 async def test_a_replaced_server_is_retired_and_its_successor_belongs_to_the_lease() -> None:
     async with open_house() as house:
-        async with house.pool.lease(spec, Urgency.INTERACTIVE, PhaseLog()) as lease:
+        async with house.pool.lease(spec, Priority.INTERACTIVE, PhaseLog()) as lease:
             successor = await lease.spawn_beside(spec(TOKEN="new"), PhaseLog())
             assert len(house.pool.servers) == 2
             await lease.replace(successor)

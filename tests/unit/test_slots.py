@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from gastown.concurrency.slots import PrioritySlots, Slot, Urgency
+from gastown.concurrency.slots import Priority, PrioritySlots, Slot
 
 pytestmark = pytest.mark.virtual_time
 
@@ -23,15 +23,15 @@ class Queue:
         self.scopes: dict[str, trio.CancelScope] = {}
         self._nursery = nursery
 
-    async def join(self, name: str, urgency: Urgency = Urgency.RESUME) -> None:
+    async def join(self, name: str, priority: Priority = Priority.RESUME) -> None:
         """Ask for a slot in the background, and return once the question has been put."""
         self.scopes[name] = trio.CancelScope()
-        self._nursery.start_soon(self._take, name, urgency)
+        self._nursery.start_soon(self._take, name, priority)
         await wait_all_tasks_blocked()
 
-    async def _take(self, name: str, urgency: Urgency) -> None:
+    async def _take(self, name: str, priority: Priority) -> None:
         with self.scopes[name]:
-            self.held[name] = await self.slots.take(urgency)
+            self.held[name] = await self.slots.take(priority)
             self.served.append(name)
 
     async def release(self, name: str) -> None:
@@ -64,15 +64,15 @@ async def test_less_than_one_slot_is_refused() -> None:
 
 async def test_the_most_urgent_waiter_is_served_first(queue: Queue) -> None:
     await queue.join("running")
-    for urgency in (Urgency.RESUME, Urgency.REFRESH, Urgency.INTERACTIVE, Urgency.PREWARM):
-        await queue.join(urgency.name, urgency)
+    for priority in (Priority.RESUME, Priority.REFRESH, Priority.INTERACTIVE, Priority.PREWARM):
+        await queue.join(priority.name, priority)
     await queue.release_all()
     assert queue.served == ["running", "INTERACTIVE", "PREWARM", "REFRESH", "RESUME"]
 
 
 async def test_waiters_of_one_urgency_are_served_in_the_order_of_their_arrival(queue: Queue) -> None:
     for name in "abcde":
-        await queue.join(name, Urgency.REFRESH)
+        await queue.join(name, Priority.REFRESH)
     await queue.release_all()
     assert queue.served == list("abcde")
 
@@ -102,25 +102,25 @@ async def test_a_waiter_cancelled_as_its_slot_is_granted_hands_it_on(
 
 
 async def test_quiet_keeps_resumes_waiting(queue: Queue) -> None:
-    with queue.slots.quiet():
-        await queue.join("resume", Urgency.RESUME)
+    with queue.slots.hold_resumes():
+        await queue.join("resume", Priority.RESUME)
         assert queue.served == []
     await wait_all_tasks_blocked()
     assert queue.served == ["resume"]
 
 
-@pytest.mark.parametrize("urgency", [u for u in Urgency if u is not Urgency.RESUME])
-async def test_quiet_keeps_nobody_else_waiting(queue: Queue, urgency: Urgency) -> None:
-    with queue.slots.quiet():
-        await queue.join("resume", Urgency.RESUME)
-        await queue.join("other", urgency)
+@pytest.mark.parametrize("priority", [u for u in Priority if u is not Priority.RESUME])
+async def test_quiet_keeps_nobody_else_waiting(queue: Queue, priority: Priority) -> None:
+    with queue.slots.hold_resumes():
+        await queue.join("resume", Priority.RESUME)
+        await queue.join("other", priority)
         assert queue.served == ["other"]
 
 
 async def test_quiet_lasts_until_the_last_who_asked_for_it_is_done(queue: Queue) -> None:
-    with queue.slots.quiet():
-        with queue.slots.quiet():
-            await queue.join("resume", Urgency.RESUME)
+    with queue.slots.hold_resumes():
+        with queue.slots.hold_resumes():
+            await queue.join("resume", Priority.RESUME)
         await wait_all_tasks_blocked()
         assert queue.served == []
     await wait_all_tasks_blocked()
@@ -128,8 +128,8 @@ async def test_quiet_lasts_until_the_last_who_asked_for_it_is_done(queue: Queue)
 
 
 async def test_a_resume_that_has_its_slot_keeps_it_in_quiet(queue: Queue) -> None:
-    await queue.join("resume", Urgency.RESUME)
-    with queue.slots.quiet():
+    await queue.join("resume", Priority.RESUME)
+    with queue.slots.hold_resumes():
         assert queue.slots.in_use == 1
 
 
@@ -147,13 +147,13 @@ async def test_releasing_twice_is_releasing_once(nursery: trio.Nursery) -> None:
 
 async def test_leaving_the_block_releases_the_slot_also_after_an_error() -> None:
     slots = PrioritySlots(1)
-    with pytest.raises(ValueError, match="inside"), await slots.take(Urgency.RESUME):
+    with pytest.raises(ValueError, match="inside"), await slots.take(Priority.RESUME):
         raise ValueError("inside")
     assert slots.in_use == 0
 
 
 STEP = st.one_of(
-    st.tuples(st.just("join"), st.sampled_from(Urgency)),
+    st.tuples(st.just("join"), st.sampled_from(Priority)),
     st.tuples(st.just("release"), st.integers(0, 20)),
     st.tuples(st.just("cancel"), st.integers(0, 20)),
     st.tuples(st.just("look"), st.none()),

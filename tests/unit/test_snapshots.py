@@ -37,7 +37,7 @@ class Room:
     def path(self) -> Path:
         return database_path(self.home)
 
-    def talk(self, *words: str) -> None:
+    def query(self, *words: str) -> None:
         """What kilo does: open its database, or make one, and write to it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write(self.path, *words)
@@ -87,7 +87,7 @@ async def room(folder: Path, limit: int = 64 * 1024 * 1024) -> AsyncIterator[Roo
 
 async def test_a_saved_conversation_is_restored_in_a_fresh_home(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
-        here.talk("heron")
+        here.query("heron")
         assert await here.save()
         here.home = str(tmp_path / "another")
         assert (await here.restore(), here.words()) == ("restored", ["heron"])
@@ -95,7 +95,7 @@ async def test_a_saved_conversation_is_restored_in_a_fresh_home(tmp_path: Path) 
 
 async def test_a_snapshot_is_sent_as_bytes_with_the_token_of_that_moment(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
-        here.talk("heron")
+        here.query("heron")
         await here.save()
         here.credentials.replace_token(Secret("second"))
         await here.save()
@@ -108,7 +108,7 @@ async def test_a_snapshot_is_sent_as_bytes_with_the_token_of_that_moment(tmp_pat
 async def test_a_refused_token_is_refreshed_and_the_snapshot_sent_again(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
         here.worker.expired.add("first")
-        here.talk("heron")
+        here.query("heron")
         await here.save()
         assert here.stored() == ["heron"]
 
@@ -131,7 +131,7 @@ async def test_without_a_worker_nothing_is_saved_and_nothing_fails(tmp_path: Pat
 @pytest.mark.parametrize("content", [b"SQLite format 3\x00 and no more", b"never was one" * 1000])
 async def test_a_damaged_conversation_never_replaces_a_good_one(tmp_path: Path, content: bytes) -> None:
     async with room(tmp_path) as here:
-        here.talk("heron")
+        here.query("heron")
         await here.save()
         here.path.write_bytes(content)
         with pytest.raises(NotSaved) as failure:
@@ -141,7 +141,7 @@ async def test_a_damaged_conversation_never_replaces_a_good_one(tmp_path: Path, 
 
 async def test_a_conversation_that_is_too_big_is_not_sent_and_says_how_big_it_is(tmp_path: Path) -> None:
     async with room(tmp_path, limit=5000) as here:
-        here.talk("heron" * 1000)
+        here.query("heron" * 1000)
         with pytest.raises(NotSaved, match=r"\d+ bytes, more than the 5000"):
             await here.save()
         assert here.worker.asked(POST) == []
@@ -150,7 +150,7 @@ async def test_a_conversation_that_is_too_big_is_not_sent_and_says_how_big_it_is
 @pytest.mark.parametrize("fault", ["down", "503", "deaf"])
 async def test_a_worker_that_is_away_may_be_asked_again(tmp_path: Path, fault: str) -> None:
     async with room(tmp_path) as here:
-        here.talk("heron")
+        here.query("heron")
         if fault == "down":
             here.worker.down()
         elif fault == "503":
@@ -164,7 +164,7 @@ async def test_a_worker_that_is_away_may_be_asked_again(tmp_path: Path, fault: s
 
 async def test_a_worker_that_will_not_take_it_is_not_asked_again(tmp_path: Path) -> None:
     async with room(tmp_path) as here:
-        here.talk("heron")
+        here.query("heron")
         here.worker.statuses[POST] = 413
         with pytest.raises(NotSaved, match="answered 413") as failure:
             await here.save()
@@ -175,7 +175,7 @@ async def test_a_conversation_that_began_unasked_is_uploaded_once_there_is_none_
     async with room(tmp_path) as here:
         here.worker.statuses[GET] = 503
         assert await here.restore() == "unavailable"
-        here.talk("new")
+        here.query("new")
         with pytest.raises(NotSaved) as failure:
             await here.save()
         assert (failure.value.transient, here.worker.asked(POST)) == (True, [])
@@ -190,7 +190,7 @@ async def test_a_conversation_that_began_unasked_is_never_uploaded_over_a_stored
         here.store("old")
         here.worker.down()
         assert await here.restore() == "unavailable"
-        here.talk("new")
+        here.query("new")
         here.worker.up()
         for _ in range(2):
             with pytest.raises(KeptApart):
@@ -204,7 +204,7 @@ async def test_the_doubt_survives_the_container(tmp_path: Path) -> None:
         here.store("old")
         here.worker.statuses[GET] = 503
         await here.restore()
-        here.talk("new")
+        here.query("new")
     async with room(tmp_path) as here:
         here.store("old")
         with pytest.raises(KeptApart):
@@ -216,11 +216,11 @@ async def test_at_the_next_start_the_stored_conversation_goes_on_and_the_other_i
         here.store("old")
         here.worker.down()
         await here.restore()
-        here.talk("new")
+        here.query("new")
         here.worker.up()
         assert (await here.restore(), here.words()) == ("restored", ["old"])
         assert read(here.path.with_name("kilo.db.apart-1")) == ["new"]
-        here.talk("older")
+        here.query("older")
         assert await here.save()
         assert here.stored() == ["old", "older"]
 
@@ -230,7 +230,7 @@ async def test_a_home_that_a_server_may_have_open_is_left_as_it_is(tmp_path: Pat
         here.store("old")
         here.worker.down()
         await here.restore()
-        here.talk("new")
+        here.query("new")
         here.worker.up()
         assert (await here.restore(unused=False), here.words()) == ("unavailable", ["new"])
 
@@ -239,7 +239,7 @@ async def test_when_the_next_start_learns_that_there_is_none_the_local_one_is_th
     async with room(tmp_path) as here:
         here.worker.down()
         await here.restore()
-        here.talk("new")
+        here.query("new")
         here.worker.up()
         assert (await here.restore(), await here.restore()) == ("local", "local")
         assert len(here.worker.asked(GET)) == 1
@@ -260,7 +260,7 @@ async def test_a_database_that_kilo_rejects_does_not_cost_a_stored_one_that_nobo
         here.store("old")
         here.worker.down()
         await here.restore()
-        here.talk("new")
+        here.query("new")
         here.worker.up()
         await here.snapshots.reject(here.home, *AGENT)
         assert (here.path.exists(), here.stored()) == (False, ["old"])
@@ -278,7 +278,7 @@ async def test_a_database_that_appears_during_the_download_is_not_replaced(tmp_p
 
             nursery.start_soon(restore)
             await trio.sleep(1)
-            here.talk("new")
+            here.query("new")
         assert (here.words(), here.stored()) == (["new"], ["old"])
         with pytest.raises(KeptApart):
             await here.save()
@@ -286,7 +286,7 @@ async def test_a_database_that_appears_during_the_download_is_not_replaced(tmp_p
 
 async def test_a_disk_that_fails_is_a_reason_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with room(tmp_path) as here:
-        here.talk("heron")
+        here.query("heron")
 
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")

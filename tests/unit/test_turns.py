@@ -60,16 +60,16 @@ async def test_the_first_word_is_heard() -> None:
     turns = Turns()
     turns.expect()
     tell(turns, "session.turn.open")
-    assert (turns.opened.is_set(), turns.spoke.is_set()) == (True, False)
+    assert (turns.opened.is_set(), turns.first_output.is_set()) == (True, False)
     tell(turns, "message.part.delta")
-    assert (turns.spoke.is_set(), turns.error) == (True, None)
+    assert (turns.first_output.is_set(), turns.error) == (True, None)
 
 
 async def test_an_error_is_a_verdict_with_what_the_gateway_said() -> None:
     turns = Turns()
     turns.expect()
     tell(turns, "session.error", error=api_error(402))
-    assert turns.spoke.is_set()
+    assert turns.first_output.is_set()
     assert (turns.error.name, turns.error.message, turns.error.status) == ("APIError", "no", 402)
 
 
@@ -86,7 +86,7 @@ async def test_a_turn_that_closed_well_has_spoken_and_one_that_failed_leaves_it_
         turns = Turns()
         turns.expect()
         tell(turns, "session.turn.close", reason=reason)
-        spoken.append(turns.spoke.is_set())
+        spoken.append(turns.first_output.is_set())
     assert spoken == [True, True, False]
 
 
@@ -106,7 +106,7 @@ async def test_a_retry_and_an_offline_session_are_conditions(
     turns = Turns()
     turns.expect()
     tell(turns, "session.status", status=status)
-    assert (turns.condition, turns.spoke.is_set()) == (expected, True)
+    assert (turns.condition, turns.first_output.is_set()) == (expected, True)
 
 
 async def test_a_condition_ends_with_the_next_status() -> None:
@@ -122,15 +122,15 @@ async def test_expecting_a_prompt_forgets_the_error_before() -> None:
     tell(turns, "session.error", error=api_error(401))
     tell(turns, "session.turn.close", reason="error")
     turns.expect()
-    assert (turns.error, turns.opened.is_set(), turns.spoke.is_set()) == (None, False, False)
+    assert (turns.error, turns.opened.is_set(), turns.first_output.is_set()) == (None, False, False)
 
 
 async def test_where_events_were_missed_the_answer_to_a_question_counts() -> None:
     turns = Turns()
     turns.expect()
-    turns.lost_track(busy=True)
+    turns.resync(busy=True)
     assert (turns.is_open, turns.opened.is_set(), await is_idle(turns)) == (True, True, False)
-    turns.lost_track(busy=False)
+    turns.resync(busy=False)
     assert (turns.is_open, await is_idle(turns)) == (False, True)
 
 

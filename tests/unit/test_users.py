@@ -16,7 +16,7 @@ from gastown.boot import accounts
 from gastown.boot.accounts import BadAgentUser, find_python, find_users
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
-from gastown.isolation.agent_users import AgentUsers, settle_in
+from gastown.isolation.agent_users import AgentUsers, prepare_home
 from gastown.testing.town import start_request
 from gastown.testing.users import ALICE, needs_root, open_folder, users
 
@@ -47,7 +47,7 @@ def find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
 def test_without_a_user_agents_are_what_we_are_and_root_is_warned_of_what_that_means(find):
     with capture_logs() as log:
         found = find(None)
-    assert (found.main, found.keeper, found.mayor, found.of(request("pole-1"))) == (None,) * 4
+    assert (found.main, found.repo_owner, found.mayor, found.of(request("pole-1"))) == (None,) * 4
     assert [(line["event"], line["log_level"]) for line in log] == [("agents.run_as_root", "warning")]
     assert "memory and environment" in log[0]["consequence"]
 
@@ -110,7 +110,7 @@ def test_a_range_with_the_named_user_in_it_is_refused(find):
 def test_one_user_for_all_is_warned_of_with_what_remains_possible(find):
     with capture_logs() as log:
         found = find("64200")
-    assert found.mayor == found.of(request("pole-1")) == found.keeper == found.main
+    assert found.mayor == found.of(request("pole-1")) == found.repo_owner == found.main
     assert [line["event"] for line in log] == ["agents.share_a_user", "agents.users"]
     assert "homes and the bearers of the others" in log[0]["consequence"]
 
@@ -163,7 +163,7 @@ def test_each_agent_is_a_user_of_its_own_and_stays_so():
     assert all(user.alone and user.gid == there.main.gid for user in (mayor, one, two))
     assert [there.of(request(name)) for name in ("pole-2", "mayor-1", "pole-1")] == [two, mayor, one]
     assert there.mayor == mayor
-    assert there.keeper.uid == there.main.uid
+    assert there.repo_owner.uid == there.main.uid
 
 
 def test_the_mayor_is_one_user_whatever_its_id():
@@ -186,15 +186,15 @@ async def test_who_comes_into_a_worktree_where_another_one_is_at_work_shares_its
         return (4711,)
 
     monkeypatch.setattr("gastown.isolation.agent_users.end_processes_of", end)
-    first = there.move_in(request("pole-1"), "/w/1")
-    second = there.move_in(request("pole-2"), "/w/1")
-    elsewhere = there.move_in(request("pole-3"), "/w/2")
+    first = there.acquire(request("pole-1"), "/w/1")
+    second = there.acquire(request("pole-2"), "/w/1")
+    elsewhere = there.acquire(request("pole-3"), "/w/2")
     assert first == second != elsewhere
-    assert await there.move_out("pole-1") == ()
-    assert await there.move_out("pole-2") == (4711,)
-    assert await there.move_out("never-there") == ()
+    assert await there.release("pole-1") == ()
+    assert await there.release("pole-2") == (4711,)
+    assert await there.release("never-there") == ()
     assert ended == [first]
-    assert there.move_in(request("pole-2"), "/w/1") not in (first, elsewhere)
+    assert there.acquire(request("pole-2"), "/w/1") not in (first, elsewhere)
 
 
 async def test_nothing_is_ended_of_an_agent_whose_conversation_is_still_saved(monkeypatch):
@@ -206,32 +206,32 @@ async def test_nothing_is_ended_of_an_agent_whose_conversation_is_still_saved(mo
         return ()
 
     monkeypatch.setattr("gastown.isolation.agent_users.end_processes_of", end)
-    saving, leaving = (there.move_in(request(name), "/w/1") for name in ("pole-1", "pole-2"))
-    assert saving == leaving
+    saving, shutdown = (there.acquire(request(name), "/w/1") for name in ("pole-1", "pole-2"))
+    assert saving == shutdown
     await there.end_processes("pole-1")
-    await there.move_out("pole-2")
+    await there.release("pole-2")
     assert ended == []
     await there.end_processes("pole-1")
-    await there.move_out("pole-1")
+    await there.release("pole-1")
     assert ended == [saving, saving]
 
 
 async def test_agents_that_only_reason_share_a_directory_that_none_of_them_can_change(monkeypatch):
     there = users()
     one, two = (request(name, role="triage") for name in ("triage-1", "triage-2"))
-    assert there.move_in(one, "/w/triage") != there.move_in(two, "/w/triage")
-    assert there.owner(one, None) == there.owner(two, None) == there.keeper
+    assert there.acquire(one, "/w/triage") != there.acquire(two, "/w/triage")
+    assert there.owner(one, None) == there.owner(two, None) == there.repo_owner
 
 
 @needs_root
 async def test_a_home_is_closed_to_all_but_its_agent():
     with open_folder() as folder:
         home = folder / "agent-home-a"
-        await settle_in(str(home), ALICE)
+        await prepare_home(str(home), ALICE)
         for path in (home, home / "tmp"):
             assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (ALICE.uid, 0o700)
         home.chmod(0o777)
-        await settle_in(str(home), ALICE)
+        await prepare_home(str(home), ALICE)
         assert home.stat().st_mode & 0o777 == 0o700
 
 
@@ -240,4 +240,4 @@ async def test_a_home_that_cannot_be_made_is_a_failure_of_the_start():
     with open_folder() as folder:
         (folder / "agent-home-a").symlink_to("/etc")
         with pytest.raises(StartFailed, match="home cannot be made"):
-            await settle_in(str(folder / "agent-home-a"), ALICE)
+            await prepare_home(str(folder / "agent-home-a"), ALICE)

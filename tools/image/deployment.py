@@ -20,12 +20,12 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a container of the image is run with. `farewell` runs inside before its first signal."""
+    """What a container of the image is run with. `agent_drain` runs inside before its first signal."""
 
     command: list[str]
     environment: dict[str, str]
     rights: Rights
-    farewell: list[str] | None = None
+    agent_drain: list[str] | None = None
 
 
 def of_compose(service: str, image: Stage, given: Mapping[str, str], volumes: Path) -> Plan:
@@ -71,7 +71,7 @@ def of_pod(image: Stage, given: Mapping[str, str], volumes: Path) -> Plan:
                 Folder(one["mountPath"], volumes / one["name"], mode=0o777) for one in container["volumeMounts"]
             ],
         ),
-        farewell=container["lifecycle"]["preStop"]["exec"]["command"],
+        agent_drain=container["lifecycle"]["preStop"]["exec"]["command"],
     )
 
 

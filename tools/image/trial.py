@@ -49,8 +49,8 @@ def try_town(image: Stage, layer: Layer, scratch: Path, *, in_a_pod: bool) -> Tr
             with running(town_root, plan.command, environment, plan.rights, log) as town:
                 try:
                     watch(town, began, seen)
-                    if plan.farewell is not None:
-                        town.run(*plan.farewell)
+                    if plan.agent_drain is not None:
+                        town.run(*plan.agent_drain)
                     drain(town, seen)
                 except BaseException:
                     sys.stderr.write(log.read_text()[-6000:])

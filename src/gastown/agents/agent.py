@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 import trio
 
-from gastown.agents.launch.environment import BrokerDoor
+from gastown.agents.launch.environment import BrokerEndpoint
 from gastown.agents.lifecycle.start_metrics import CountedStart, Outcome
 from gastown.agents.session.condition import Progress
 from gastown.agents.session.event_log import EventLog, Turns
@@ -76,7 +76,7 @@ class Agent:
         self.workdir = workdir
         self.inherited = inherited
         self.secrets = (*credentials_among(request.env_vars), *credentials_among(inherited or {}))
-        self.door: BrokerDoor | None = None
+        self.endpoint: BrokerEndpoint | None = None
         self.user: User | None = None
         self.state = AgentState.STARTING
         self.failure: ControlError | None = None

@@ -12,12 +12,12 @@ from gastown.agents.roster import Roster
 from gastown.contract.worker import Heartbeat
 from gastown.metrics.counters import Counter
 
-__all__ = ["Pulse"]
+__all__ = ["Heartbeats"]
 
 log = structlog.get_logger()
 
 
-class Pulse:
+class Heartbeats:
     """Makes the heartbeats of the agents in `roster`. `instance_id` tells containers apart.
 
     `not_built` counts the heartbeats that could not be made.

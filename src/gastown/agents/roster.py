@@ -15,7 +15,7 @@ from gastown.agents.lifecycle.run import LifeOptions, live
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.agents.services import AgentServices
 from gastown.agents.session.prompts import send_prompt
-from gastown.concurrency.slots import Urgency
+from gastown.concurrency.slots import Priority
 from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound
 from gastown.contract.secret import Secret
@@ -75,7 +75,7 @@ class Roster:
         An attempt of the same id that is still there is cancelled, and the new one begins when nothing of it
         is left. `deadline` is on Trio's clock; `seconds` is what an error says about it.
         """
-        options = LifeOptions(Urgency.INTERACTIVE, deadline=deadline, seconds=seconds)
+        options = LifeOptions(Priority.INTERACTIVE, deadline=deadline, seconds=seconds)
         return self._begin(request, workdir_of(request, self.services.paths), None, options)
 
     def claim(self, entry: RegistryEntry, release: trio.Event) -> Agent | None:
@@ -89,8 +89,8 @@ class Roster:
             return None
         if entry.agent_id in self._agents:
             return None
-        urgency = Urgency.PREWARM if entry.request.is_mayor else Urgency.RESUME
-        return self._begin(entry.request, entry.workdir, entry.env, LifeOptions(urgency, release=release))
+        priority = Priority.PREWARM if entry.request.is_mayor else Priority.RESUME
+        return self._begin(entry.request, entry.workdir, entry.env, LifeOptions(priority, release=release))
 
     async def stop(self, agent_id: str, reason: str = "stopped") -> StopAnswer:
         """End an agent in whatever state it is, and wait until nothing of it is left."""

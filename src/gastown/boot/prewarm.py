@@ -10,11 +10,11 @@ from gastown.agents.launch.environment import derive, home_of, model_name
 from gastown.agents.roster import Roster, workdir_of
 from gastown.boot.report import BootReport
 from gastown.concurrency.phases import PhaseLog
-from gastown.concurrency.slots import Urgency
+from gastown.concurrency.slots import Priority
 from gastown.contract.agents import Role, StartAgentRequest
 from gastown.contract.worker import MayorContext, PrewarmComplete
 from gastown.git.workspace import prepare_workspace
-from gastown.isolation.agent_users import settle_in
+from gastown.isolation.agent_users import prepare_home
 from gastown.kilo.pool import Server
 from gastown.kilo.spec import ServerSpec
 from gastown.worker.client import WorkerClient
@@ -107,16 +107,18 @@ async def _warm(request: StartAgentRequest, roster: Roster, report: BootReport) 
     user = services.users.of(request)
     with report.bar("workspace", request.agent_id):
         await prepare_workspace(services.paths, workdir, services.defaults.base_env, user)
-        await settle_in(home, user)
+        await prepare_home(home, user)
 
     mayor = roster.find(request.agent_id)
     if mayor is not None and mayor.is_active and not mayor.is_resumed:
         # It has the server, for as long as it lives, and what the broker lets it do is that of its own request.
         return False
-    door = admit_request(request, services)
+    endpoint = admit_request(request, services)
 
     def spec() -> ServerSpec:
-        return derive(request, workdir, services.credentials.current, services.defaults, door=door, user=user)
+        return derive(
+            request, workdir, services.credentials.current, services.defaults, endpoint=endpoint, user=user
+        )
 
     restored = trio.Event()
 
@@ -131,7 +133,7 @@ async def _warm(request: StartAgentRequest, roster: Roster, report: BootReport) 
     async def spawn() -> None:
         await restored.wait()  # kilo opens its database while it starts
         with report.bar("prewarm", request.agent_id):
-            async with services.pool.lease(spec, Urgency.PREWARM, PhaseLog()) as lease:
+            async with services.pool.lease(spec, Priority.PREWARM, PhaseLog()) as lease:
                 await _check_model(request, workdir, lease.server)
                 lease.park()
 

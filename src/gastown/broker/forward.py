@@ -16,7 +16,7 @@ from gastown.asgi.serving import Exchange
 from gastown.broker.body import ClientGone, RequestBody, TooLarge
 from gastown.broker.grants import Grant, Grants
 from gastown.broker.headers import MOST_HEADER_BYTES, Headers, for_agent, for_upstream
-from gastown.broker.metrics import BrokerFigures, Passage
+from gastown.broker.metrics import BrokerMetrics, Passage
 from gastown.broker.policy import Refused, Route, To, gateway_path, route
 from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.supervise import leaves
@@ -48,7 +48,7 @@ class BrokerApp:
         self._grants = grants
         self._client = client
         self._upstreams = upstreams
-        self.figures = BrokerFigures()
+        self.figures = BrokerMetrics()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -16,7 +16,7 @@ from hypercorn.typing import ASGIFramework
 from gastown.asgi.serving import DEAD_PEER_MS, listen, quiet_config, serve_connections
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
-from gastown.broker.metrics import BrokerFigures
+from gastown.broker.metrics import BrokerMetrics
 from gastown.broker.upstreams import Upstreams
 
 __all__ = ["Broker", "open_broker", "upstream_client"]
@@ -32,7 +32,7 @@ class Broker:
 
     url: str
     grants: Grants
-    figures: BrokerFigures = field(default_factory=BrokerFigures)
+    figures: BrokerMetrics = field(default_factory=BrokerMetrics)
 
 
 def upstream_client() -> httpx2.AsyncClient:

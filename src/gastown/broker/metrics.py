@@ -10,7 +10,7 @@ import trio
 
 from gastown.metrics.counters import Counter, Histogram
 
-__all__ = ["BrokerFigures", "Passage"]
+__all__ = ["BrokerMetrics", "Passage"]
 
 
 class Passage:
@@ -34,7 +34,7 @@ class Passage:
         self.outcome = f"{min(max(status // 100, 1), 5)}xx"  # there are upstreams with a 999
 
 
-class BrokerFigures:
+class BrokerMetrics:
     """All requests of agents. `in_progress` is by destination."""
 
     def __init__(self) -> None:

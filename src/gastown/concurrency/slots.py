@@ -13,10 +13,10 @@ from typing import Self
 
 import trio
 
-__all__ = ["PrioritySlots", "Slot", "Urgency"]
+__all__ = ["Priority", "PrioritySlots", "Slot"]
 
 
-class Urgency(IntEnum):
+class Priority(IntEnum):
     """Who goes first when a slot is free. Smaller is more urgent."""
 
     INTERACTIVE = 0
@@ -27,7 +27,7 @@ class Urgency(IntEnum):
 
 @dataclass(order=True)
 class _Waiter:
-    urgency: Urgency
+    priority: Priority
     arrival: int
     granted: trio.Event = field(compare=False, default_factory=trio.Event)
 
@@ -55,7 +55,7 @@ class Slot:
 class PrioritySlots:
     """At most `capacity` slots are out at a time; waiters are served by urgency, then by arrival.
 
-    While anyone holds `quiet()`, no RESUME is granted: starting a server is pure CPU, and a resume beside the
+    Inside `hold_resumes()` no RESUME is granted: starting a server is pure CPU, and a resume beside the
     mayor costs the mayor seconds (measured: 2.2 s alone, 3.2-4.1 s beside one other, 9 s beside two, on two
     cores). Whoever has a slot already keeps it.
     """
@@ -73,13 +73,13 @@ class PrioritySlots:
     def waiting(self) -> int:
         return len(self._waiters)
 
-    def waiting_at(self, urgency: Urgency) -> int:
+    def waiting_at(self, priority: Priority) -> int:
         """How many wait at that urgency."""
-        return sum(waiter.urgency is urgency for waiter in self._waiters)
+        return sum(waiter.priority is priority for waiter in self._waiters)
 
-    async def take(self, urgency: Urgency) -> Slot:
+    async def take(self, priority: Priority) -> Slot:
         """Wait for a slot. Use it as `with await slots.take(...):`. Cancelling gives up the place in the queue."""
-        waiter = _Waiter(urgency, next(self._arrivals))
+        waiter = _Waiter(priority, next(self._arrivals))
         heapq.heappush(self._waiters, waiter)
         self._grant()
         try:
@@ -95,7 +95,7 @@ class PrioritySlots:
         return Slot(self)
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
+    def hold_resumes(self) -> Iterator[None]:
         """Keep resumes waiting for the length of the block."""
         self._quiet += 1
         try:
@@ -111,7 +111,7 @@ class PrioritySlots:
 
     def _grant(self) -> None:
         while self._waiters and self.in_use < self.capacity:
-            if self._quiet and self._waiters[0].urgency >= Urgency.RESUME:
+            if self._quiet and self._waiters[0].priority >= Priority.RESUME:
                 return
             self.in_use += 1
             heapq.heappop(self._waiters).granted.set()

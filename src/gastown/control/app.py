@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 
 from gastown.asgi.origins import App
 from gastown.contract.access import Scope
-from gastown.control.auth.policy import Doorkeeper, admit_request, admit_websocket
+from gastown.control.auth.policy import AuthMiddleware, admit_request, admit_websocket
 from gastown.control.context import Town, town
 from gastown.control.errors import register_errors
 from gastown.control.requests import adopt_town_config
@@ -66,7 +66,7 @@ def create_app(here: Town) -> QuartTrio:
     app.before_websocket(_begin_websocket)
     app.after_request(_end)
     open_paths = {route.path for route in ROUTES if route.scope is Scope.OPEN}
-    behind = cast(Any, Doorkeeper(cast(App, app.asgi_app), here.door, open_paths))
+    behind = cast(Any, AuthMiddleware(cast(App, app.asgi_app), here.policy, open_paths))
     app.asgi_app = behind  # type: ignore[method-assign]
     return app
 
@@ -88,7 +88,7 @@ async def _begin() -> None:
 
 async def _begin_websocket() -> None:
     here = town()
-    admit_websocket(here.door, here.tickets, SCOPES)
+    admit_websocket(here.policy, here.tickets, SCOPES)
 
 
 async def _end(response: Response) -> Response:

@@ -12,7 +12,7 @@ import trio
 from quart import current_app
 
 from gastown.agents.drain.town import Drain
-from gastown.agents.heartbeats import Pulse
+from gastown.agents.heartbeats import Heartbeats
 from gastown.agents.merges import Merges
 from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
@@ -20,7 +20,7 @@ from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.lag import LoopLag
 from gastown.concurrency.locks import NamedLocks
-from gastown.control.auth.policy import Door
+from gastown.control.auth.policy import AccessPolicy
 from gastown.control.auth.tickets import Tickets
 from gastown.logs import LiveRedactor
 from gastown.metrics.counters import Attempts
@@ -37,7 +37,7 @@ class Town:
     """
 
     roster: Roster
-    pulse: Pulse
+    heartbeats: Heartbeats
     services: AgentServices
     gate: HydrationGate
     report: BootReport
@@ -49,7 +49,7 @@ class Town:
     start_seconds: float
     start_margin: float
     now: Callable[[], datetime]
-    door: Door
+    policy: AccessPolicy
     redactor: LiveRedactor = field(default_factory=lambda: LiveRedactor(tuple))
     """For sentences that leave in answers."""
     town_id: str | None = None

@@ -54,7 +54,7 @@ async def pass_gate(town: Town) -> None:
 
     A drain lets everybody through at once; what may not happen then, the handler asks the drain.
     """
-    await town.gate.wait(town.drain.leaving.told)
+    await town.gate.wait(town.drain.shutdown.requested)
     adopt_town_config(town)
 
 

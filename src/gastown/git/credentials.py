@@ -76,7 +76,7 @@ class GitCredentials:
         self._handed: dict[str, str] = {}
         self._renewing = NamedLocks()
 
-    def know(
+    def register_rig(
         self,
         rig_id: str,
         remote: Remote,

@@ -14,7 +14,7 @@ from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, PushRa
 from gastown.git.identity import IDENTITY
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import Rig
-from gastown.git.workspace import give
+from gastown.git.workspace import ensure_owned_dir
 from gastown.isolation.ownership import remove_tree
 
 __all__ = ["Merged", "merge"]
@@ -53,12 +53,12 @@ async def merge(
             await clone.fetch(anew=attempt > 1)
             theirs = await _remote_branch(clone, branch)
             ours = await _remote_branch(clone, target)
-            await clone.talk("checkout", "--quiet", "--force", "--detach", ours, cwd=path)
+            await clone.query("checkout", "--quiet", "--force", "--detach", ours, cwd=path)
             if await clone.says("merge-base", "--is-ancestor", theirs, ours) is not None:
                 return Merged(ours, anew=False)
             commit = await _merge_once(clone, path, theirs, message, identity)
             try:
-                await clone.talk("push", "origin", f"HEAD:refs/heads/{target}", cwd=path)
+                await clone.query("push", "origin", f"HEAD:refs/heads/{target}", cwd=path)
             except PushRaced:
                 log.info("git.push_raced", rig_id=rig.rig_id, target=target, attempt=attempt)
                 continue
@@ -97,7 +97,7 @@ async def _merge_once(clone: Clone, path: str, theirs: str, message: str, identi
 async def _worktree(clone: Clone) -> AsyncIterator[str]:
     """A detached worktree for the length of the block, removed however it ends."""
     path = str(trio.Path(clone.tools.paths.rig(clone.rig.rig_id)) / f".merge-{secrets.token_hex(4)}")
-    await give(path, clone.user)  # its room is ours, and no user's
+    await ensure_owned_dir(path, clone.user)  # its room is ours, and no user's
     try:
         await clone.run("worktree", "add", "--quiet", "--no-checkout", "--detach", path, "HEAD")
         yield path

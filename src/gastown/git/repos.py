@@ -71,7 +71,7 @@ class Clone(RigGit):
     """A rig's clone while its lock is held. Made by `Repositories.hold`."""
 
     def __init__(self, tools: Tools, rig: Rig, known: _Known, arrived: float) -> None:
-        super().__init__(tools, rig, known.report, user=tools.keeper)
+        super().__init__(tools, rig, known.report, user=tools.repo_owner)
         self._known = known
         self._arrived = arrived
 
@@ -83,7 +83,7 @@ class Clone(RigGit):
         if await self.says("config", "--get", "remote.origin.url") != address:
             await self.run("config", "remote.origin.url", address)
         began = trio.current_time()
-        await self.talk("fetch", "--prune", "--progress", "origin")
+        await self.query("fetch", "--prune", "--progress", "origin")
         self._known.fetched_at = began
 
     async def object_id(self, revision: str) -> str | None:
@@ -105,7 +105,7 @@ class Clone(RigGit):
         negotiation = ("-c", "fetch.negotiationAlgorithm=noop")
         for first in range(0, len(missing), _FILES_AT_A_TIME):
             wanted = "\n".join([*missing[first : first + _FILES_AT_A_TIME], ""]).encode()
-            await self.talk(*negotiation, "fetch", "--progress", *quiet, "--stdin", "origin", stdin=wanted)
+            await self.query(*negotiation, "fetch", "--progress", *quiet, "--stdin", "origin", stdin=wanted)
 
     async def default(self) -> Start:
         """Where new work starts. Raises `GitError` when the remote has no such branch, and no other one for it."""
@@ -224,7 +224,7 @@ class Repositories:
             address = self.tools.credentials.address(clone.rig.rig_id)
             # Its trees without its files: those that a worktree needs come in one request when it is checked out.
             partial = ("--no-checkout", "--filter=blob:none", "--progress")
-            await clone.talk("clone", *partial, "--", address, str(draft))
+            await clone.query("clone", *partial, "--", address, str(draft))
             await _fill_empty(clone)
             await _let_go_of_branches(clone)
             if await place.exists():
@@ -258,11 +258,11 @@ async def _fill_empty(clone: Clone) -> None:
     tree = await clone.says("mktree")
     commit = await clone.says("commit-tree", "-m", "Initial commit", str(tree))
     try:
-        await clone.talk("push", "--quiet", "origin", f"{commit}:refs/heads/{clone.rig.default_branch}")
+        await clone.query("push", "--quiet", "origin", f"{commit}:refs/heads/{clone.rig.default_branch}")
         log.info("git.first_commit_pushed", rig_id=clone.rig.rig_id)
     except PushRaced:
         log.info("git.first_commit_was_there", rig_id=clone.rig.rig_id)
-    await clone.talk("fetch", "--progress", "origin")
+    await clone.query("fetch", "--progress", "origin")
 
 
 async def _let_go_of_branches(clone: Clone) -> None:

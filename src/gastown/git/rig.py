@@ -51,7 +51,7 @@ class GitLimits:
 class Tools:
     """What git is run with. `env` is the container's allow-list.
 
-    `keeper` is whose the rigs' clones are, `browser` who looks at them; both are ourselves where they are None.
+    `repo_owner` owns the rigs' clones, `browse_user` reads them; None is the control server's own user.
     """
 
     run: GitRunner
@@ -60,8 +60,8 @@ class Tools:
     credentials: GitCredentials
     access: HelperAccess
     limits: GitLimits
-    keeper: User | None = None
-    browser: User | None = None
+    repo_owner: User | None = None
+    browse_user: User | None = None
 
 
 @dataclass
@@ -177,7 +177,7 @@ class RigGit:
             tools.credentials.handed(asker)
             self.report.progress = None
 
-    async def talk(self, *arguments: str, cwd: str | None = None, stdin: bytes | None = None) -> str:
+    async def query(self, *arguments: str, cwd: str | None = None, stdin: bytes | None = None) -> str:
         """As `run`, for a command that may be run again: with other credentials where the remote refuses them,
         and a moment later where the network broke or another git had a lock.
         """

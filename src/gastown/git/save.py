@@ -51,4 +51,4 @@ async def has_unpushed(git: RigGit, worktree: str) -> bool:
 
 async def push(git: RigGit, worktree: str, branch: str) -> None:
     """Push what is checked out to the remote's `branch`. Raises `PushRaced` when others have pushed there."""
-    await git.talk("push", "--quiet", "--no-verify", "origin", f"HEAD:refs/heads/{branch}", cwd=worktree)
+    await git.query("push", "--quiet", "--no-verify", "origin", f"HEAD:refs/heads/{branch}", cwd=worktree)

@@ -13,10 +13,12 @@ from gastown.git.errors import GitError
 from gastown.isolation.ownership import NotOurs, give_directory, read_small, write_whole
 from gastown.isolation.users import User, run_as
 
-__all__ = ["OutsideRoot", "WorkspacePaths", "give", "prepare_workspace", "write_agents_md"]
+__all__ = ["OutsideRoot", "WorkspacePaths", "ensure_owned_dir", "prepare_workspace", "write_agents_md"]
 
 
-async def give(path: str, user: User | None, mode: int = 0o700, settle: Callable[[], None] | None = None) -> None:
+async def ensure_owned_dir(
+    path: str, user: User | None, mode: int = 0o700, settle: Callable[[], None] | None = None
+) -> None:
     """Make a directory that is `user`'s, or make one that is there the user's. Raises `GitError` if it cannot.
 
     `settle`: see `give_directory`.
@@ -74,7 +76,7 @@ async def prepare_workspace(
     """Make `workdir` a git repository of `user`'s with one empty commit, unless it is one already."""
     if not paths.contains(workdir):
         raise OutsideRoot
-    await give(workdir, user, mode)
+    await ensure_owned_dir(workdir, user, mode)
     if await run_as(user, _has_commit, Path(workdir)):
         return
     name = ("-c", "user.name=gastown", "-c", "user.email=gastown@gastown.local")

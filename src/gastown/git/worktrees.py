@@ -19,10 +19,10 @@ import structlog
 import trio
 
 from gastown.git.errors import GitError, GitFailed
-from gastown.git.furnish import Source, disarm, furnish, made_for_branch, source_of
+from gastown.git.init_worktree import Source, init_worktree, made_for_branch, sanitize_git_dir, source_of
 from gastown.git.repos import Clone, Enter, Repositories, Start, nobody
 from gastown.git.rig import Rig, RigGit
-from gastown.git.workspace import OutsideRoot, give
+from gastown.git.workspace import OutsideRoot, ensure_owned_dir
 from gastown.isolation.ownership import remove_tree
 from gastown.isolation.users import run_as
 
@@ -87,7 +87,7 @@ async def check_out(
 async def browse(repositories: Repositories, rig: Rig) -> Checkout:
     """The rig's browse worktree: the default branch as the remote has it now, detached. Raises as `check_out`."""
     tools, report = repositories.tools, repositories.report(rig.rig_id)
-    git = RigGit(tools, rig, report, place=tools.paths.browse(rig.rig_id), user=tools.browser)
+    git = RigGit(tools, rig, report, place=tools.paths.browse(rig.rig_id), user=tools.browse_user)
     async with _enter(repositories, git, nobody) as made_for:
         with report.busy("browse"):
             async with repositories.hold(rig, "fetch") as clone:
@@ -113,7 +113,7 @@ async def _enter(repositories: Repositories, git: RigGit, enter: Enter) -> Async
     async with lock:
         if await trio.Path(git.place).is_dir():
             address = git.tools.credentials.address(git.rig.rig_id)
-            await give(git.place, git.user, settle=partial(disarm, Path(git.place), address))
+            await ensure_owned_dir(git.place, git.user, settle=partial(sanitize_git_dir, Path(git.place), address))
         yield await run_as(git.user, made_for_branch, Path(git.place))
 
 
@@ -124,8 +124,8 @@ async def _create(git: RigGit, branch: str | None, source: Source) -> How:
         await _make_room(git, place)
         draft = place.parent / f".draft-{secrets.token_hex(4)}"
         try:
-            await give(str(draft), git.user)
-            await furnish(git.at(str(draft), git.user), branch, source)
+            await ensure_owned_dir(str(draft), git.user)
+            await init_worktree(git.at(str(draft), git.user), branch, source)
             with suppress(FileNotFoundError):
                 await place.rmdir()  # _make_room left an empty one at most
             await draft.rename(place)
@@ -152,7 +152,7 @@ async def _reuse(repositories: Repositories, git: RigGit, branch: str, upstream:
             await clone.bring_files(upstream)
         enter("worktree")
         with git.operation("worktree"):
-            await git.talk("merge", "--quiet", "--ff-only", upstream)
+            await git.query("merge", "--quiet", "--ff-only", upstream)
     except GitFailed as error:
         log.warning("git.not_forwarded", rig_id=git.rig.rig_id, branch=branch, reason=str(error))
         return "left alone"
@@ -206,7 +206,7 @@ async def _show(git: RigGit, start: Start) -> How:
         if await _has_changes(git) or await git.says("symbolic-ref", "--quiet", "HEAD"):
             return "left alone"
         await _tell_remote(git, start)
-        await git.talk("checkout", "--quiet", "--detach", start.commit)
+        await git.query("checkout", "--quiet", "--detach", start.commit)
         return "forwarded"
 
 
@@ -221,12 +221,12 @@ async def _tell_remote(git: RigGit, told: Start) -> None:
 
 
 async def _has_changes(git: RigGit) -> bool:
-    return bool(await git.talk("status", "--porcelain"))
+    return bool(await git.query("status", "--porcelain"))
 
 
 async def _fill(git: RigGit) -> Literal["created"]:
     """Write all files of a worktree that was made without them, or whose checkout was cut."""
-    await git.talk("checkout", "--force", "--progress", "HEAD")
+    await git.query("checkout", "--force", "--progress", "HEAD")
     return "created"
 
 

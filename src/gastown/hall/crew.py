@@ -174,13 +174,13 @@ def pending_nudges(ledger: Ledger, agent_id: str) -> tuple[Nudge, ...]:
         " ORDER BY CASE mode WHEN 'immediate' THEN 0 WHEN 'wait-idle' THEN 1 ELSE 2 END, number",
         agent_id,
     )
-    urgency = {"immediate": "high", "wait-idle": "medium", "queue": "low"}
+    priority = {"immediate": "high", "wait-idle": "medium", "queue": "low"}
     return tuple(
         Nudge(
             nudge_id=row["id"],
             message=row["message"],
             mode=row["mode"],
-            priority=urgency[row["mode"]],
+            priority=priority[row["mode"]],
             source=row["source"],
         )
         for row in rows

@@ -20,7 +20,7 @@ from gastown.isolation.ownership import NotOurs, give_directory
 from gastown.isolation.uids import Uids
 from gastown.isolation.users import SHARED, User, end_processes_of, run_as
 
-__all__ = ["AgentUsers", "make_dashboard", "settle_in"]
+__all__ = ["AgentUsers", "make_dashboard", "prepare_home"]
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ class AgentUsers:
     """By agent: its user, and the directory that it works in."""
 
     @property
-    def keeper(self) -> User | None:
+    def repo_owner(self) -> User | None:
         """Whose the repositories are that several agents read."""
         if self.main is None or not self.uids:
             return self.main
@@ -54,7 +54,7 @@ class AgentUsers:
         """The user of the agent that a request is for. Raises `StartFailed` when none can be had."""
         return self.mayor if request.is_mayor else self._user(f"agent {request.agent_id}")
 
-    def move_in(self, request: StartAgentRequest, workdir: str) -> User | None:
+    def acquire(self, request: StartAgentRequest, workdir: str) -> User | None:
         """The user to live as from now on in `workdir`: that of whoever is at work in this worktree already."""
         user = self.of(request)
         if user is None:
@@ -78,7 +78,7 @@ class AgentUsers:
             return ()
         return await end_processes_of(user)
 
-    async def move_out(self, agent_id: str) -> tuple[int, ...]:
+    async def release(self, agent_id: str) -> tuple[int, ...]:
         """The agent lives no more, and nothing is done for it as its user: end what still runs, as above."""
         try:
             return await self.end_processes(agent_id)
@@ -91,7 +91,7 @@ class AgentUsers:
         `user` is who it lives as, None before it does.
         """
         if not request.is_mayor and not request.works_in_repository:
-            return self.keeper
+            return self.repo_owner
         return user or self.of(request)
 
     def _user(self, name: str) -> User | None:
@@ -111,7 +111,7 @@ class AgentUsers:
         return replace(self.main, uid=uid, alone=True, takes_from=self.uids)
 
 
-async def settle_in(home: str, user: User | None) -> None:
+async def prepare_home(home: str, user: User | None) -> None:
     """Make an agent's home, its own and closed to all others, with a place for temporary files."""
     if user is None:
         return

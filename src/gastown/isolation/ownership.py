@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gastown.isolation.users import User, in_guise
+from gastown.isolation.users import User, as_user
 
 __all__ = ["NotOurs", "check_path", "give_directory", "keep_root", "read_small", "remove_tree", "write_whole"]
 
@@ -91,7 +91,7 @@ def give_directory(path: str, user: User | None, mode: int, settle: Callable[[],
             os.fchmod(directory, _HALF_GIVEN)
             _hand_over(directory, user)
             if settle is not None and before.st_uid != os.geteuid():
-                in_guise(user, settle)
+                as_user(user, settle)
         os.fchmod(directory, mode)
     finally:
         os.close(directory)

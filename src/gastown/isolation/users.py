@@ -21,10 +21,10 @@ __all__ = [
     "PRIVATE",
     "SHARED",
     "User",
+    "as_user",
     "end_processes_of",
     "hide_memory",
     "identity",
-    "in_guise",
     "kill_at_once",
     "run_as",
     "uid_of",
@@ -79,7 +79,7 @@ def uid_of(user: User | None) -> int:
     return user.uid if user is not None else os.getuid()
 
 
-def in_guise(user: User | None, call: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
+def as_user(user: User | None, call: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
     """Call with the rights that `user` has to files and to /proc, and no other; only in a worker thread.
 
     Linux keeps the file system's user per thread (setfsuid(2)), and with it goes root's right to everything. No
@@ -107,8 +107,8 @@ async def run_as(
     *arguments: *_Arguments,
     abandon_on_cancel: bool = False,
 ) -> _Result:
-    """`in_guise`, in a thread. What might wait for ever on a pipe that an agent has put there is not for it."""
-    return await trio.to_thread.run_sync(in_guise, user, call, *arguments, abandon_on_cancel=abandon_on_cancel)
+    """`as_user`, in a thread. What might wait for ever on a pipe that an agent has put there is not for it."""
+    return await trio.to_thread.run_sync(as_user, user, call, *arguments, abandon_on_cancel=abandon_on_cancel)
 
 
 def hide_memory() -> None:

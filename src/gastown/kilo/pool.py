@@ -11,7 +11,7 @@ import trio
 
 from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.phases import PhaseLog
-from gastown.concurrency.slots import PrioritySlots, Slot, Urgency
+from gastown.concurrency.slots import Priority, PrioritySlots, Slot
 from gastown.concurrency.waiting import wait_any
 from gastown.contract.secret import Secret
 from gastown.kilo.client import Endpoint, KiloClient
@@ -191,7 +191,7 @@ class ServerPool:
 
     @asynccontextmanager
     async def lease(
-        self, make_spec: Callable[[], ServerSpec], urgency: Urgency, phases: PhaseLog
+        self, make_spec: Callable[[], ServerSpec], priority: Priority, phases: PhaseLog
     ) -> AsyncIterator[Lease]:
         """A ready server for the length of the block: a parked one of equal spec, else a new one.
 
@@ -211,7 +211,7 @@ class ServerPool:
             server, slot = await self._reuse(make_spec()), None
             if server is None:
                 phases.enter("queue")
-                slot = await self.slots.take(urgency)
+                slot = await self.slots.take(priority)
                 try:
                     server = await self.spawn(make_spec(), phases)
                 except BaseException:

@@ -75,7 +75,7 @@ class KiloRest:
         found: list[dict[str, Any]] = await self._client.call("GET", path, query={"limit": str(newest)})
         return found
 
-    async def take_up(self, session: str, *, model: str) -> bool:
+    async def resume_interrupted(self, session: str, *, model: str) -> bool:
         """Go on where the conversation was broken off; False when nothing is left to do.
 
         An interrupted turn is resumed. A prompt that waited for its turn is stored but no longer queued: it is
@@ -93,8 +93,8 @@ class KiloRest:
         await self._send_again(session, messages[-1], model)
         return True
 
-    async def insist(self, session: str, *, model: str) -> bool:
-        """Send the newest message again if it is a prompt that nothing answers, as `take_up` does; else False.
+    async def resend_unanswered(self, session: str, *, model: str) -> bool:
+        """Send the newest message again if it is a prompt that nothing answers; else return False.
 
         For a session that is idle though it has just accepted a prompt: kilo 7.7.7 stores one that comes while the
         first turn of a fresh instance is being aborted, and opens no turn for it.

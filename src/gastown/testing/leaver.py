@@ -32,11 +32,11 @@ class Leaver:
         town.nursery.start_soon(self._run)
 
     async def _run(self) -> None:
-        await self.drain.leaving.told.wait()
+        await self.drain.shutdown.requested.wait()
         began = trio.current_time()
         parts = drain_parts(self.town.opened)
-        farewell = replace(parts.farewell, git_of=lambda agent: self.worktrees[agent.id])
-        await run_drain(self.drain, replace(parts, farewell=farewell))
+        agent_drain = replace(parts.agent_drain, git_of=lambda agent: self.worktrees[agent.id])
+        await run_drain(self.drain, replace(parts, agent_drain=agent_drain))
         self.took = trio.current_time() - began
         self.over.set()
 

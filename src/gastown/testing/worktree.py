@@ -55,4 +55,4 @@ class FakeWorktree:
                 pass
         return ""
 
-    talk = run
+    query = run

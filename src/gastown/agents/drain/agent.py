@@ -25,7 +25,7 @@ from gastown.git.save import commit_all, has_unpushed, push, unlock
 from gastown.kilo.errors import KiloError
 from gastown.worker.client import WorkerClient, WorkerError
 
-__all__ = ["COMMIT_MESSAGE", "Farewell", "FarewellParts"]
+__all__ = ["COMMIT_MESSAGE", "AgentDrain", "AgentDrainParts"]
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ _CONTEXT_SECONDS = 5.0
 _SAVE_SECONDS = 30.0
 
 
-class Leavers(Protocol):
+class DrainingRoster(Protocol):
     """What a farewell needs of the roster."""
 
     def active(self) -> list[Agent]: ...
@@ -46,10 +46,10 @@ class Leavers(Protocol):
 
 
 @dataclass(frozen=True)
-class FarewellParts:
+class AgentDrainParts:
     """`git_of` gives the git of an agent's worktree. One git at a time works in a worktree."""
 
-    roster: Leavers
+    roster: DrainingRoster
     services: AgentServices
     worker: WorkerClient | None
     git_of: Callable[[Agent], RigGit]
@@ -57,8 +57,8 @@ class FarewellParts:
 
 
 @dataclass(eq=False)
-class Farewell:
-    """One agent's. `say` runs it; what it could not do is in `lost`, and never raised.
+class AgentDrain:
+    """One agent's. `run` runs it; what it could not do is in `lost`, and never raised.
 
     `worked` is set when its turn is over, one way or the other.
     """
@@ -88,7 +88,7 @@ class Farewell:
             lost=tuple(self.lost),
         )
 
-    async def say(self, parts: FarewellParts, time_up: trio.Event) -> None:
+    async def run(self, parts: AgentDrainParts, time_up: trio.Event) -> None:
         """Let the agent's turn end until `time_up`, end the agent, then save what it leaves. Cancelling gives up
         what is not done yet, and the receipt says so.
         """
@@ -107,7 +107,7 @@ class Farewell:
         finally:
             parts.roster.evict(agent)  # or the worker would hear that it has completed
 
-    async def _leave(self, parts: FarewellParts, time_up: trio.Event) -> None:
+    async def _leave(self, parts: AgentDrainParts, time_up: trio.Event) -> None:
         try:
             self.turn = await self._turn_ends(time_up)
         finally:
@@ -145,7 +145,7 @@ class Farewell:
             with trio.move_on_at(opens_by):
                 await turns.moved.wait()
 
-    async def _end(self, parts: FarewellParts) -> None:
+    async def _end(self, parts: AgentDrainParts) -> None:
         """End the turn, the event stream, and every process of the agent."""
         agent = self.agent
         if self.turn is TurnEnd.INTERRUPTED and agent.lease is not None and agent.session_id is not None:
@@ -160,7 +160,7 @@ class Farewell:
         if not agent.ended.is_set():
             self.lost.append(f"its server did not end within {_END_SECONDS:g} s")
 
-    async def _save_conversation(self, parts: FarewellParts) -> None:
+    async def _save_conversation(self, parts: AgentDrainParts) -> None:
         self.saved = False
         with trio.move_on_after(_SAVE_SECONDS):
             self.saved = await save_at_the_end(self.agent, parts.services)
@@ -169,13 +169,13 @@ class Farewell:
             reason = status.reason if status is not None else None
             self.lost.append(f"the conversation: {reason or f'not saved within {_SAVE_SECONDS:g} s'}")
 
-    async def _save_work(self, parts: FarewellParts) -> None:
+    async def _save_work(self, parts: AgentDrainParts) -> None:
         if not await (trio.Path(self.agent.workdir) / ".git").exists():
             return  # it has no worktree yet
         async with parts.worktrees.of(self.agent.workdir):
             await self._commit_and_push(parts)
 
-    async def _commit_and_push(self, parts: FarewellParts) -> None:
+    async def _commit_and_push(self, parts: AgentDrainParts) -> None:
         agent, git = self.agent, parts.git_of(self.agent)
         identity = {name: spec_of(agent, parts.services).env[name] for name in IDENTITY}
         alone = all(other.workdir != agent.workdir for other in parts.roster.active())
@@ -196,7 +196,7 @@ class Farewell:
         if agent.request.role == Role.POLECAT and parts.worker is not None:
             await self._write_context(parts, parts.worker)
 
-    async def _write_context(self, parts: FarewellParts, worker: WorkerClient) -> None:
+    async def _write_context(self, parts: AgentDrainParts, worker: WorkerClient) -> None:
         """Tell the worker on which branch a polecat's work is, for whoever takes it up."""
         request = self.agent.request
         context = EvictionContext(

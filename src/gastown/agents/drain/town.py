@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from gastown.agents.drain.agent import Farewell, FarewellParts
-from gastown.concurrency.leaving import PRESSED_SECONDS, Leaving
+from gastown.agents.drain.agent import AgentDrain, AgentDrainParts
 from gastown.concurrency.phases import PhaseLog
+from gastown.concurrency.shutdown import PRESSED_SECONDS, Shutdown
 from gastown.contract.drain import DrainPhase, DrainState
 from gastown.contract.errors import Draining
 from gastown.worker.client import WorkerClient, WorkerError
@@ -33,11 +33,11 @@ _FLUSH_MOST_SECONDS = 30.0
 class Drain:
     """Whether the container drains, and how far it is. Once it does, it takes no new agents any more."""
 
-    def __init__(self, leaving: Leaving) -> None:
-        self.leaving = leaving
+    def __init__(self, shutdown: Shutdown) -> None:
+        self.shutdown = shutdown
         self.phases = PhaseLog()
         self.notice: str | None = None
-        self.farewells: list[Farewell] = []
+        self.agent_drains: list[AgentDrain] = []
         self.flushed: dict[str, bool] = {}
 
     @property
@@ -46,11 +46,11 @@ class Drain:
 
     @property
     def is_set(self) -> bool:
-        return self.leaving.told.is_set()
+        return self.shutdown.requested.is_set()
 
     def ask(self, why: str, seconds: float | None = None) -> None:
-        """Let the container drain, as by a signal. See `Leaving.ask`."""
-        self.leaving.ask(why, seconds)
+        """Let the container drain, as by a signal. See `Shutdown.ask`."""
+        self.shutdown.ask(why, seconds)
 
     def check(self) -> None:
         """Raise `Draining` when a drain is on."""
@@ -58,15 +58,15 @@ class Drain:
             raise Draining
 
     def to_wire(self) -> DrainState:
-        left = self.leaving.seconds_left
+        left = self.shutdown.seconds_left
         return DrainState(
             draining=self.is_set,
             phase=self.phase,
-            why=self.leaving.why,
-            budget_seconds=None if left is None else self.leaving.seconds,
+            why=self.shutdown.why,
+            budget_seconds=None if left is None else self.shutdown.seconds,
             seconds_left=None if left is None else round(left, 3),
             notice=self.notice,
-            agents=tuple(farewell.to_wire() for farewell in self.farewells),
+            agents=tuple(agent_drain.to_wire() for agent_drain in self.agent_drains),
             flushed=dict(self.flushed),
         )
 
@@ -75,7 +75,7 @@ class Drain:
 class DrainParts:
     """`flushes` are what must have reached the worker in the end, by name; each waits until it has."""
 
-    farewell: FarewellParts
+    agent_drain: AgentDrainParts
     flushes: Mapping[str, Callable[[], Awaitable[None]]]
 
 
@@ -86,14 +86,14 @@ class _Clock:
     `time_up` is set when turns have to end; `saves` is the scope in which agents leave.
     """
 
-    leaving: Leaving
+    shutdown: Shutdown
     time_up: trio.Event = field(default_factory=trio.Event)
     saves: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def run(self) -> None:
         while True:
-            moved, left = self.leaving.moved, self.leaving.seconds_left or 0.0
-            end = self.leaving.budget.deadline
+            moved, left = self.shutdown.moved, self.shutdown.seconds_left or 0.0
+            end = self.shutdown.budget.deadline
             self.saves.deadline = end - min(_FLUSH_SECONDS, left * _FLUSH_SHARE)
             saving = left if left <= PRESSED_SECONDS else min(_SAVING_SECONDS, left * _SAVING_SHARE)
             with trio.move_on_at(end - saving) as working:
@@ -104,35 +104,35 @@ class _Clock:
 
 
 async def run_drain(drain: Drain, parts: DrainParts) -> None:
-    """Drain, once `drain.leaving` has been told. Ends within the budget; the receipts are complete in any case."""
+    """Drain, once `drain.shutdown` is requested. Ends within the budget; the receipts are complete in any case."""
     drain.phases.enter(DrainPhase.WORKING)
-    parts.farewell.services.pool.discard_parked()  # nobody will come for them: they end beside the others
-    clock = _Clock(drain.leaving)
-    with drain.leaving.budget as budget:
+    parts.agent_drain.services.pool.discard_parked()  # nobody will come for them: they end beside the others
+    clock = _Clock(drain.shutdown)
+    with drain.shutdown.budget as budget:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_give_notice, drain, parts.farewell.worker, name="eviction notice")
+            nursery.start_soon(_give_notice, drain, parts.agent_drain.worker, name="eviction notice")
             async with trio.open_nursery() as clocks:
                 clocks.start_soon(clock.run, name="drain clock")
                 with clock.saves:
-                    await _say_farewells(drain, parts, clock.time_up)
+                    await _drain_agents(drain, parts, clock.time_up)
                 clocks.cancel_scope.cancel(reason="all agents have left")
             drain.phases.enter(DrainPhase.FLUSHING)
             for name, flush in parts.flushes.items():
                 nursery.start_soon(_flush, drain, name, flush, name=f"flush {name}")
     drain.phases.enter(DrainPhase.DONE)
-    for farewell in drain.farewells:
-        log.info("drain.receipt", **farewell.to_wire().model_dump(mode="json"))
+    for agent_drain in drain.agent_drains:
+        log.info("drain.receipt", **agent_drain.to_wire().model_dump(mode="json"))
     log.info("container.drained", in_time=not budget.cancelled_caught, notice=drain.notice, flushed=drain.flushed)
 
 
-async def _say_farewells(drain: Drain, parts: DrainParts, time_up: trio.Event) -> None:
+async def _drain_agents(drain: Drain, parts: DrainParts, time_up: trio.Event) -> None:
     async with trio.open_nursery() as nursery:
-        for agent in parts.farewell.roster.active():
-            farewell = Farewell(agent)
-            drain.farewells.append(farewell)
-            nursery.start_soon(farewell.say, parts.farewell, time_up, name=f"farewell {agent.id}")
-        for farewell in drain.farewells:
-            await farewell.worked.wait()
+        for agent in parts.agent_drain.roster.active():
+            agent_drain = AgentDrain(agent)
+            drain.agent_drains.append(agent_drain)
+            nursery.start_soon(agent_drain.run, parts.agent_drain, time_up, name=f"farewell {agent.id}")
+        for agent_drain in drain.agent_drains:
+            await agent_drain.worked.wait()
         drain.phases.enter(DrainPhase.SAVING)
 
 

@@ -10,7 +10,7 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.agents.launch.environment import (
-    BrokerDoor,
+    BrokerEndpoint,
     ChildDefaults,
     gateway_token,
     organization_of,
@@ -105,19 +105,19 @@ class AgentAccess:
         return ({} if town_is_newer and self._inherited is None else self._inherited), town_is_newer
 
 
-def admit(agent: Agent, services: AgentServices) -> BrokerDoor | None:
+def admit(agent: Agent, services: AgentServices) -> BrokerEndpoint | None:
     """The agent's way to the broker; None when there is none."""
     access = AgentAccess(
         lambda: agent.request, agent.inherited, services.credentials, services.defaults, agent.user
     )
-    return _door(agent.request, access, services)
+    return _endpoint(agent.request, access, services)
 
 
-def admit_request(request: StartAgentRequest, services: AgentServices) -> BrokerDoor | None:
+def admit_request(request: StartAgentRequest, services: AgentServices) -> BrokerEndpoint | None:
     """The same for an agent that is still to come: its start finds the same bearer."""
     user = services.users.of(request)
     access = AgentAccess(lambda: request, None, services.credentials, services.defaults, user)
-    return _door(request, access, services)
+    return _endpoint(request, access, services)
 
 
 def revoke(agent_id: str, services: AgentServices) -> None:
@@ -126,8 +126,8 @@ def revoke(agent_id: str, services: AgentServices) -> None:
         services.broker.grants.revoke(agent_id)
 
 
-def _door(request: StartAgentRequest, access: AgentAccess, services: AgentServices) -> BrokerDoor | None:
+def _endpoint(request: StartAgentRequest, access: AgentAccess, services: AgentServices) -> BrokerEndpoint | None:
     if services.broker is None:
         return None
     identity = AgentIdentity(request.agent_id, request.rig_id, request.town_id, request.role)
-    return BrokerDoor(services.broker.url, services.broker.grants.admit(identity, access).bearer)
+    return BrokerEndpoint(services.broker.url, services.broker.grants.admit(identity, access).bearer)

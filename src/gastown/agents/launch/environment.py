@@ -21,7 +21,7 @@ from gastown.kilo.spec import ServerSpec
 from gastown.worker.tokens import Credentials
 
 __all__ = [
-    "BrokerDoor",
+    "BrokerEndpoint",
     "ChildDefaults",
     "derive",
     "gateway_token",
@@ -82,7 +82,7 @@ class ChildDefaults:
 
 
 @dataclass(frozen=True)
-class BrokerDoor:
+class BrokerEndpoint:
     """An agent's way to the broker: its address, and the bearer that opens it for this agent."""
 
     url: str
@@ -105,19 +105,19 @@ def derive(
     defaults: ChildDefaults,
     *,
     inherited: Mapping[str, Secret] | None = None,
-    door: BrokerDoor | None = None,
+    endpoint: BrokerEndpoint | None = None,
     user: User | None = None,
 ) -> ServerSpec:
     """The server that `request` needs, running as `user`. Same inputs give the same bytes.
 
-    With a `door` the server holds no secret of the town: the bearer stands in their place, the broker in the
+    With a `endpoint` the server holds no secret of the town: the bearer stands in their place, the broker in the
     place of what they are for, and what may change while the server lives stays out of it.
 
     `inherited` is the environment of a registry entry, None for a fresh request. For a fresh request its own
     variables are the newest word; for an inherited one the live credentials are, and `inherited` only fills
     what the request lacks.
     """
-    shown = _brokered(door, defaults) if door is not None else _classic(request, live, defaults, inherited)
+    shown = _brokered(endpoint, defaults) if endpoint is not None else _classic(request, live, defaults, inherited)
     tokens, organization = reveal_map(shown.tokens), shown.organization
     home = home_of(defaults, request.agent_id)
     config = _kilo_config(request, tokens.get("KILOCODE_TOKEN", ""), organization, defaults.plugin)
@@ -240,21 +240,21 @@ def _classic(
     )
 
 
-def _brokered(door: BrokerDoor, defaults: ChildDefaults) -> _Shown:
+def _brokered(endpoint: BrokerEndpoint, defaults: ChildDefaults) -> _Shown:
     """The organisation is the broker's to say; tokens of git come from the helper, the rest at each command."""
     addresses = {
-        "GASTOWN_API_URL": door.url,
-        "GASTOWN_BROKER_URL": door.url,
-        "KILO_API_URL": door.url,
-        "KILO_OPENROUTER_BASE": f"{door.url}/api/openrouter",
+        "GASTOWN_API_URL": endpoint.url,
+        "GASTOWN_BROKER_URL": endpoint.url,
+        "KILO_API_URL": endpoint.url,
+        "KILO_OPENROUTER_BASE": f"{endpoint.url}/api/openrouter",
         **_past_proxies(defaults),
     }
     return _Shown(
-        tokens={"KILOCODE_TOKEN": door.bearer},
+        tokens={"KILOCODE_TOKEN": endpoint.bearer},
         organization=None,
         addresses=addresses,
-        container_token=door.bearer,
-        session_token=door.bearer,
+        container_token=endpoint.bearer,
+        session_token=endpoint.bearer,
         custom={},
     )
 

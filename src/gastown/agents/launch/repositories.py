@@ -19,10 +19,18 @@ from gastown.contract.git import Remote
 from gastown.contract.secret import Secret
 from gastown.git.errors import AuthFailed, GitError, NetworkFailed, PushRaced, RepositoryNotFound
 from gastown.git.rig import Rig, RigGit, limited
-from gastown.git.workspace import give, write_agents_md
+from gastown.git.workspace import ensure_owned_dir, write_agents_md
 from gastown.git.worktrees import browse, check_out
 
-__all__ = ["behind", "browse_rigs", "git_of", "know", "prepare_worktree", "set_up", "write_instructions"]
+__all__ = [
+    "browse_rigs",
+    "git_of",
+    "prepare_worktree",
+    "register_rig",
+    "run_logged",
+    "set_up",
+    "write_instructions",
+]
 
 log = structlog.get_logger()
 
@@ -35,7 +43,7 @@ _ACTIONS: tuple[tuple[type[GitError], str], ...] = (
 )
 
 
-def know(
+def register_rig(
     services: AgentServices,
     rig_id: str,
     git_url: str,
@@ -46,14 +54,14 @@ def know(
 ) -> Rig:
     """Take what a request says about a rig. Raises `ValueError` for an address that cannot be used."""
     rig = Rig(rig_id, Remote.parse(git_url), default_branch)
-    services.repositories.tools.credentials.know(
+    services.repositories.tools.credentials.register_rig(
         rig_id, rig.remote, given=variables, integration_id=integration_id
     )
     return rig
 
 
 def git_of(agent: Agent, services: AgentServices) -> RigGit:
-    """git for the worktree of an agent, as the agent. Raises `ValueError` as `know` does."""
+    """git for the worktree of an agent, as the agent. Raises `ValueError` as `register_rig` does."""
     owner = services.users.owner(agent.request, agent.user)
     return services.repositories.git(_rig_of(agent.request, services), agent.workdir, owner)
 
@@ -61,7 +69,7 @@ def git_of(agent: Agent, services: AgentServices) -> RigGit:
 def _rig_of(
     request: StartAgentRequest, services: AgentServices, inherited: Mapping[str, Secret] | None = None
 ) -> Rig:
-    return know(
+    return register_rig(
         services,
         request.rig_id,
         request.git_url,
@@ -93,10 +101,10 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
         agent.repository = ()
     if made.how != "not ours":
         preflight = partial(_preflight, agent, git)
-        repositories.nursery.start_soon(behind, "preflight", preflight, name=f"preflight {agent.id}")
+        repositories.nursery.start_soon(run_logged, "preflight", preflight, name=f"preflight {agent.id}")
 
 
-async def behind(what: str, work: Callable[[], Awaitable[object]]) -> None:
+async def run_logged(what: str, work: Callable[[], Awaitable[object]]) -> None:
     """Do something that nobody waits for: a bug in it is logged, and not the end of the container."""
     await contain(work, on_failure=lambda error: log.error("git.crashed", what=what, exc_info=error))
 
@@ -129,13 +137,13 @@ def browse_rigs(agent: Agent, services: AgentServices) -> None:
     """Begin to make the mayor's browse worktrees, side by side and behind everything that anybody waits for."""
     for rig in agent.request.rigs:
         work = partial(_browse, agent, services, rig)
-        services.repositories.nursery.start_soon(behind, "browse", work, name=f"browse {rig.rig_id}")
+        services.repositories.nursery.start_soon(run_logged, "browse", work, name=f"browse {rig.rig_id}")
 
 
 async def _browse(agent: Agent, services: AgentServices, told: RigOfMayor) -> None:
     report = services.repositories.report(told.rig_id)
     try:
-        rig = know(
+        rig = register_rig(
             services,
             told.rig_id,
             told.git_url,
@@ -173,7 +181,7 @@ async def write_instructions(agent: Agent, services: AgentServices) -> None:
         text = "\n\n".join(part for part in parts if part)
         owner = services.users.owner(agent.request, agent.user)
         if not await trio.Path(agent.workdir).exists():
-            await give(agent.workdir, owner)
+            await ensure_owned_dir(agent.workdir, owner)
         await write_agents_md(agent.workdir, text, owner)
 
 

@@ -19,7 +19,7 @@ from gastown.agents.lifecycle.startup import spec_of
 from gastown.agents.services import AgentServices
 from gastown.agents.session.stream import listen
 from gastown.concurrency.phases import PhaseLog
-from gastown.concurrency.slots import Urgency
+from gastown.concurrency.slots import Priority
 from gastown.contract.agents import AgentState, ModelRequest
 from gastown.contract.errors import AgentNotRunning
 from gastown.contract.town import RefreshResult
@@ -87,7 +87,7 @@ async def _restart(
     phases = PhaseLog()
     phases.enter("queue")
     async with services.restarts:
-        with await services.pool.slots.take(Urgency.REFRESH):
+        with await services.pool.slots.take(Priority.REFRESH):
             with trio.move_on_after(seconds):
                 await _replace_server(agent, services, lease, phases, only_idle=only_idle)
                 return
@@ -124,7 +124,7 @@ async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: Phas
             agent.listening.cancel(reason="another server takes over")
             agent.listening = hearing
             await lease.replace(successor)
-            agent.turns.lost_track(busy=False)
+            agent.turns.resync(busy=False)
             agent.progress.another_server()
             if interrupted:
                 await _go_on(agent, successor)
@@ -134,7 +134,7 @@ async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: Phas
 async def _go_on(agent: Agent, server: Server) -> None:
     """Take up the turn that the end of the old server interrupted, or the prompt that waited behind it."""
     try:
-        if await server.rest.take_up(str(agent.session_id), model=model_name(agent.request.model)):
+        if await server.rest.resume_interrupted(str(agent.session_id), model=model_name(agent.request.model)):
             agent.turns.prompted()
     except KiloError as error:
         log.warning("turn.not_taken_up", agent_id=agent.id, reason=str(error))

@@ -13,7 +13,7 @@ from gastown.contract.agents import AgentState
 from gastown.contract.errors import StartDeadlineExceeded, StartFailed
 from gastown.kilo.errors import KiloError, ServerDied
 
-__all__ = ["Comebacks", "ServerWedged", "may_return"]
+__all__ = ["RestartPolicy", "ServerWedged", "should_restart"]
 
 TRIES = 5
 WINDOW_SECONDS = 15 * 60.0
@@ -27,7 +27,7 @@ class ServerWedged(KiloError):
         super().__init__(f"kilo serve has not answered its probes for {seconds:.0f} s")
 
 
-class Comebacks:
+class RestartPolicy:
     """At most five tries in fifteen minutes, with growing pauses: a server that dies each time is given up."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Comebacks:
         return next(self._delays)
 
 
-def may_return(agent: Agent, error: BaseException) -> bool:
+def should_restart(agent: Agent, error: BaseException) -> bool:
     """Whether the end of a life is one that it survives on another server.
 
     A dead server ends every agent but the mayor, with one typed result. A wedged one is replaced for all. Once

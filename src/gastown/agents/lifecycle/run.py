@@ -14,13 +14,13 @@ from gastown.agents.launch.broker_access import admit, revoke
 from gastown.agents.launch.environment import home_of
 from gastown.agents.launch.repositories import browse_rigs
 from gastown.agents.lifecycle.idle import mind_idleness
-from gastown.agents.lifecycle.restart_policy import Comebacks, may_return
+from gastown.agents.lifecycle.restart_policy import RestartPolicy, should_restart
 from gastown.agents.lifecycle.startup import StartupReport, first_turn, lease_server, open_session, prepare
 from gastown.agents.lifecycle.watchdog import watch
 from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import keep_conversation, save_at_the_end
 from gastown.agents.session.stream import listen
-from gastown.concurrency.slots import Urgency
+from gastown.concurrency.slots import Priority
 from gastown.concurrency.supervise import contain, leaves
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import ControlError, StartDeadlineExceeded, StartFailed
@@ -44,14 +44,14 @@ class LifeOptions:
 
     def __init__(
         self,
-        urgency: Urgency,
+        priority: Priority,
         *,
         deadline: float = float("inf"),
         seconds: float = 0.0,
         predecessor: Agent | None = None,
         release: trio.Event | None = None,
     ) -> None:
-        self.urgency = urgency
+        self.priority = priority
         self.deadline = deadline
         self.seconds = seconds
         self.predecessor = predecessor
@@ -121,7 +121,7 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
         (_discard_server, _DISCARD_SECONDS),
         (_end_processes, _PROCESSES_SECONDS),  # or one that means harm would keep the save from its end
         (_save_last, _SAVE_SECONDS),
-        (_move_out, _PROCESSES_SECONDS),  # who shares the user has ended nothing meanwhile: it is ours to do
+        (_release_user, _PROCESSES_SECONDS),  # who shares the user has ended nothing meanwhile: it is ours to do
     ):
         with trio.move_on_after(seconds):
             await contain(partial(part, agent, services), on_failure=failed)
@@ -140,8 +140,8 @@ async def _save_last(agent: Agent, services: AgentServices) -> None:
         await save_at_the_end(agent, services)
 
 
-async def _move_out(agent: Agent, services: AgentServices) -> None:
-    agent.leftovers += tuple(f"process {pid}" for pid in await services.users.move_out(agent.id))
+async def _release_user(agent: Agent, services: AgentServices) -> None:
+    agent.leftovers += tuple(f"process {pid}" for pid in await services.users.release(agent.id))
 
 
 def _finish(agent: Agent) -> None:
@@ -191,21 +191,21 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
         await options.release.wait()
     with ExitStack() as calm:
         if agent.request.is_mayor:
-            calm.enter_context(services.pool.slots.quiet())
-        agent.user = services.users.move_in(agent.request, agent.workdir)
-        agent.door = admit(agent, services)
+            calm.enter_context(services.pool.slots.hold_resumes())
+        agent.user = services.users.acquire(agent.request, agent.workdir)
+        agent.endpoint = admit(agent, services)
         await prepare(agent, services)
-        await _on_servers(agent, services, options.urgency, calm)
+        await _on_servers(agent, services, options.priority, calm)
 
 
-async def _on_servers(agent: Agent, services: AgentServices, urgency: Urgency, calm: ExitStack) -> None:
+async def _on_servers(agent: Agent, services: AgentServices, priority: Priority, calm: ExitStack) -> None:
     """Live on one server, and on another one when that dies and the agent may return."""
-    comebacks = Comebacks()
+    policy = RestartPolicy()
     while True:
         try:
-            await _on_a_server(agent, services, urgency, calm)
+            await _on_a_server(agent, services, priority, calm)
         except Exception as error:
-            pause = comebacks.next() if may_return(agent, error) else None
+            pause = policy.next() if should_restart(agent, error) else None
             if pause is None:
                 if agent.state is AgentState.RUNNING:
                     agent.become(AgentState.STOPPING)
@@ -224,12 +224,12 @@ async def _return(agent: Agent, reason: str, pause: float) -> None:
     await trio.sleep(pause)
 
 
-async def _on_a_server(agent: Agent, services: AgentServices, urgency: Urgency, calm: ExitStack) -> NoReturn:
+async def _on_a_server(agent: Agent, services: AgentServices, priority: Priority, calm: ExitStack) -> NoReturn:
     report = StartupReport(agent, services)
     with trio.CancelScope() as starting:
         if agent.returning:
             starting.deadline = trio.current_time() + services.deadlines.start
-        async with lease_server(agent, services, urgency, report) as lease:
+        async with lease_server(agent, services, priority, report) as lease:
             agent.lease = lease
             if agent.is_resumed:
                 # Nobody waits for a resume, so its clock starts when its turn has come.
@@ -249,7 +249,7 @@ async def _on_a_server(agent: Agent, services: AgentServices, urgency: Urgency, 
                     nursery.start_soon(mind_idleness, agent, services, name=f"idle clock {agent.id}")
                     await trio.sleep_forever()
             except BaseException as error:
-                if not may_return(agent, error):
+                if not should_restart(agent, error):
                     if agent.state is AgentState.RUNNING:
                         agent.become(AgentState.STOPPING)
                     _close_door(agent, services)

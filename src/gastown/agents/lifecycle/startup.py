@@ -16,13 +16,13 @@ from gastown.agents.launch.repositories import prepare_worktree, write_instructi
 from gastown.agents.services import AgentServices
 from gastown.agents.session.event_log import TurnFailed
 from gastown.agents.session.snapshots import restore_conversation
-from gastown.concurrency.slots import Urgency
+from gastown.concurrency.slots import Priority
 from gastown.concurrency.waiting import wait_any
 from gastown.contract.errors import StartFailed
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.git.errors import GitError
 from gastown.git.workspace import OutsideRoot, prepare_workspace
-from gastown.isolation.agent_users import settle_in
+from gastown.isolation.agent_users import prepare_home
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
 from gastown.kilo.spec import ServerSpec
@@ -74,7 +74,7 @@ def spec_of(agent: Agent, services: AgentServices) -> ServerSpec:
         services.credentials.current,
         services.defaults,
         inherited=agent.inherited,
-        door=agent.door,
+        endpoint=agent.endpoint,
         user=agent.user,
     )
 
@@ -103,7 +103,7 @@ async def prepare(agent: Agent, services: AgentServices) -> None:
 
 @asynccontextmanager
 async def lease_server(
-    agent: Agent, services: AgentServices, urgency: Urgency, report: StartupReport
+    agent: Agent, services: AgentServices, priority: Priority, report: StartupReport
 ) -> AsyncIterator[Lease]:
     """The agent's server for the length of the block, its database restored before.
 
@@ -111,12 +111,12 @@ async def lease_server(
     """
     home = home_of(services.defaults, agent.id)
     agent.phases.enter("snapshot")
-    await settle_in(home, agent.user)
+    await prepare_home(home, agent.user)
     await restore_conversation(agent, services)
     report.reached("db_hydrated")
 
     def leasing() -> AbstractAsyncContextManager[Lease]:
-        return services.pool.lease(partial(spec_of, agent, services), urgency, agent.phases)
+        return services.pool.lease(partial(spec_of, agent, services), priority, agent.phases)
 
     async with AsyncExitStack() as stack:
         try:
@@ -156,7 +156,7 @@ async def first_turn(agent: Agent, services: AgentServices, lease: Lease, *, old
     rest, session = lease.server.rest, str(agent.session_id)
     agent.turns.expect()
     if (agent.is_resumed or agent.returning) and old_session:
-        if not await rest.take_up(session, model=model_name(agent.request.model)):
+        if not await rest.resume_interrupted(session, model=model_name(agent.request.model)):
             return
         agent.record("agent.turn_taken_up", {"reason": "The turn was interrupted, or its prompt still waited"})
     elif agent.request.prompt:
@@ -171,22 +171,22 @@ async def first_turn(agent: Agent, services: AgentServices, lease: Lease, *, old
     await _turn_opened(agent, lease.server)
     lease.settled()
     with trio.move_on_after(services.deadlines.first_word):
-        await agent.turns.spoke.wait()
+        await agent.turns.first_output.wait()
     if agent.turns.error is not None:
         raise prompt_failure(agent.turns.error)
 
 
 async def _turn_opened(agent: Agent, server: Server) -> None:
     turns = agent.turns
-    while not (turns.opened.is_set() or turns.spoke.is_set()):
+    while not (turns.opened.is_set() or turns.first_output.is_set()):
         with trio.move_on_after(_ASK_AFTER_SECONDS) as patience:
-            await wait_any(turns.opened, turns.spoke)
+            await wait_any(turns.opened, turns.first_output)
         if patience.cancelled_caught:
             session = str(agent.session_id)
             status = await server.rest.status(session, agent.workdir)
             if status.get("type") != "idle":
-                turns.lost_track(busy=True)
-            elif await server.rest.insist(session, model=model_name(agent.request.model)):
+                turns.resync(busy=True)
+            elif await server.rest.resend_unanswered(session, model=model_name(agent.request.model)):
                 log.warning("agent.prompt_sent_again", agent_id=agent.id)
 
 

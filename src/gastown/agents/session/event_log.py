@@ -78,15 +78,15 @@ class Turns:
         self.error: TurnFailed | None = None
         self.condition: dict[str, Any] | None = None
         self.opened = trio.Event()
-        self.spoke = trio.Event()
+        self.first_output = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
 
     def expect(self) -> None:
-        """Forget what was: the next `opened` and `spoke` belong to the prompt that is about to be sent."""
+        """Forget what was: the next `opened` and `first_output` belong to the prompt that is about to be sent."""
         self.error = None
         self.opened = trio.Event()
-        self.spoke = trio.Event()
+        self.first_output = trio.Event()
 
     def prompted(self) -> None:
         """A prompt was accepted: until its turn opens, or does not open in time, work is not done."""
@@ -103,14 +103,14 @@ class Turns:
         await self._idle.wait()
 
     def take(self, event: KiloEvent) -> None:
-        """`spoke` means: there is a verdict on the turn before its first word, or the first word itself."""
+        """`first_output` means: there is a verdict on the turn before its first word, or the first word itself."""
         match event.type:
             case "session.turn.open":
                 self.changes += 1
                 self._busy()
             case "session.turn.close" if event.properties.get("reason") == "superseded":
                 self.changes += 1  # the next turn opens at once: not an end of work
-                self.spoke.set()
+                self.first_output.set()
             case "session.turn.close":
                 self.changes += 1
                 self.is_open = False
@@ -118,20 +118,20 @@ class Turns:
                 self._idle.set()
                 self._signal()
                 if event.properties.get("reason") != "error":
-                    self.spoke.set()
+                    self.first_output.set()
             case "session.error":
                 self.error = self.error or TurnFailed.from_event(event.properties)
                 self.awaited_until = float("-inf")  # an error may be all that comes of a prompt
-                self.spoke.set()
+                self.first_output.set()
                 self._signal()
             case "session.status":
                 self._status(event.properties.get("status") or {})
             case "message.part.delta":
-                self.spoke.set()
+                self.first_output.set()
             case _:
                 pass
 
-    def lost_track(self, *, busy: bool) -> None:
+    def resync(self, *, busy: bool) -> None:
         """Set what a request found out, where events may have been missed."""
         self.changes += 1
         if busy:
@@ -157,6 +157,6 @@ class Turns:
         kind = status.get("type")
         if kind in ("retry", "offline"):
             self.condition = {k: v for k, v in status.items() if k in ("type", "attempt", "message", "next")}
-            self.spoke.set()
+            self.first_output.set()
         else:
             self.condition = None

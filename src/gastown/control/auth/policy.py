@@ -1,7 +1,7 @@
 """The door of the control port: which web page, which bearer and which ticket gets how far.
 
-`Doorkeeper` is in front of the framework, and refuses strangers before anything of a body is read. What a caller's
-scope opens is asked where the route is known: `admit_request` and `admit_websocket` are the app's hooks.
+`AuthMiddleware` wraps the framework and refuses unauthenticated callers before a body is read. What the scope of a
+caller allows is checked where the route is known: `admit_request` and `admit_websocket` are the app's hooks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ from gastown.control.auth.tickets import Tickets
 from gastown.control.auth.tokens import Tokens
 from gastown.settings import Settings
 
-__all__ = ["Door", "Doorkeeper", "admit_request", "admit_websocket", "caller", "door_of", "ticket_agent"]
+__all__ = [
+    "AccessPolicy",
+    "AuthMiddleware",
+    "access_policy",
+    "admit_request",
+    "admit_websocket",
+    "caller",
+    "ticket_agent",
+]
 
 log = structlog.get_logger()
 
@@ -48,7 +56,7 @@ _EXPOSED = (b"access-control-expose-headers", b"allow, retry-after, www-authenti
 
 
 @dataclass(frozen=True)
-class Door:
+class AccessPolicy:
     """Who gets in. Without `tokens` everybody that `callers` lets through is allowed everything."""
 
     tokens: Tokens
@@ -72,7 +80,7 @@ class Door:
             log.warning("control.open_to_all", host=host, consequence=consequence, remedy=_REMEDY)
 
 
-def door_of(settings: Settings, host: str) -> Door:
+def access_policy(settings: Settings, host: str) -> AccessPolicy:
     """The door of a container that listens on `host`."""
     given = {
         Scope.CONTROL: settings.gastown_control_token,
@@ -87,17 +95,17 @@ def door_of(settings: Settings, host: str) -> Door:
         listed=frozenset(settings.gastown_control_origins),
         hint="; GASTOWN_CONTROL_ORIGINS lists those that may",
     )
-    return Door(tokens, callers, settings.gastown_require_tickets)
+    return AccessPolicy(tokens, callers, settings.gastown_require_tickets)
 
 
-class Doorkeeper:
+class AuthMiddleware:
     """An app behind the door. `open_paths` are those for which nobody needs a token."""
 
-    def __init__(self, app: App, door: Door, open_paths: Collection[str]) -> None:
+    def __init__(self, app: App, policy: AccessPolicy, open_paths: Collection[str]) -> None:
         self._app = app
-        self._door = door
+        self._policy = policy
         self._open = open_paths
-        self._guard = GuardOrigins(self._enter, door.callers, lambda reason: {"error": reason})
+        self._guard = GuardOrigins(self._enter, policy.callers, lambda reason: {"error": reason})
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -106,7 +114,7 @@ class Doorkeeper:
             await self._guard(scope, receive, send)
 
     async def _enter(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        origin = self._door.callers.listed_origin(scope["headers"])
+        origin = self._policy.callers.listed_origin(scope["headers"])
         if origin is not None and scope["type"] == "http":
             send = partial(_share, send, origin.encode("latin-1"))
             if _is_preflight(scope):
@@ -114,13 +122,15 @@ class Doorkeeper:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
         bearer = bearer_of(scope["headers"])
-        held = self._door.tokens.scope_of(bearer) if self._door.tokens else Scope.CONTROL
+        held = self._policy.tokens.scope_of(bearer) if self._policy.tokens else Scope.CONTROL
         ticket = scope["type"] == "websocket" and not bearer
         if held is None and not ticket and scope["path"] not in self._open:
             log.info("request.unknown_bearer", path=scope["path"][:200], shown=bool(bearer))
-            stranger = BearerNeeded()
+            unauthenticated = BearerNeeded()
             headers = [(b"www-authenticate", b"Bearer")]
-            await refuse(scope, send, stranger.status, stranger.body.model_dump(exclude_none=True), headers)
+            await refuse(
+                scope, send, unauthenticated.status, unauthenticated.body.model_dump(exclude_none=True), headers
+            )
             return
         await self._app({**scope, _CALLER: held or Scope.OPEN}, receive, send)
 
@@ -165,14 +175,14 @@ def _check(needed: Scope, held: Scope) -> None:
         raise BearerNeeded if held is Scope.OPEN else ScopeTooSmall(needed, held)
 
 
-def admit_websocket(door: Door, tickets: Tickets, scopes: Mapping[str, Scope]) -> None:
+def admit_websocket(policy: AccessPolicy, tickets: Tickets, scopes: Mapping[str, Scope]) -> None:
     """Check the present websocket before it is accepted: by its bearer, else by its ticket.
 
     A ticket that is shown is used up, and must be good even where none is required. Raises what becomes the
     answer to the upgrade.
     """
     held = _of(websocket.scope)
-    by_bearer = bool(door.tokens) and held is not Scope.OPEN
+    by_bearer = bool(policy.tokens) and held is not Scope.OPEN
     if by_bearer:
         _check(scopes.get(websocket.endpoint or "", Scope.READ), held)
     agent_id = (websocket.view_args or {}).get("agent_id") or websocket.args.get("agentId") or None
@@ -180,7 +190,7 @@ def admit_websocket(door: Door, tickets: Tickets, scopes: Mapping[str, Scope]) -
     g.ticket_agent = None
     if name:
         g.ticket_agent = _use(tickets, name, agent_id)
-    elif door.wants_tickets and not by_bearer:
+    elif policy.wants_tickets and not by_bearer:
         raise TicketRequired
 
 

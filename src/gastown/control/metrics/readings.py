@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gastown import __version__
 from gastown.agents.agent import Agent
-from gastown.broker.metrics import BrokerFigures
-from gastown.concurrency.slots import Urgency
+from gastown.broker.metrics import BrokerMetrics
+from gastown.concurrency.slots import Priority
 from gastown.contract.drain import DrainPhase
 from gastown.control.context import Town
 from gastown.kilo.pool import Server
@@ -66,7 +66,7 @@ def _servers(town: Town) -> dict[str, Reading]:
     return {
         "gastown_spawn_slots": {(): slots.capacity},
         "gastown_spawn_slots_in_use": {(): slots.in_use},
-        "gastown_spawn_slots_waiting": {(u.name.lower(),): slots.waiting_at(u) for u in Urgency},
+        "gastown_spawn_slots_waiting": {(u.name.lower(),): slots.waiting_at(u) for u in Priority},
         "gastown_server_spawns_total": pool.spawns,
         "gastown_server_deaths_total": pool.deaths,
         "gastown_servers": Multiset((role,) for role, _ in sizes),
@@ -106,7 +106,7 @@ def _events(town: Town) -> dict[str, Reading]:
         "gastown_reports_lost_total": {(): services.reports.lost},
         "gastown_telemetry_lost_total": {(): services.telemetry.lost},
         "gastown_log_lines_dropped_total": {(): dropped_lines()},
-        "gastown_heartbeats_not_built_total": town.pulse.not_built,
+        "gastown_heartbeats_not_built_total": town.heartbeats.not_built,
     }
 
 
@@ -123,7 +123,7 @@ def _worker(town: Town) -> dict[str, Reading]:
 
 def _broker(town: Town) -> dict[str, Reading]:
     broker = town.services.broker
-    figures = broker.figures if broker is not None else BrokerFigures()
+    figures = broker.figures if broker is not None else BrokerMetrics()
     return {
         "gastown_broker_requests_total": figures.over,
         "gastown_broker_requests_in_progress": {(to,): n for to, n in figures.in_progress.items()},
@@ -133,12 +133,12 @@ def _broker(town: Town) -> dict[str, Reading]:
 
 def _drain(town: Town) -> dict[str, Reading]:
     drain = town.drain
-    left = drain.leaving.seconds_left
+    left = drain.shutdown.seconds_left
     lasting = (DrainPhase.WORKING, DrainPhase.SAVING, DrainPhase.FLUSHING)
     return {
         "gastown_drain_phase": {(drain.phase,): 1},
         "gastown_drain_phase_duration_seconds": {(phase,): drain.phases.seconds(phase) for phase in lasting},
-        "gastown_drain_budget_remaining_seconds": {(): drain.leaving.seconds if left is None else left},
+        "gastown_drain_budget_remaining_seconds": {(): drain.shutdown.seconds if left is None else left},
     }
 
 

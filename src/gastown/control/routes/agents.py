@@ -45,7 +45,7 @@ async def start() -> Response:
     agent: Agent | None = None
     with trio.move_on_at(arrival + seconds) as budget, ExitStack() as calm:
         if body.is_mayor:
-            calm.enter_context(here.services.pool.slots.quiet())
+            calm.enter_context(here.services.pool.slots.hold_resumes())
         try:
             await pass_gate(here)
         except BaseException:  # a Cancelled, or a group of them

@@ -21,7 +21,7 @@ from gastown.contract.events import AgentEvent
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.outbox.backlog import GAVE_UP, Backlog, Lane
 
-__all__ = ["Outbox", "OutboxFigures", "open_outbox"]
+__all__ = ["Outbox", "OutboxMetrics", "open_outbox"]
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ _BATCH_EVENTS, _BATCH_BYTES = 500, 1024 * 1024
 
 
 @dataclass(frozen=True)
-class OutboxFigures:
+class OutboxMetrics:
     """For metrics. `depth` and `bytes` wait now, the oldest for `age_seconds`; the others only grow.
 
     `dropped` were given up because the outbox was full, `refused` because the worker does not take them;
@@ -86,10 +86,10 @@ class Outbox:
         while any(lane.holds(newest) for lane in self._backlog.lanes.values()):
             await self._moved.wait()
 
-    def figures(self) -> OutboxFigures:
+    def figures(self) -> OutboxMetrics:
         backlog = self._backlog
         now = trio.current_time()
-        return OutboxFigures(
+        return OutboxMetrics(
             depth=backlog.depth,
             bytes=backlog.size,
             age_seconds=max((now - entry.at for entry in backlog.oldest()), default=0.0),

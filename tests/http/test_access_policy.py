@@ -14,7 +14,7 @@ from httpx2.websockets import WebSocketUpgradeError
 from gastown.assembly import live_secrets
 from gastown.contract.access import Scope
 from gastown.control.app import ROUTES, SOCKETS, create_app
-from gastown.control.auth.policy import Door, Doorkeeper, door_of
+from gastown.control.auth.policy import AccessPolicy, AuthMiddleware, access_policy
 from gastown.logs import redacted
 from gastown.testing.sockets import Refused, open_socket, refusal
 from gastown.testing.town import TOWN, FakeTown, ToldSettings
@@ -401,7 +401,7 @@ async def test_a_refusal_is_made_before_anything_of_the_body_is_read(headers: di
         "path": "/agents/start",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    await Doorkeeper(unread, door_of(settings, "0.0.0.0"), {"/health"})(scope, unread, send)
+    await AuthMiddleware(unread, access_policy(settings, "0.0.0.0"), {"/health"})(scope, unread, send)
     assert sent[0]["status"] == (403 if "origin" in headers else 401)
 
 
@@ -435,5 +435,5 @@ async def test_no_child_gets_a_token(town_on_fakes) -> None:
 
 
 def test_a_door_does_not_show_its_tokens() -> None:
-    door: Door = door_of(ToldSettings(base_env={"PATH": "/bin"}, **LOCKS), "0.0.0.0")
-    assert "canary" not in repr(door)
+    policy: AccessPolicy = access_policy(ToldSettings(base_env={"PATH": "/bin"}, **LOCKS), "0.0.0.0")
+    assert "canary" not in repr(policy)

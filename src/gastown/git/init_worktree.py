@@ -13,7 +13,7 @@ from gastown.git.rig import RigGit
 from gastown.isolation.ownership import read_small, write_whole
 from gastown.isolation.users import run_as
 
-__all__ = ["Source", "disarm", "furnish", "made_for_branch", "source_of"]
+__all__ = ["Source", "init_worktree", "made_for_branch", "sanitize_git_dir", "source_of"]
 
 _OWNER = "gastown-branch"
 """In a worktree's `.git`: for which branch we made it. Empty for one to look at."""
@@ -59,7 +59,7 @@ async def source_of(clone: Clone, commit: str) -> Source:
     return Source(commit, listed, clone.tools.credentials.address(clone.rig.rig_id))
 
 
-async def furnish(git: RigGit, branch: str | None, source: Source) -> None:
+async def init_worktree(git: RigGit, branch: str | None, source: Source) -> None:
     """A repository with the clone's objects, its remote and what that has; on `branch`, or on none."""
     wide = ("--object-format=sha256",) if len(source.commit) > 40 else ()
     await git.run("init", "--quiet", "--template=", f"--initial-branch={branch or 'main'}", *wide)
@@ -95,7 +95,7 @@ def made_for_branch(place: Path) -> str | None:
     return read_small(place / ".git" / _OWNER)
 
 
-def disarm(place: Path, address: str) -> None:
+def sanitize_git_dir(place: Path, address: str) -> None:
     """Write the configuration of a repository that another agent has left anew, and put aside what would make its
     next owner's git run something. For that owner to call; it blocks.
 

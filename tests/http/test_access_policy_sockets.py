@@ -20,7 +20,7 @@ import trio
 
 from gastown.agents.session.event_log import EventLog
 from gastown.control.app import create_app
-from gastown.control.auth.policy import door_of
+from gastown.control.auth.policy import access_policy
 from gastown.control.auth.tickets import Tickets
 from gastown.control.server import listen_on, serve_app
 from gastown.logs import LiveRedactor
@@ -40,7 +40,7 @@ async def serving(**settings: Any) -> AsyncIterator[int]:
     here: Any = SimpleNamespace(
         services=SimpleNamespace(events=EventLog(lambda: NOW)),
         tickets=Tickets(),
-        door=door_of(told, "127.0.0.1"),
+        policy=access_policy(told, "127.0.0.1"),
         now=lambda: NOW,
         redactor=LiveRedactor(tuple),
     )

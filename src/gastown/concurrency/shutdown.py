@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 import structlog
 import trio
 
-__all__ = ["Leaving"]
+__all__ = ["Shutdown"]
 
 log = structlog.get_logger()
 
@@ -19,14 +19,14 @@ PRESSED_SECONDS = 5.0
 _LAST_RESORT_SECONDS = 30.0
 
 
-class Leaving:
-    """`told` is set by whoever asks first; from then on `budget` is the scope in which all farewells happen.
+class Shutdown:
+    """`requested` is set by whoever asks first; from then on `budget` is the scope in which all farewells happen.
 
     `moved` is set, and replaced by a new one, whenever the budget's deadline changes.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.told = trio.Event()
+        self.requested = trio.Event()
         self.budget = trio.CancelScope()
         self.moved = trio.Event()
         self.seconds = seconds
@@ -37,15 +37,15 @@ class Leaving:
     @property
     def seconds_left(self) -> float | None:
         """What is left of the budget; None as long as nobody has asked to leave."""
-        return max(0.0, self.budget.deadline - trio.current_time()) if self.told.is_set() else None
+        return max(0.0, self.budget.deadline - trio.current_time()) if self.requested.is_set() else None
 
     def ask(self, why: str, seconds: float | None = None) -> None:
         """Ask to leave within `seconds`, or within the usual ones. Asked again, the budget only ever shrinks."""
         within = self._usual if seconds is None else seconds
-        if not self.told.is_set():
+        if not self.requested.is_set():
             self.why, self.seconds = why, within
             log.info("container.leaving", why=why, seconds=within)
-            self.told.set()
+            self.requested.set()
         self._end_by(trio.current_time() + within)
 
     def tell(self, why: str) -> None:
@@ -59,18 +59,18 @@ class Leaving:
         else:
             self.budget.cancel(reason=why)
 
-    async def last_resort(self, disarm: AsyncExitStack) -> None:
+    async def hard_exit_timer(self, disarm: AsyncExitStack) -> None:
         """Should the event loop itself hang, a thread ends the process some time after the budget.
 
         For the process that really leaves: it begins with being told, and lasts until `disarm` closes.
         """
-        await self.told.wait()
+        await self.requested.wait()
         timer = threading.Timer(self.seconds + _LAST_RESORT_SECONDS, os._exit, (1,))
         timer.daemon = True
         timer.start()
         disarm.callback(timer.cancel)
 
-    async def heed_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def handle_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell on each TERM and INT, until cancelled."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
