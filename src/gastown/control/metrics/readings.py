@@ -10,7 +10,6 @@ from pathlib import Path
 
 from gastown import __version__
 from gastown.agents.agent import Agent
-from gastown.broker.metrics import BrokerMetrics
 from gastown.concurrency.slots import Priority
 from gastown.contract.drain import DrainPhase
 from gastown.control.context import Town
@@ -122,8 +121,7 @@ def _worker(town: Town) -> dict[str, Reading]:
 
 
 def _broker(town: Town) -> dict[str, Reading]:
-    broker = town.services.broker
-    figures = broker.figures if broker is not None else BrokerMetrics()
+    figures = town.services.broker.figures
     return {
         "gastown_broker_requests_total": figures.over,
         "gastown_broker_requests_in_progress": {(to,): n for to, n in figures.in_progress.items()},
