@@ -31,6 +31,7 @@ from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.shutdown import Shutdown
 from gastown.concurrency.slots import PrioritySlots
+from gastown.concurrency.supervise import open_supervisor
 from gastown.contract.secret import Secret
 from gastown.contract.tools import plugin_file
 from gastown.contract.town import TownConfig
@@ -133,7 +134,7 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         await stack.enter_async_context(
             open_heartbeats(worker, heartbeats.beats, services.reports.container_ready)
         )
-        background = await stack.enter_async_context(trio.open_nursery())
+        background = await stack.enter_async_context(open_supervisor())
         report, gate = BootReport(parts.process_start), HydrationGate()
         town = Town(
             roster=roster,
@@ -159,7 +160,6 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         if worker is not None:
             hydration = Hydration(gate, worker, roster, writers[0], report, settings.gastown_gate_seconds)
         yield Open(town, hydration, writers[0] if writers else None, worker)
-        background.cancel_scope.cancel(reason="the town closes")
 
 
 async def open_services(
