@@ -50,7 +50,7 @@ class AgentDrainParts:
 
     roster: DrainingRoster
     services: AgentServices
-    worker: WorkerClient | None
+    worker: WorkerClient
     git_of: Callable[[Agent], RigGit]
     worktrees: NamedLocks = field(default_factory=NamedLocks)
 
@@ -192,10 +192,10 @@ class AgentDrain:
         except GitError as error:
             self.lost.append(f"the work: {error}")
             return
-        if agent.request.role == Role.POLECAT and parts.worker is not None:
-            await self._write_context(parts, parts.worker)
+        if agent.request.role == Role.POLECAT and parts.worker.is_configured:
+            await self._write_context(parts)
 
-    async def _write_context(self, parts: AgentDrainParts, worker: WorkerClient) -> None:
+    async def _write_context(self, parts: AgentDrainParts) -> None:
         """Tell the worker on which branch a polecat's work is, for whoever takes it up."""
         request = self.agent.request
         context = EvictionContext(
@@ -204,7 +204,7 @@ class AgentDrain:
         self.reported = False
         try:
             with trio.fail_after(_CONTEXT_SECONDS):
-                await worker.report("eviction-context", context, (request.rig_id, request.agent_id))
+                await parts.worker.report("eviction-context", context, (request.rig_id, request.agent_id))
             self.reported = True
         except (WorkerError, trio.TooSlowError) as error:
             self.lost.append(f"the eviction context: {str(error) or f'no answer in {_CONTEXT_SECONDS:g} s'}")
