@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from gastown.hall import crew
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.ledger import Ledger
 from gastown.testing.hall import agent_events, heartbeats

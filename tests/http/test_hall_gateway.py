@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
-from gastown.hall.config import mayor_context
+from gastown.hall.domain.town import mayor_context
 from gastown.hall.gateway import stand_in_text
 from gastown.hall.hall import HallOptions, open_hall
 

@@ -19,7 +19,7 @@ import trio
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.hall.app import LOGGER
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.tokens import claimed_town, mint, verify
 from gastown.hall.worker_api import SNAPSHOT_LIMIT

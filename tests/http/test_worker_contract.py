@@ -23,7 +23,7 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.contract.worker import Heartbeat, PrewarmComplete, RegistryEntry
 from gastown.hall import crew
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.ledger import Ledger
 from gastown.hall.tokens import mint

@@ -12,7 +12,6 @@ import trio
 
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
-from gastown.hall.config import TownRecord
 from gastown.hall.container import (
     ContainerDied,
     ContainerOptions,
@@ -21,6 +20,7 @@ from gastown.hall.container import (
     container_environment,
     run_container,
 )
+from gastown.hall.domain.town import TownRecord
 from gastown.hall.server import PortTaken
 
 READY = "echo ready; "

@@ -14,7 +14,7 @@ import trio.testing
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.store import MOST_EVENTS, VERSION, Store, StoreError, open_store
 
 NOTES = "these are my notes\n" * 100

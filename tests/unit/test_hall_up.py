@@ -16,7 +16,7 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.hall import up
 from gastown.hall.app import LOGGER
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.hall.lock import DirectoryUnusable, only_one
 from gastown.hall.screen import Screen, open_screen

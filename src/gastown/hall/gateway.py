@@ -16,8 +16,8 @@ from quart.wrappers.response import ResponseBody
 
 from gastown.contract.secret import Secret
 from gastown.hall.answers import Refusal, answer, read_json
-from gastown.hall.config import DEFAULT_MODEL, DEFAULT_SMALL_MODEL
 from gastown.hall.context import StandIn, context
+from gastown.hall.domain.town import DEFAULT_MODEL, DEFAULT_SMALL_MODEL
 
 __all__ = ["gateway", "stand_in_text"]
 

@@ -19,7 +19,7 @@ import trio
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
-from gastown.hall.config import RigRecord, TownRecord
+from gastown.hall.domain.town import RigRecord, TownRecord
 
 __all__ = [
     "MOST_EVENTS",

@@ -20,9 +20,9 @@ from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
 from gastown.hall.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
-from gastown.hall.config import RigRecord
 from gastown.hall.container import REFUSED, ContainerDied, write_private
 from gastown.hall.dispatch import DispatchError
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.lock import DirectoryUnusable
 from gastown.hall.mayor import MayorLost
