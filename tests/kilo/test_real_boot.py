@@ -14,7 +14,7 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.hall.domain.town import town_config
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.store import TownChanges
+from gastown.hall.store.database import TownChanges
 from tests.kilo.town import KILO, RealTown, alive, descendants, eventually, real_town
 
 pytestmark = pytest.mark.kilo

@@ -18,8 +18,8 @@ from gastown.hall import up
 from gastown.hall.app import LOGGER
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.lock import DirectoryUnusable, only_one
 from gastown.hall.screen import Screen, open_screen
+from gastown.hall.store.lock import DirectoryUnusable, only_one
 from gastown.hall.up import add_arguments, add_hall_arguments, run
 from gastown.hall.waterfall import Bar
 

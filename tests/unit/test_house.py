@@ -69,7 +69,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "assembly.py",
         "main.py",
     ),
-    "sqlite3": ("testing/", "hall/store.py", "worker/snapshots/database.py"),
+    "sqlite3": ("testing/", "hall/store/", "worker/snapshots/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),
     "os.environb": ("settings.py", "cli.py"),

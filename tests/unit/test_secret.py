@@ -46,7 +46,7 @@ REVEALS = {
     "hall/bringup.py": "the control port's token: a file for its owner only, and the container's environment",
     "hall/container.py": "the environment of the container that `up` runs",
     "hall/dispatch.py": "the orchestrator gives the town its credentials",
-    "hall/store.py": "the hall's database",
+    "hall/store/database.py": "the hall's database",
     "hall/tokens.py": "signing",
     "hall/up.py": "the file container.env, for its owner only",
     "kilo/client.py": "the header with a server's password",

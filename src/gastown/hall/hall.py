@@ -24,9 +24,9 @@ from gastown.hall.domain.town import (
     secrets_of,
     town_config,
 )
-from gastown.hall.lock import only_one
 from gastown.hall.server import serving
-from gastown.hall.store import Store, TownChanges, open_store
+from gastown.hall.store.database import Store, TownChanges, open_store
+from gastown.hall.store.lock import only_one
 from gastown.hall.tokens import mint
 
 __all__ = ["Hall", "HallOptions", "open_hall"]

@@ -24,12 +24,12 @@ from gastown.hall.container import REFUSED, ContainerDied, write_private
 from gastown.hall.dispatch import DispatchError
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.lock import DirectoryUnusable
 from gastown.hall.mayor import MayorLost
 from gastown.hall.renewal import renew
 from gastown.hall.screen import Screen, open_screen
 from gastown.hall.server import PortTaken
-from gastown.hall.store import StoreError
+from gastown.hall.store.database import StoreError
+from gastown.hall.store.lock import DirectoryUnusable
 from gastown.hall.tokens import LIFETIME
 from gastown.logs import RedactingFormatter
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from gastown.contract.wire import iso
 from gastown.hall.answers import Refusal
 from gastown.hall.context import context
-from gastown.hall.store import Connection, Row
+from gastown.hall.store.database import Connection, Row
 
 __all__ = ["Ledger", "in_ledger", "new_id"]
 
