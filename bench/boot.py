@@ -34,7 +34,7 @@ from gastown.hall.container import (
     container_environment,
     run_container,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
+from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
 from gastown.hall.domain.town import town_config
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.kilo.server import launch

@@ -13,7 +13,7 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.hall.domain.town import mayor_context
-from gastown.hall.gateway import stand_in_text
+from gastown.hall.gateway_stub import stand_in_text
 from gastown.hall.hall import HallOptions, open_hall
 
 COMPLETIONS = "/api/openrouter/chat/completions"

@@ -23,7 +23,7 @@ from gastown.hall.container import (
     container_environment,
     run_container,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
+from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 
 KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"

@@ -16,7 +16,7 @@ from gastown.contract.town import RefreshAnswer
 from gastown.hall import bringup, up
 from gastown.hall.bringup import UpOptions
 from gastown.hall.container import write_private
-from gastown.hall.dispatch import Dispatch, DispatchError
+from gastown.hall.control_client import Dispatch, DispatchError
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.renewal import renew
 from gastown.hall.screen import Screen

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # name: the files and folders below gastown/ that may use it. A name covers all that is inside it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "quart": ("control/", "hall/", "testing/"),
+    "quart": ("control/", "hall/api/", "hall/gateway_stub.py", "testing/"),
     "quart_schema": ("control/", "hall/"),
     "quart_trio": ("control/", "hall/"),
     "httpx2": (
@@ -55,7 +55,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "kilo/terminal.py",
         "worker/",
         "broker/",
-        "hall/dispatch.py",
+        "hall/control_client.py",
         "assembly.py",
         "main.py",
     ),
@@ -65,7 +65,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "kilo/client.py",
         "worker/",
         "broker/",
-        "hall/dispatch.py",
+        "hall/control_client.py",
         "assembly.py",
         "main.py",
     ),

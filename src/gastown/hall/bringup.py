@@ -32,7 +32,7 @@ from gastown.hall.container import (
     run_container,
     write_private,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
+from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.mayor import Told, Turn, follow, tell
 from gastown.hall.renewal import renew

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from gastown.contract.agents import PublicAgent
 from gastown.contract.secret import Secret
+from gastown.hall.api.context import HallContext, StandIn
 from gastown.hall.app import LOGGER, create_app
-from gastown.hall.context import HallContext, StandIn
-from gastown.hall.dispatch import Dispatch
+from gastown.hall.control_client import Dispatch
 from gastown.hall.domain.town import (
     STAND_IN_TOKEN,
     RigRecord,

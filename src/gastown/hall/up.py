@@ -21,7 +21,7 @@ from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
 from gastown.hall.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
 from gastown.hall.container import REFUSED, ContainerDied, write_private
-from gastown.hall.dispatch import DispatchError
+from gastown.hall.control_client import DispatchError
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.mayor import MayorLost

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gastown.hall.answers import Refusal
-from gastown.hall.shown import Bead, Molecule, MoleculeAdvanced
+from gastown.hall.api.answers import Refusal
+from gastown.hall.api.responses import Bead, Molecule, MoleculeAdvanced
 from gastown.hall.store.database import Row
 from gastown.hall.store.transaction import Ledger, new_id
 

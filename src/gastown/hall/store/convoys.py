@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from gastown.hall.answers import Refusal
-from gastown.hall.shown import Assignment, Convoy, ConvoyParts, Total
+from gastown.hall.api.answers import Refusal
+from gastown.hall.api.responses import Assignment, Convoy, ConvoyParts, Total
+from gastown.hall.api.tool_bodies import SlingBatch
 from gastown.hall.store.beads import (
     FINISHED,
     bead,
@@ -19,7 +20,6 @@ from gastown.hall.store.beads import (
 from gastown.hall.store.database import Row
 from gastown.hall.store.rig_agents import assign, show_agent, someone_for
 from gastown.hall.store.transaction import Ledger, new_id
-from gastown.hall.tool_bodies import SlingBatch
 
 __all__ = [
     "add_bead",

@@ -9,12 +9,12 @@ from quart import Blueprint
 
 from gastown.contract.identifiers import AgentId
 from gastown.contract.worker import ACCEPTS_BATCHES, ACCEPTS_HEADER, NudgeDelivered, Nudges
-from gastown.hall.answers import Answer, Refusal, done, issues, read_json, reply
-from gastown.hall.shown import DrainNonce
+from gastown.hall.api.answers import Answer, Refusal, done, issues, read_json, reply
+from gastown.hall.api.responses import DrainNonce
+from gastown.hall.api.worker_api import require_identifiers, require_token
 from gastown.hall.store import records, rig_agents
 from gastown.hall.store.records import AgentEventRecord
 from gastown.hall.store.transaction import in_ledger
-from gastown.hall.worker_api import require_identifiers, require_token
 
 __all__ = ["agent_api"]
 

@@ -7,12 +7,10 @@ from typing import get_args
 from quart import Blueprint, request
 
 from gastown.contract.git import Remote
-from gastown.hall.answers import Answer, Refusal, done
-from gastown.hall.context import context
-from gastown.hall.shown import Assignment, Bead, Convoy, ConvoyParts, CrewMember, Deleted, RigShown, Total
-from gastown.hall.store import beads, convoys, rig_agents
-from gastown.hall.store.transaction import Ledger, in_ledger
-from gastown.hall.tool_bodies import (
+from gastown.hall.api.answers import Answer, Refusal, done
+from gastown.hall.api.context import context
+from gastown.hall.api.responses import Assignment, Bead, Convoy, ConvoyParts, CrewMember, Deleted, RigShown, Total
+from gastown.hall.api.tool_bodies import (
     BeadChanges,
     BeadIds,
     BeadStatus,
@@ -25,8 +23,10 @@ from gastown.hall.tool_bodies import (
     SlingBatch,
     UiAction,
 )
-from gastown.hall.tool_requests import as_agent, body_as, sender
-from gastown.hall.worker_api import require_identifiers, require_token
+from gastown.hall.api.tool_requests import as_agent, body_as, sender
+from gastown.hall.api.worker_api import require_identifiers, require_token
+from gastown.hall.store import beads, convoys, rig_agents
+from gastown.hall.store.transaction import Ledger, in_ledger
 
 __all__ = ["mayor_tools"]
 

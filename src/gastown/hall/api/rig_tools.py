@@ -7,12 +7,18 @@ import json
 from quart import Blueprint
 
 from gastown.contract.agents import Role
-from gastown.hall.answers import Answer, Refusal, done
-from gastown.hall.shown import Bead, Letter, Molecule, MoleculeAdvanced, NudgeLeft, Primer, ReviewBead, ReworkBead
-from gastown.hall.store import beads, rig_agents
-from gastown.hall.store.database import Row
-from gastown.hall.store.transaction import Ledger, in_ledger
-from gastown.hall.tool_bodies import (
+from gastown.hall.api.answers import Answer, Refusal, done
+from gastown.hall.api.responses import (
+    Bead,
+    Letter,
+    Molecule,
+    MoleculeAdvanced,
+    NudgeLeft,
+    Primer,
+    ReviewBead,
+    ReworkBead,
+)
+from gastown.hall.api.tool_bodies import (
     Checkpoint,
     Closing,
     Done,
@@ -24,8 +30,11 @@ from gastown.hall.tool_bodies import (
     StepSummary,
     TriageResolution,
 )
-from gastown.hall.tool_requests import as_agent, body_as, sender
-from gastown.hall.worker_api import require_identifiers, require_token
+from gastown.hall.api.tool_requests import as_agent, body_as, sender
+from gastown.hall.api.worker_api import require_identifiers, require_token
+from gastown.hall.store import beads, rig_agents
+from gastown.hall.store.database import Row
+from gastown.hall.store.transaction import Ledger, in_ledger
 
 __all__ = ["rig_tools"]
 
