@@ -17,10 +17,10 @@ from quart_trio import QuartTrio
 from gastown.contract.agents import AgentState
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
-from gastown.hall import up
+from gastown.hall.cli import up
+from gastown.hall.cli.mayor import tell
 from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.mayor import tell
 from gastown.hall.server import serving
 
 MOMENT = "2030-05-01T12:00:00.000Z"

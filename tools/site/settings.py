@@ -11,9 +11,9 @@ from pydantic.fields import FieldInfo
 
 from gastown.contract.secret import Secret
 from gastown.hall.api.worker_api import SNAPSHOT_LIMIT
-from gastown.hall.bringup import UpOptions
-from gastown.hall.container import container_environment
+from gastown.hall.cli.bringup import UpOptions
 from gastown.hall.domain.town import TownRecord
+from gastown.hall.drivers.process import container_environment
 from gastown.settings import Settings
 from tools.site.markdown import beneath, code, table
 
