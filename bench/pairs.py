@@ -2,7 +2,7 @@
 
 A machine's speed drifts by more than most changes are worth. So both are measured in the same minutes, in the
 order A B, B A, A B …, and what is compared is the quotient of each pair. A figure is *worse* when the 95 %
-interval of that quotient lies beyond 1.05, *better* when it lies below 1/1.05; else the runs do not tell them apart.
+interval of that quotient lies beyond 1.05, *better* when it lies below 1/1.05; else the runs tell no difference.
 """
 
 from __future__ import annotations
