@@ -30,7 +30,7 @@ from hypercorn.typing import (
     Scope,
 )
 
-from gastown.concurrency.supervise import contain, leaves
+from gastown.concurrency.supervise import leaves
 
 __all__ = ["DEAD_PEER_MS", "Adopt", "Exchange", "FinishResponses", "listen", "quiet_config", "serve_connections"]
 
@@ -215,10 +215,10 @@ class _Adoption:
 
 
 async def _serve_one(app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream) -> None:
-    def failed(error: Exception) -> None:
-        cause = leaves(error)[0]
-        log.warning("connection.failed", reason=f"{type(cause).__name__}: {cause}")
-
     # hypercorn's type says that every stream is an encrypted one.
     encrypted = cast("trio.SSLStream[trio.SocketStream]", stream)
-    await contain(TCPServer(app, config, context, ConnectionState({}), encrypted).run, on_failure=failed)
+    try:
+        await TCPServer(app, config, context, ConnectionState({}), encrypted).run()
+    except Exception as error:  # noqa: BLE001 - a boundary: the other connections go on
+        cause = leaves(error)[0]
+        log.warning("connection.failed", reason=f"{type(cause).__name__}: {cause}")

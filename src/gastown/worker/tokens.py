@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import trio
-
+from gastown.concurrency.signal import Signal
 from gastown.contract.secret import Secret, credentials_among
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
@@ -80,7 +79,7 @@ class LiveCredentials:
     def __init__(self, initial: Credentials) -> None:
         self.current = initial
         self._generation = initial.generation
-        self._token_given = trio.Event()
+        self._token_given = Signal()
 
     def next_generation(self) -> int:
         """The town's one counter: of two things that were given, the later one has the higher number."""
@@ -90,13 +89,11 @@ class LiveCredentials:
     def replace_token(self, token: Secret) -> None:
         """From now on every call to the worker carries `token`."""
         self._replace(container_token=token)
-        given, self._token_given = self._token_given, trio.Event()
-        given.set()
+        self._token_given.send()
 
     async def token_after(self, token: Secret | None) -> None:
         """Return once the live container token is not `token`. The same text, given again, is another token."""
-        while self.current.container_token is token:
-            await self._token_given.wait()
+        await self._token_given.wait_until(lambda: self.current.container_token is not token)
 
     def replace_town(self, config: TownConfig) -> None:
         """Take a whole new town configuration; what it does not say is no longer so.
