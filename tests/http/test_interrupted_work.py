@@ -19,9 +19,12 @@ async def test_a_prompt_that_waits_for_its_turn_survives_a_restart(town_on_fakes
     async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(turn_seconds=100))) as town:
         await town.start("pole-1")
         await town.client.post("/agents/pole-1/message", json={"prompt": "and then?"})
-        await town.client.post("/refresh-token", json={"token": "new"})
-        await trio.sleep(10)
+        await town.client.post("/sync-config", headers={"X-Town-Config": '{"git_author_name": "Ada"}'})
+        await trio.sleep(150)
         assert await town.condition("pole-1") == "busy"
+        await trio.sleep(100)
+        closes = [e for e in await town.events("pole-1") if e["event"] == "session.turn.close"]
+        assert (len(closes), town.kilo.server("pole-1").spec.env["GIT_AUTHOR_NAME"]) == (2, "Ada")
 
 
 async def test_a_prompt_that_was_never_answered_is_taken_up_at_the_next_boot(town_on_fakes) -> None:

@@ -70,7 +70,8 @@ async def test_a_null_organisation_is_final_and_an_absent_one_leaves_it_to_the_e
     async with town_on_fakes(gastown_organization_id="of-the-environment") as town:
         town.mayor_known(organizationId=told)
         await town.hydrated()
-        assert town.kilo.spawns[0].spec.env.get("KILO_ORG_ID") == expected
+        bearer = town.kilo.spawns[0].spec.env["KILOCODE_TOKEN"]
+        assert town.opened.town.services.broker.grants.find(bearer).access.gateway().organization == expected
 
 
 @pytest.mark.parametrize("fault", ["status", "garbage", "unusable"])

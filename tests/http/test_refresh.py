@@ -280,6 +280,19 @@ async def test_a_busy_server_is_restarted_at_the_end_of_its_turn(town_on_fakes) 
         assert (closes, authors(town)) == (["completed"], {"pole-1": "Ada"})
 
 
+@pytest.mark.parametrize("after", [0.5, 1.0, 2.0, 2.4])
+async def test_an_agent_that_is_still_starting_has_the_newest_author_in_the_end(
+    town_on_fakes, after: float
+) -> None:
+    """Also where its server was spawned before the change came."""
+    async with town_on_fakes() as town:
+        town.start_soon("pole-1")
+        await trio.sleep(after)
+        await rename(town)
+        await trio.sleep(20)
+        assert authors(town) == {"pole-1": "Ada"}
+
+
 @pytest.mark.parametrize("after", [0.0, 1.0, 2.0, 2.1, 2.2, 2.2001, 2.3, 2.5])
 async def test_an_agent_that_ends_meanwhile_leaves_no_successor(town_on_fakes, after: float) -> None:
     """Also one that is stopped while its new server waits for the switch."""

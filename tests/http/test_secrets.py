@@ -136,14 +136,16 @@ async def test_the_password_of_a_server_is_told_to_nobody_and_stands_in_no_addre
         assert terminal.body["env"] == {"GASTOWN_TERMINAL_PASSWORD": server.endpoint.password.reveal()}
 
 
-async def test_the_children_did_get_them(town_on_fakes) -> None:
+async def test_the_town_did_get_them(town_on_fakes) -> None:
     """So that the other tests look for something that is there."""
     async with town_on_fakes(**SETTINGS) as town:
         plant(town)
         await town.hydrated()
+        here = town.opened.town
+        got = [secret.reveal() for secret in live_secrets(town.settings, here.roster, here.services)]
         await with_secrets(town, "pole-3")
-        got = "".join(value for spawn in town.kilo.spawns for value in spawn.spec.env.values())
-        assert set(found(got)) >= {
+        got += [secret.reveal() for secret in live_secrets(town.settings, here.roster, here.services)]
+        assert set(found("".join(got))) >= {
             "container",
             "session",
             "kilo-of-the-context",
@@ -158,7 +160,9 @@ async def test_the_children_did_get_them(town_on_fakes) -> None:
 
 def its_environment(spawn: Spawn) -> tuple[str, ...]:
     """What a program that cannot go on may print of itself."""
-    return tuple(f"error: {value} is no good for {name}" for name, value in spawn.spec.env.items() if found(value))
+    return tuple(
+        f"error: {value} is no good for {name}" for name, value in spawn.spec.env.items() if "gtb." in value
+    )
 
 
 def crashing(network: MemoryNetwork) -> FakeLauncher:

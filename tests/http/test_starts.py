@@ -164,7 +164,7 @@ async def test_a_start_changes_nothing_live_before_the_gate(town_on_fakes) -> No
         assert (generation(town), (await town.health())["agents"]) == (before, 0)
         await start.result()
         assert generation(town) == before + 1
-        assert town.kilo.spawns[0].spec.env["COLOUR"] == "green"
+        assert town.opened.town.services.credentials.current.town.env_vars["COLOUR"].reveal() == "green"
 
 
 async def test_a_refused_start_leaves_the_config_as_it_was(town_on_fakes) -> None:

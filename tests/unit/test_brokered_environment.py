@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from gastown.agents.launch.broker_access import AgentAccess
 from gastown.agents.launch.desired import Desired
 from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, derive
-from gastown.broker.grants import Gateway
+from gastown.agents.launch.plan import StartPlan
+from gastown.broker.grants import Gateway, Grants
+from gastown.broker.listener import Broker
+from gastown.broker.metrics import BrokerMetrics
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
@@ -113,3 +117,22 @@ def test_no_custom_variable_takes_the_place_of_one_of_the_servers(user: User | N
 def test_neither_a_door_nor_a_gateway_shows_its_secret() -> None:
     assert "gtb" not in repr(DOOR)
     assert "secret" not in repr(Gateway(Secret("secret"), None))
+
+
+def test_a_plan_derives_its_server_once_until_what_it_is_derived_from_changes(monkeypatch) -> None:
+    derived: list[ServerSpec] = []
+
+    def counting(*arguments: Any, **named: Any) -> ServerSpec:
+        derived.append(derive(*arguments, **named))
+        return derived[-1]
+
+    monkeypatch.setattr("gastown.agents.launch.plan.derive", counting)
+    live = LiveCredentials(Credentials())
+    broker = Broker("http://broker", Grants(), BrokerMetrics())
+    services: Any = SimpleNamespace(credentials=live, defaults=DEFAULTS, broker=broker)
+    plan = StartPlan(lambda: Desired(REQUEST, 10), "/w", None, services)
+    assert plan.spec() is plan.spec()
+    live.replace_token(Secret("newer"))
+    assert (plan.spec(), len(derived)) == (derived[0], 1)
+    live.replace_town(TownConfig(git_author_name="Ada"))
+    assert (plan.spec().env["GIT_AUTHOR_NAME"], len(derived)) == ("Ada", 2)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gastown.agents.agent import ACTIVE, EDGES, Agent, IllegalTransition
+from gastown.agents.agent import Agent
 from gastown.agents.launch.desired import Desired
+from gastown.agents.lifecycle.states import ACTIVE, EDGES, IllegalTransition
 from gastown.agents.session.event_log import EventLog
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.kilo.stream import KiloEvent
@@ -51,13 +52,13 @@ def said(agent: Agent, kind: str, *, session: str = "ses_1", **properties: Any) 
 
 @pytest.mark.parametrize(("before", "after"), list(product(S, S)))
 async def test_only_the_edges_of_the_table_can_be_taken(agent: Agent, before: S, after: S) -> None:
-    agent.state = before
+    agent.lifecycle.state = before
     if (before, after) in ALLOWED:
-        agent.become(after)
+        agent.lifecycle.become(after)
         assert agent.state is after
     else:
         with pytest.raises(IllegalTransition, match=f"{before} to {after}"):
-            agent.become(after)
+            agent.lifecycle.become(after)
 
 
 def test_the_ends_are_final() -> None:
@@ -69,9 +70,9 @@ def test_starting_and_running_agents_are_active() -> None:
 
 
 async def test_every_change_of_state_is_announced_and_kept_as_an_event(agent: Agent, changes: list[str]) -> None:
-    agent.become(S.RUNNING)
-    agent.become(S.STOPPING, "stopped")
-    agent.become(S.EXITED)
+    agent.lifecycle.become(S.RUNNING)
+    agent.lifecycle.become(S.STOPPING, "stopped")
+    agent.lifecycle.become(S.EXITED)
     kept = agent._events.after(agent.id, 0)
     assert [(event.event, event.data) for event in kept] == [
         ("agent.status", {"status": "running", "reason": None}),
@@ -82,15 +83,15 @@ async def test_every_change_of_state_is_announced_and_kept_as_an_event(agent: Ag
 
 
 async def test_the_reason_of_an_end_stays_when_the_next_state_brings_none(agent: Agent) -> None:
-    agent.become(S.STOPPING, "stopped")
-    agent.become(S.EXITED)
+    agent.lifecycle.become(S.STOPPING, "stopped")
+    agent.lifecycle.become(S.EXITED)
     assert agent.exit_reason == "stopped"
 
 
 @pytest.mark.parametrize("state", [S.RUNNING, S.STOPPING, S.FAILED])
 async def test_leaving_the_start_settles_it(agent: Agent, state: S) -> None:
     assert not agent.settled.is_set()
-    agent.become(state)
+    agent.lifecycle.become(state)
     assert agent.settled.is_set()
 
 
@@ -172,7 +173,7 @@ async def test_a_starting_agents_condition_names_its_phase(agent: Agent) -> None
 
 async def test_a_running_agents_condition_is_what_kilo_says_of_it(agent: Agent) -> None:
     agent.session_id = "ses_1"
-    agent.become(S.RUNNING)
+    agent.lifecycle.become(S.RUNNING)
     seen = [condition(agent)]
     for kind, properties in (
         ("session.turn.open", {}),

@@ -12,51 +12,36 @@ import structlog
 import trio
 
 from gastown.agents.launch.desired import Desired
-from gastown.agents.launch.environment import BrokerEndpoint
+from gastown.agents.launch.plan import StartPlan
 from gastown.agents.lifecycle.start_metrics import CountedStart, Outcome
+from gastown.agents.lifecycle.states import Lifecycle
+from gastown.agents.runtime import Runtime
 from gastown.agents.session.activity import Activity
 from gastown.agents.session.event_log import EventLog
 from gastown.agents.session.saving import Saving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
-from gastown.contract.errors import ControlError, StartDeadlineExceeded
+from gastown.contract.errors import AgentNotRunning, ControlError, StartDeadlineExceeded
 from gastown.contract.secret import credentials_among
 from gastown.git.rig import RigReport
 from gastown.isolation.users import User
-from gastown.kilo.pool import Lease
 from gastown.kilo.stream import KiloEvent
 from gastown.worker.outbox.pump import Outbox
 
-__all__ = ["ACTIVE", "EDGES", "Agent", "IllegalTransition"]
+__all__ = ["Agent"]
 
 log = structlog.get_logger()
-
-EDGES: Mapping[AgentState, frozenset[AgentState]] = {
-    AgentState.STARTING: frozenset({AgentState.RUNNING, AgentState.STOPPING, AgentState.FAILED}),
-    AgentState.RUNNING: frozenset({AgentState.STOPPING, AgentState.STARTING}),  # starting: its server has died
-    AgentState.STOPPING: frozenset({AgentState.EXITED, AgentState.FAILED}),
-    AgentState.EXITED: frozenset(),
-    AgentState.FAILED: frozenset(),
-}
-ACTIVE = frozenset({AgentState.STARTING, AgentState.RUNNING})
-
-
-class IllegalTransition(Exception):
-    """A bug in this program: a state change that the table does not allow."""
 
 
 class Agent:
     """One attempt at one agent. A later start of the same id is another `Agent`.
 
-    `scope` cancels its life; `settled` is set when its start has ended, well or badly, and `ended` when nothing
-    of it is left. `failure` is the one terminal error, if it failed. `nursery` and `listening` belong to its
-    life and are there while it has a server. `swapping` is held for a whole change of server, `switching` only
-    for the moment in which one server takes over from the other: no prompt may be sent then. `returning` is
-    set once a server of it has died and it is coming back, or has come back. `repository` are the reports of its
-    worktree and its rig, while git works for its start. `user` is who it lives as, once it does: ourselves, if
-    None. `ends_told` is how many ends of its turns the worker has been told of. `secrets` are the credentials of
-    its start.
-    `counted` is who counts its starts, if anybody does.
+    `lifecycle` is where it is between its start and its end; `desired` what is wanted of it; `plan` what its start
+    works with, from its beginning; `runtime` its use of a server, while it has one. `session_id` is the session
+    that it had last. `returning` is set once a server of it has died and it is coming back, or has come back.
+    `repository` are the reports of its worktree and its rig, while git works for its start. `ends_told` is how
+    many ends of its turns the worker was told of. `secrets` are the credentials of its start. `counted` counts
+    its starts. `leftovers` is what could not be ended.
     """
 
     def __init__(
@@ -75,27 +60,15 @@ class Agent:
         self.secrets = tuple(
             chain(credentials_among(self.request.env_vars), credentials_among(desired.inherited or {}))
         )
-        self.endpoint: BrokerEndpoint | None = None
-        self.user: User | None = None
-        self.state = AgentState.STARTING
-        self.failure: ControlError | None = None
-        self.exit_reason: str | None = None
+        self.lifecycle = Lifecycle(desired.request.agent_id, self._moved)
+        self.plan: StartPlan | None = None
+        self.runtime: Runtime | None = None
         self.session_id: str | None = None
-        self.lease: Lease | None = None
         self.saving = Saving()
         self.returning = False
         self.repository: tuple[RigReport, ...] = ()
         self.phases = PhaseLog(self._entered)
         self.counted: CountedStart | None = None
-        self.scope = trio.CancelScope()
-        self.settled = trio.Event()
-        self.ended = trio.Event()
-        self.nursery: trio.Nursery | None = None
-        self.listening: trio.CancelScope | None = None
-        self.swapping = trio.Lock()
-        self.switching = trio.Lock()
-        self.successor_waits = False
-        self.evicted = False
         self.ends_told = 0
         self.leftovers: tuple[str, ...] = ()
         self._now = now
@@ -121,25 +94,55 @@ class Agent:
         self.desired = self.desired.change(generation, fields)
 
     @property
+    def state(self) -> AgentState:
+        return self.lifecycle.state
+
+    @property
+    def failure(self) -> ControlError | None:
+        return self.lifecycle.failure
+
+    @property
+    def exit_reason(self) -> str | None:
+        return self.lifecycle.exit_reason
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        return self.lifecycle.scope
+
+    @property
+    def settled(self) -> trio.Event:
+        return self.lifecycle.settled
+
+    @property
+    def ended(self) -> trio.Event:
+        return self.lifecycle.ended
+
+    @property
     def is_active(self) -> bool:
-        return self.state in ACTIVE
+        return self.lifecycle.is_active
+
+    @property
+    def user(self) -> User | None:
+        """The user that it lives as, once it does; None: ourselves."""
+        return self.plan.user if self.plan is not None else None
+
+    def running(self) -> Runtime:
+        """The use of a server by an agent that runs. Raises `AgentNotRunning`; ask at the moment of use."""
+        if self.state is not AgentState.RUNNING or self.runtime is None:
+            raise AgentNotRunning(self.id, self.state)
+        return self.runtime
 
     @property
     def is_resumed(self) -> bool:
         """Whether the registry of an earlier container brought it, rather than a caller of this one."""
         return self.desired.inherited is not None
 
-    def become(self, state: AgentState, reason: str | None = None) -> None:
-        """The one place where the state changes; each change is logged, kept as an event, and announced."""
-        if state not in EDGES[self.state]:
-            raise IllegalTransition(f"agent {self.id}: {self.state} to {state}")
-        before, self.state = self.state, state
-        self.exit_reason = reason if reason is not None else self.exit_reason
+    def _moved(self, before: AgentState, reason: str | None) -> None:
+        """Each change of state is counted, logged, kept as an event, and announced."""
         self._count(before)
-        if state is not AgentState.STARTING:
-            self.settled.set()
-        log.info("agent.state", agent_id=self.id, attempt=self.attempt, before=before, after=state, reason=reason)
-        self._keep("agent.status", {"status": state, "reason": reason})
+        after = self.state
+        log.info("agent.state", agent_id=self.id, attempt=self.attempt, before=before, after=after, reason=reason)
+        self._keep("agent.status", {"status": after, "reason": reason})
         self._on_change()
 
     def record(self, event: str, data: dict[str, Any]) -> None:
@@ -187,7 +190,7 @@ class Agent:
         return {
             "agent_id": self.id,
             "status": self.state,
-            "server_port": self.lease.server.port if self.lease is not None else None,
+            "server_port": self.runtime.server.port if self.runtime is not None else None,
             "session_id": self.session_id,
             "started_at": self.started_at,
             "last_activity_at": self.activity.last_at,

@@ -57,7 +57,7 @@ def _beat(agent: Agent, roster: Roster, instance_id: str) -> Heartbeat:
         active_tools=known.active_tools,
         message_count=known.message_count,
         container_instance_id=instance_id,
-        process_alive=agent.lease is not None and not agent.lease.server.ended.is_set(),
+        process_alive=agent.runtime is not None and not agent.runtime.server.ended.is_set(),
         event_age_ms=None
         if known.last_event_at is None
         else (now - known.last_event_at) // timedelta(milliseconds=1),

@@ -13,10 +13,11 @@ from gastown.agents.agent import Agent
 from gastown.agents.launch.desired import Desired, effective
 from gastown.agents.lifecycle.run import LifeOptions, live
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
+from gastown.agents.lifecycle.states import Leaving
 from gastown.agents.services import AgentServices
 from gastown.agents.session.prompts import send_prompt
 from gastown.concurrency.slots import Priority
-from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest, StopAnswer
+from gastown.contract.agents import AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound
 from gastown.contract.secret import Secret
 from gastown.contract.worker import RegistryEntry
@@ -94,10 +95,10 @@ class Roster:
         desired = Desired.stored(entry.request, entry.env)
         return self._begin(desired, entry.workdir, LifeOptions(priority, release=release))
 
-    async def stop(self, agent_id: str, reason: str = "stopped") -> StopAnswer:
+    async def stop(self, agent_id: str) -> StopAnswer:
         """End an agent in whatever state it is, and wait until nothing of it is left."""
         agent = self.get(agent_id)
-        self._cancel(agent, reason)
+        agent.lifecycle.leave(Leaving.STOPPED)
         await agent.ended.wait()
         return StopAnswer(leftovers=agent.leftovers)
 
@@ -112,8 +113,7 @@ class Roster:
     def evict(self, agent: Agent) -> None:
         """Begin to end an agent because the container goes; the registry keeps it for the next one."""
         if agent.is_active:
-            agent.evicted = True
-            self._cancel(agent, "evicted")
+            agent.lifecycle.leave(Leaving.EVICTED)
 
     def secrets(self) -> Iterator[Secret]:
         """What came with the starts of all agents that are still known, for the log's redaction."""
@@ -123,7 +123,9 @@ class Roster:
     def registry(self) -> list[RegistryEntry]:
         """What a next container must bring back."""
         known = self._agents.values()
-        return [self._entry(agent) for agent in known if agent.is_active or agent.evicted]
+        return [
+            self._entry(agent) for agent in known if agent.is_active or agent.lifecycle.leaving is Leaving.EVICTED
+        ]
 
     def _entry(self, agent: Agent) -> RegistryEntry:
         """The next container takes the request's variables before `env`, so a newer token goes into both."""
@@ -144,8 +146,7 @@ class Roster:
         before = self._agents.get(request.agent_id)
         if before is not None and not before.ended.is_set():
             options.predecessor = before
-            before.successor_waits = True
-            self._cancel(before, "replaced by a newer start")
+            before.lifecycle.leave(Leaving.REPLACED)
         agent = Agent(
             desired,
             workdir=workdir,
@@ -163,12 +164,6 @@ class Roster:
         self._nursery.start_soon(self._forget_events, agent, name=f"events of {agent.id}")
         self._on_change()
         return agent
-
-    @staticmethod
-    def _cancel(agent: Agent, reason: str) -> None:
-        if agent.is_active:
-            agent.become(AgentState.STOPPING, reason)
-        agent.scope.cancel(reason=reason)
 
     async def _forget_events(self, agent: Agent) -> None:
         """Let go of an ended agent's events after a while, unless a later attempt of it goes on with them."""

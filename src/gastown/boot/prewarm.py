@@ -5,19 +5,17 @@ from __future__ import annotations
 import structlog
 import trio
 
-from gastown.agents.launch.broker_access import admit
 from gastown.agents.launch.desired import Desired
-from gastown.agents.launch.environment import derive, home_of, model_name
+from gastown.agents.launch.environment import model_name
+from gastown.agents.launch.plan import StartPlan, workspace
 from gastown.agents.roster import Roster, workdir_of
 from gastown.boot.report import BootReport
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import Priority
 from gastown.contract.agents import Role, StartAgentRequest
 from gastown.contract.worker import MayorContext, PrewarmComplete
-from gastown.git.workspace import prepare_workspace
 from gastown.isolation.agent_users import prepare_home
 from gastown.kilo.pool import Server
-from gastown.kilo.spec import ServerSpec
 from gastown.worker.client import WorkerClient
 
 __all__ = ["ConversationUnknown", "expected_request", "prewarm_mayor"]
@@ -103,43 +101,26 @@ async def _check_model(request: StartAgentRequest, workdir: str, server: Server)
 async def _warm(request: StartAgentRequest, roster: Roster, report: BootReport) -> bool:
     """Returns whether there was a server to start. A start that comes meanwhile waits for it."""
     services = roster.services
+    desired = Desired(request, services.credentials.next_generation())
     workdir = workdir_of(request, services.paths)
-    home = home_of(services.defaults, request.agent_id)
-    user = services.users.of(request)
+    plan = StartPlan(lambda: desired, workdir, services.users.of(request), services)
     with report.bar("workspace", request.agent_id):
-        await prepare_workspace(services.paths, workdir, services.defaults.base_env, user)
-        await prepare_home(home, user)
+        await workspace(plan)
+        await prepare_home(plan.home, plan.user)
 
     mayor = roster.find(request.agent_id)
     if mayor is not None and mayor.is_active and not mayor.is_resumed:
         # It has the server, for as long as it lives, and what the broker lets it do is that of its own request.
         return False
-    desired = Desired(request, services.credentials.next_generation())
-    endpoint = admit(lambda: desired, user, services)
-
-    def spec() -> ServerSpec:
-        return derive(
-            request, workdir, services.credentials.current, services.defaults, endpoint=endpoint, user=user
-        )
-
-    restored = trio.Event()
-
-    async def restore() -> None:
-        with report.bar("snapshot", request.agent_id) as bar:
-            bar.outcome = await services.snapshots.restore(home, request.rig_id, request.agent_id, user=user)
-        if bar.outcome == "unavailable":
-            # A server that is warm without the stored conversation would have to go when it can be had.
-            raise ConversationUnknown
-        restored.set()
-
-    async def spawn() -> None:
-        await restored.wait()  # kilo opens its database while it starts
-        with report.bar("prewarm", request.agent_id):
-            async with services.pool.lease(spec, Priority.PREWARM, PhaseLog()) as lease:
-                await _check_model(request, workdir, lease.server)
-                lease.park()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(restore, name="prewarm snapshot")
-        nursery.start_soon(spawn, name="prewarm spawn")
+    with report.bar(
+        "snapshot", request.agent_id
+    ) as bar:  # before the spawn: kilo opens its database while it starts
+        bar.outcome = await services.snapshots.restore(plan.home, request.rig_id, request.agent_id, user=plan.user)
+    if bar.outcome == "unavailable":
+        # A server that is warm without the stored conversation would have to go when it can be had.
+        raise ConversationUnknown
+    with report.bar("prewarm", request.agent_id):
+        async with services.pool.lease(plan.spec, Priority.PREWARM, PhaseLog()) as lease:
+            await _check_model(request, plan.workdir, lease.server)
+            lease.park()
     return True

@@ -146,10 +146,10 @@ class AgentDrain:
     async def _end(self, parts: AgentDrainParts) -> None:
         """End the turn, the event stream, and every process of the agent."""
         agent = self.agent
-        if self.turn is TurnEnd.INTERRUPTED and agent.lease is not None and agent.session_id is not None:
+        if self.turn is TurnEnd.INTERRUPTED and (runtime := agent.runtime) is not None:
             with trio.move_on_after(_ABORT_SECONDS):
                 try:
-                    await agent.lease.server.rest.abort(agent.session_id)
+                    await runtime.server.rest.abort(runtime.session_id)
                 except KiloError as error:
                     log.info("drain.not_aborted", agent_id=agent.id, reason=str(error))
         parts.roster.evict(agent)

@@ -12,6 +12,8 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
+from gastown.agents.lifecycle.states import Leaving
+from gastown.agents.runtime import Runtime
 from gastown.agents.services import AgentServices
 from gastown.agents.session.prompts import send_prompt
 from gastown.contract.agents import AgentState, Role
@@ -27,39 +29,39 @@ _ASK_BUSY_SECONDS = 30.0
 _IMMEDIATE = "immediate"
 
 
-async def mind_idleness(agent: Agent, services: AgentServices) -> None:
+async def mind_idleness(agent: Agent, runtime: Runtime, services: AgentServices) -> None:
     """Follow the work of a running agent. Ends the agent when it has been idle for too long.
 
     A resumed agent with nothing left to do is idle from the beginning, and its mayor is not reported as waiting:
     no turn has ended.
     """
     if agent.request.is_mayor:
-        await _report_waiting(agent, services)
+        await _report_waiting(agent, runtime, services)
     else:
-        await _nudge_or_leave(agent, services)
+        await _nudge_or_leave(agent, runtime, services)
 
 
-async def _report_waiting(agent: Agent, services: AgentServices) -> None:
+async def _report_waiting(agent: Agent, runtime: Runtime, services: AgentServices) -> None:
     while True:
-        await _until_done(agent)
+        await _until_done(agent, runtime)
         if agent.turns.ended > agent.ends_told:
             services.reports.waiting(agent.request.rig_id, agent.id, services.now())
         agent.ends_told = agent.turns.ended
         await _until_work(agent)
 
 
-async def _nudge_or_leave(agent: Agent, services: AgentServices) -> None:
+async def _nudge_or_leave(agent: Agent, runtime: Runtime, services: AgentServices) -> None:
     limit = services.deadlines.idle
     if agent.request.role == Role.REFINERY:
         limit = services.deadlines.refinery_idle
     while True:
-        while not await _is_done_within(agent, _ASK_BUSY_SECONDS):
+        while not await _is_done_within(agent, runtime, _ASK_BUSY_SECONDS):
             await _nudge(agent, services, only_immediate=True)
-        if not await _rest(agent, services, limit):
+        if not await _rest(agent, runtime, services, limit):
             return
 
 
-async def _rest(agent: Agent, services: AgentServices, limit: float) -> bool:
+async def _rest(agent: Agent, runtime: Runtime, services: AgentServices, limit: float) -> bool:
     """One time of idleness; False when it was the last one and the agent is ending."""
     until = trio.current_time() + limit
     ended = agent.turns.ended
@@ -69,19 +71,18 @@ async def _rest(agent: Agent, services: AgentServices, limit: float) -> bool:
         if not agent.turns.is_done or agent.turns.ended != ended:
             return True
         if asked >= until:
-            return not await _leave(agent)
+            return not await _leave(agent, runtime)
         with trio.move_on_at(min(until, asked + _ASK_IDLE_SECONDS)):
             await _until_work(agent)
             return True
 
 
-async def _leave(agent: Agent) -> bool:
+async def _leave(agent: Agent, runtime: Runtime) -> bool:
     """End an idle agent; False when a prompt has come in the last moment."""
-    async with agent.switching:
+    async with runtime.switch:
         if not agent.turns.is_done or agent.state is not AgentState.RUNNING:
             return False
-        agent.become(AgentState.STOPPING, "idle")
-        agent.scope.cancel(reason="idle")
+        agent.lifecycle.leave(Leaving.IDLE)
         return True
 
 
@@ -104,18 +105,18 @@ async def _nudge(agent: Agent, services: AgentServices, *, only_immediate: bool)
     desk.report(request.rig_id, agent.id, nudge.nudge_id)
 
 
-async def _until_done(agent: Agent) -> None:
-    await _is_done_within(agent, float("inf"))
+async def _until_done(agent: Agent, runtime: Runtime) -> None:
+    await _is_done_within(agent, runtime, float("inf"))
 
 
-async def _is_done_within(agent: Agent, seconds: float) -> bool:
+async def _is_done_within(agent: Agent, runtime: Runtime, seconds: float) -> bool:
     """Wait for the end of work, for so long at most; whether it has come.
 
     While one server takes over from another nothing is certain, so that is waited for.
     """
     with trio.move_on_after(seconds):
         while True:
-            async with agent.switching:
+            async with runtime.switch:
                 moved, seen = agent.turns.moved, agent.turns.moved.count
                 if agent.turns.is_done:
                     return True

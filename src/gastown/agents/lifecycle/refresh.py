@@ -6,7 +6,6 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.agents.lifecycle.restart import begin_renewal
-from gastown.agents.lifecycle.startup import spec_of
 from gastown.agents.services import AgentServices
 from gastown.contract.agents import AgentState
 from gastown.contract.town import RefreshResult
@@ -26,8 +25,8 @@ async def renew_all(agents: list[Agent], services: AgentServices) -> tuple[Refre
 async def _renew(agent: Agent, services: AgentServices) -> RefreshResult:
     began = trio.current_time()
     differences: tuple[str, ...] = ()
-    if agent.state is AgentState.RUNNING and agent.lease is not None:
-        differences = agent.lease.server.spec.differences(spec_of(agent, services))
+    if agent.state is AgentState.RUNNING and (runtime := agent.runtime) is not None:
+        differences = runtime.server.spec.differences(runtime.plan.spec())
     if differences:
         await begin_renewal(agent, services)
     return RefreshResult(

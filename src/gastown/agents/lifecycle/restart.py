@@ -14,7 +14,7 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.agents.launch.environment import model_name
-from gastown.agents.lifecycle.startup import spec_of
+from gastown.agents.runtime import Runtime
 from gastown.agents.services import AgentServices
 from gastown.agents.session.stream import listen
 from gastown.concurrency.backoff import delays
@@ -23,7 +23,7 @@ from gastown.concurrency.slots import Priority
 from gastown.contract.agents import AgentState, ModelRequest
 from gastown.contract.errors import AgentNotRunning
 from gastown.kilo.errors import KiloError
-from gastown.kilo.pool import Lease, Server
+from gastown.kilo.pool import Server
 
 __all__ = ["begin_renewal", "change_model", "renew", "restart_when_idle"]
 
@@ -50,7 +50,7 @@ async def begin_renewal(agent: Agent, services: AgentServices) -> None:
     """Let a task of the agent renew its server. Returns when that has its place in the queue for a restart, or
     waits for the end of a turn. Raises `AgentNotRunning`.
     """
-    await _nursery_of(agent).start(renew, agent, services, name=f"restart {agent.id}")
+    await agent.running().nursery.start(renew, agent, services, name=f"restart {agent.id}")
 
 
 async def renew(
@@ -90,67 +90,68 @@ async def restart_when_idle(
     task_status.started()
     while True:
         await agent.turns.wait_idle()
-        async with agent.swapping:
-            lease = _lease_of(agent)
-            if not anyway and spec_of(agent, services).fingerprint == lease.server.spec.fingerprint:
+        async with agent.running().swap:
+            runtime = agent.running()
+            if not (anyway or runtime.is_stale):
                 return False
             try:
-                await _restart(agent, services, lease)
+                await _restart(agent, services, runtime)
             except TurnOpened:
                 continue
             return True
 
 
-async def _restart(agent: Agent, services: AgentServices, lease: Lease) -> None:
+async def _restart(agent: Agent, services: AgentServices, runtime: Runtime) -> None:
     phases, seconds = PhaseLog(), services.deadlines.refresh
     phases.enter("queue")
     async with services.restarts:
         with await services.pool.slots.take(Priority.REFRESH):
             with trio.move_on_after(seconds):
-                await _replace_server(agent, services, lease, phases)
+                await _replace_server(agent, services, runtime, phases)
                 return
             raise RestartTimedOut(seconds, phases.current)
 
 
-async def _replace_server(agent: Agent, services: AgentServices, lease: Lease, phases: PhaseLog) -> None:
-    successor = await lease.spawn_beside(spec_of(agent, services), phases)
+async def _replace_server(agent: Agent, services: AgentServices, runtime: Runtime, phases: PhaseLog) -> None:
+    successor = await runtime.lease.spawn_beside(runtime.plan.spec(), phases)
     try:
         if not agent.turns.is_done:
             raise TurnOpened
-        await _take_over(agent, lease, successor, phases)
+        await _take_over(agent, runtime, successor, phases)
     except BaseException:
-        if lease.server is not successor:
+        if runtime.server is not successor:
             with trio.move_on_after(_SWITCH_SECONDS, shield=True):
                 await services.pool.retire(successor)
         raise
 
 
-async def _take_over(agent: Agent, lease: Lease, successor: Server, phases: PhaseLog) -> None:
+async def _take_over(agent: Agent, runtime: Runtime, successor: Server, phases: PhaseLog) -> None:
     """Listen to the successor, then make it the agent's server. Up to the switch all of it can be undone."""
     phases.enter("events")
-    await successor.rest.status(str(agent.session_id), agent.workdir)
-    hearing = await _nursery_of(agent).start(listen, agent, successor, name=f"events {agent.id}")
-    async with agent.switching:
-        if agent.lease is not lease or agent.listening is None:
+    await successor.rest.status(runtime.session_id, agent.workdir)
+    hearing = await agent.running().nursery.start(listen, agent, successor, name=f"events {agent.id}")
+    async with runtime.switch:
+        if agent.runtime is not runtime:
             hearing.cancel(reason="the agent has ended meanwhile")
             raise AgentNotRunning(agent.id, agent.state)
         phases.enter("switch")
         interrupted = not agent.turns.is_done
         with trio.move_on_after(_SWITCH_SECONDS, shield=True):
-            agent.listening.cancel(reason="another server takes over")
-            agent.listening = hearing
-            await lease.replace(successor)
+            runtime.listening.cancel(reason="another server takes over")
+            runtime.listening = hearing
+            await runtime.lease.replace(successor)
             agent.turns.resync(busy=False)
             agent.progress.another_server()
             if interrupted:
-                await _go_on(agent, successor)
+                await _go_on(agent, runtime)
     log.info("agent.restarted", agent_id=agent.id, port=successor.port, turn_resumed=interrupted)
 
 
-async def _go_on(agent: Agent, server: Server) -> None:
+async def _go_on(agent: Agent, runtime: Runtime) -> None:
     """Resume the turn that the end of the old server interrupted, or the prompt that waited for its end."""
+    model = model_name(agent.request.model)
     try:
-        if await server.rest.resume_interrupted(str(agent.session_id), model=model_name(agent.request.model)):
+        if await runtime.server.rest.resume_interrupted(runtime.session_id, model=model):
             agent.turns.prompted()
     except KiloError as error:
         log.warning("turn.not_taken_up", agent_id=agent.id, reason=str(error))
@@ -166,30 +167,16 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
     fields |= {n: getattr(change, n) for n in ("small_model", "organization_id") if n in change.model_fields_set}
     before = agent.request
     agent.change(services.credentials.next_generation(), fields)
-    if agent.state is not AgentState.RUNNING or agent.lease is None or agent.session_id is None:
+    if agent.state is not AgentState.RUNNING:
         agent.announce()
         return
     frozen = (before.small_model or None) != (agent.request.small_model or None)
-    async with agent.switching:
-        rest = agent.lease.server.rest
-        if not frozen and await rest.knows_model(agent.workdir, change.model):
-            await rest.set_model(agent.session_id, change.model)
+    async with agent.running().switch:
+        runtime = agent.running()
+        if not frozen and await runtime.server.rest.knows_model(agent.workdir, change.model):
+            await runtime.server.rest.set_model(runtime.session_id, change.model)
         else:
             frozen = True
     agent.announce()
     if frozen:
         await begin_renewal(agent, services)
-
-
-def _nursery_of(agent: Agent) -> trio.Nursery:
-    """The nursery of a running agent, as long as it takes new tasks. Ask at the moment of use."""
-    nursery = agent.nursery
-    if agent.state is not AgentState.RUNNING or nursery is None or nursery.cancel_scope.cancel_called:
-        raise AgentNotRunning(agent.id, agent.state)
-    return nursery
-
-
-def _lease_of(agent: Agent) -> Lease:
-    if agent.state is not AgentState.RUNNING or agent.lease is None:
-        raise AgentNotRunning(agent.id, agent.state)
-    return agent.lease

@@ -9,13 +9,17 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.launch.broker_access import admit, revoke
+from gastown.agents.launch.broker_access import revoke
 from gastown.agents.launch.environment import home_of
+from gastown.agents.launch.plan import StartPlan
 from gastown.agents.launch.repositories import browse_rigs
 from gastown.agents.lifecycle.idle import mind_idleness
+from gastown.agents.lifecycle.restart import renew
 from gastown.agents.lifecycle.restart_policy import RestartPolicy, should_restart
 from gastown.agents.lifecycle.startup import StartupReport, first_turn, lease_server, open_session, prepare
+from gastown.agents.lifecycle.states import Leaving
 from gastown.agents.lifecycle.watchdog import watch
+from gastown.agents.runtime import Runtime
 from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import keep_conversation, save_at_the_end
 from gastown.agents.session.stream import listen
@@ -24,7 +28,7 @@ from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import ControlError, StartDeadlineExceeded, StartFailed
 from gastown.kilo.errors import KiloError, ServerDied
-from gastown.kilo.pool import Lease, Server
+from gastown.kilo.pool import Lease
 
 __all__ = ["LifeOptions", "live"]
 
@@ -74,14 +78,14 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
     except BaseExceptionGroup as group:  # the boundary of an agent: its failure is its own
         failures, rest = group.split(Exception)
         if failures is not None:
-            agent.failure = _typed(agent, failures)
+            agent.lifecycle.failure = _typed(agent, failures)
         if rest is not None:
             raise rest from None
     except Exception as error:  # noqa: BLE001 - see above
-        agent.failure = _typed(agent, error)
+        agent.lifecycle.failure = _typed(agent, error)
     else:
         if agent.state is AgentState.STARTING and agent.scope.cancelled_caught:
-            agent.failure = StartDeadlineExceeded(agent.id, agent.phases.current, options.seconds)
+            agent.lifecycle.failure = StartDeadlineExceeded(agent.id, agent.phases.current, options.seconds)
     finally:
         agent.phases.close()
         with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
@@ -96,7 +100,7 @@ def _close_door(agent: Agent, services: AgentServices) -> None:
     One that goes on, in its successor or in the next container, keeps its way until its server is gone: a turn
     that is cut off from its model counts as complete, and would not be taken up (kilo-facts 2).
     """
-    if not (agent.successor_waits or agent.evicted):
+    if not agent.lifecycle.goes_on:
         revoke(agent.id, services)
 
 
@@ -110,7 +114,7 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
     if predecessor is not None:
         with trio.move_on_after(_PREDECESSOR_SECONDS):
             await predecessor.ended.wait()
-    if agent.successor_waits:
+    if agent.lifecycle.leaving is Leaving.REPLACED:
         return
     revoke(agent.id, services)
     for part, seconds in (
@@ -135,7 +139,9 @@ async def _end_processes(agent: Agent, services: AgentServices) -> None:
 
 
 async def _save_last(agent: Agent, services: AgentServices) -> None:
-    if agent.session_id is not None and not agent.evicted:  # a drain saves by itself, and says so
+    if (
+        agent.session_id is not None and agent.lifecycle.leaving is not Leaving.EVICTED
+    ):  # a drain saves by itself, and says so
         await save_at_the_end(agent, services)
 
 
@@ -145,19 +151,12 @@ async def _release_user(agent: Agent, services: AgentServices) -> None:
 
 def _finish(agent: Agent) -> None:
     """The one terminal result of an attempt."""
-    _forget_lease(agent)
     if agent.failure is not None:
         log.warning(
             "agent.failed", agent_id=agent.id, attempt=agent.attempt, phase=agent.phases.current,
             reason=agent.failure.message,
         )  # fmt: skip
-    if agent.failure is not None:
-        agent.become(AgentState.FAILED, agent.failure.message)
-    elif agent.state is AgentState.STARTING:
-        agent.become(AgentState.FAILED, "the container went down")
-    else:
-        agent.become(AgentState.EXITED)
-    agent.ended.set()
+    agent.lifecycle.finish()
 
 
 def _report_end(agent: Agent, services: AgentServices) -> None:
@@ -165,20 +164,14 @@ def _report_end(agent: Agent, services: AgentServices) -> None:
 
     So does one that nobody ended: its container went down around it.
     """
-    went_down = agent.failure is None and not agent.scope.cancel_called
-    if agent.evicted or agent.successor_waits or went_down:
+    went_down = agent.failure is None and agent.lifecycle.leaving is None
+    if agent.lifecycle.goes_on or went_down:
         return
     request = agent.request
     status: Literal["completed", "failed"] = "failed" if agent.state is AgentState.FAILED else "completed"
     services.reports.completed(
         request.rig_id, agent.id, status, agent.exit_reason, request.completion_callback_url
     )
-
-
-def _forget_lease(agent: Agent) -> None:
-    if agent.lease is not None:
-        agent.leftovers += tuple(f"process {pid}" for pid in agent.lease.leftovers)
-        agent.lease = None
 
 
 async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> None:
@@ -191,23 +184,23 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
     with ExitStack() as calm:
         if agent.request.is_mayor:
             calm.enter_context(services.pool.slots.hold_resumes())
-        agent.user = services.users.acquire(agent.request, agent.workdir)
-        agent.endpoint = admit(lambda: agent.desired, agent.user, services)
-        await prepare(agent, services)
-        await _on_servers(agent, services, options.priority, calm)
+        user = services.users.acquire(agent.request, agent.workdir)
+        agent.plan = plan = StartPlan(lambda: agent.desired, agent.workdir, user, services)
+        await prepare(agent, plan, services)
+        await _on_servers(agent, plan, options.priority, calm)
 
 
-async def _on_servers(agent: Agent, services: AgentServices, priority: Priority, calm: ExitStack) -> None:
+async def _on_servers(agent: Agent, plan: StartPlan, priority: Priority, calm: ExitStack) -> None:
     """Live on one server, and on another one when that dies and the agent may return."""
     policy = RestartPolicy()
     while True:
         try:
-            await _on_a_server(agent, services, priority, calm)
+            await _on_a_server(agent, plan, priority, calm)
         except Exception as error:
             pause = policy.next() if should_restart(agent, error) else None
             if pause is None:
                 if agent.state is AgentState.RUNNING:
-                    agent.become(AgentState.STOPPING)
+                    agent.lifecycle.become(AgentState.STOPPING)
                 raise
             reason = _typed(agent, error).message
         await _return(agent, reason, pause)
@@ -215,64 +208,72 @@ async def _on_servers(agent: Agent, services: AgentServices, priority: Priority,
 
 async def _return(agent: Agent, reason: str, pause: float) -> None:
     agent.returning = True
-    _forget_lease(agent)
     if agent.state is AgentState.RUNNING:
-        agent.become(AgentState.STARTING, reason)
+        agent.lifecycle.become(AgentState.STARTING, reason)
     log.warning("agent.returns", agent_id=agent.id, reason=reason, seconds=round(pause, 1))
     agent.phases.enter("pause")
     await trio.sleep(pause)
 
 
-async def _on_a_server(agent: Agent, services: AgentServices, priority: Priority, calm: ExitStack) -> NoReturn:
+async def _on_a_server(agent: Agent, plan: StartPlan, priority: Priority, calm: ExitStack) -> NoReturn:
+    services = plan.services
     report = StartupReport(agent, services)
-    with trio.CancelScope() as starting:
+    with trio.CancelScope() as starting, ExitStack() as after:
         if agent.returning:
             starting.deadline = trio.current_time() + services.deadlines.start
-        async with lease_server(agent, services, priority, report) as lease:
-            agent.lease = lease
+        async with lease_server(agent, plan, priority, report) as lease:
+            after.callback(_note_leftovers, agent, lease)
             if agent.is_resumed:
-                # Nobody waits for a resume, so its clock starts when its turn has come.
+                # No caller waits for a resume, so its clock starts when its turn has come.
                 starting.deadline = trio.current_time() + services.deadlines.start
             try:
-                old_session = await open_session(agent, lease.server)
+                session_id, old_session = await open_session(agent, lease.server)
                 report.reached("session_created")
                 async with trio.open_nursery() as nursery:
-                    await _follow(agent, lease.server, nursery)
-                    await first_turn(agent, services, lease, old_session=old_session)
+                    agent.runtime = runtime = Runtime(plan, lease, session_id, nursery)
+                    await _follow(agent, runtime)
+                    await first_turn(agent, runtime, old_session=old_session)
                     calm.close()
                     starting.deadline = float("inf")
-                    _running(agent, lease)
-                    browse_rigs(agent, services)
-                    nursery.start_soon(watch, agent, services, name=f"watchdog {agent.id}")
-                    nursery.start_soon(keep_conversation, agent, services, name=f"snapshots {agent.id}")
-                    nursery.start_soon(mind_idleness, agent, services, name=f"idle clock {agent.id}")
+                    _running(agent, runtime)
                     await trio.sleep_forever()
             except BaseException as error:
                 if not should_restart(agent, error):
                     if agent.state is AgentState.RUNNING:
-                        agent.become(AgentState.STOPPING)
+                        agent.lifecycle.become(AgentState.STOPPING)
                     _close_door(agent, services)
                 raise
             finally:
-                agent.nursery = agent.listening = None
-                if agent.successor_waits:
+                agent.runtime = None
+                if agent.lifecycle.leaving is Leaving.REPLACED:
                     with trio.move_on_after(_ABORT_SECONDS, shield=True):
                         await _leave_to_successor(agent, lease)
     raise StartDeadlineExceeded(agent.id, agent.phases.current, services.deadlines.start)
 
 
-async def _follow(agent: Agent, server: Server, nursery: trio.Nursery) -> None:
+def _note_leftovers(agent: Agent, lease: Lease) -> None:
+    agent.leftovers += tuple(f"process {pid}" for pid in lease.leftovers)
+
+
+async def _follow(agent: Agent, runtime: Runtime) -> None:
     agent.phases.enter("events")
     agent.progress.another_server()
-    agent.nursery = nursery
-    agent.listening = await nursery.start(listen, agent, server, name=f"events {agent.id}")
+    runtime.listening = await runtime.nursery.start(listen, agent, runtime.server, name=f"events {agent.id}")
 
 
-def _running(agent: Agent, lease: Lease) -> None:
-    lease.settled()
+def _running(agent: Agent, runtime: Runtime) -> None:
+    """The start is over: begin all that goes on beside a running agent."""
+    services, start = runtime.plan.services, runtime.nursery.start_soon
+    runtime.lease.settled()
     agent.phases.close()
     agent.scope.deadline = float("inf")
-    agent.become(AgentState.RUNNING)
+    agent.lifecycle.become(AgentState.RUNNING)
+    browse_rigs(agent, services)
+    start(watch, agent, runtime, services, name=f"watchdog {agent.id}")
+    start(keep_conversation, agent, services, name=f"snapshots {agent.id}")
+    start(mind_idleness, agent, runtime, services, name=f"idle clock {agent.id}")
+    if runtime.is_stale:  # what is frozen in the server has changed since its spawn
+        start(renew, agent, services, name=f"restart {agent.id}")
 
 
 async def _leave_to_successor(agent: Agent, lease: Lease) -> None:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Literal
 
 import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.launch.environment import derive, home_of, model_name
+from gastown.agents.launch.environment import model_name
+from gastown.agents.launch.plan import StartPlan, workspace
 from gastown.agents.launch.repositories import prepare_worktree, write_instructions
+from gastown.agents.runtime import Runtime
 from gastown.agents.services import AgentServices
 from gastown.agents.session.event_log import TurnFailed
 from gastown.agents.session.snapshots import restore_conversation
 from gastown.concurrency.slots import Priority
 from gastown.concurrency.waiting import wait_any
-from gastown.contract.errors import AgentNotRunning, StartFailed
+from gastown.contract.errors import StartFailed
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.git.errors import GitError
-from gastown.git.workspace import OutsideRoot, prepare_workspace
+from gastown.git.workspace import OutsideRoot
 from gastown.isolation.agent_users import prepare_home
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
-from gastown.kilo.spec import ServerSpec
 
-__all__ = ["StartupReport", "first_turn", "lease_server", "open_session", "prepare", "spec_of"]
+__all__ = ["StartupReport", "first_turn", "lease_server", "open_session", "prepare"]
 
 log = structlog.get_logger()
 
@@ -66,35 +66,14 @@ class StartupReport:
         self._last = now
 
 
-def spec_of(agent: Agent, services: AgentServices) -> ServerSpec:
-    """The server that the agent needs now, with the credentials of this moment."""
-    if agent.endpoint is None:
-        raise AgentNotRunning(agent.id, agent.state)
-    return derive(
-        agent.request,
-        agent.workdir,
-        services.credentials.current,
-        services.defaults,
-        endpoint=agent.endpoint,
-        user=agent.user,
-    )
-
-
-async def prepare(agent: Agent, services: AgentServices) -> None:
+async def prepare(agent: Agent, plan: StartPlan, services: AgentServices) -> None:
     """Make the working directory, or make sure that it is there."""
     agent.phases.enter("workspace")
     if agent.request.works_in_repository:
         await prepare_worktree(agent, services)
         return
     try:
-        owner = services.users.owner(agent.request, agent.user)
-        await prepare_workspace(
-            services.paths,
-            agent.workdir,
-            services.defaults.base_env,
-            owner,
-            0o700 if agent.request.is_mayor else 0o750,
-        )
+        await workspace(plan)
     except GitError as error:
         lasting = isinstance(error, OutsideRoot)
         raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=not lasting) from error
@@ -104,20 +83,20 @@ async def prepare(agent: Agent, services: AgentServices) -> None:
 
 @asynccontextmanager
 async def lease_server(
-    agent: Agent, services: AgentServices, priority: Priority, report: StartupReport
+    agent: Agent, plan: StartPlan, priority: Priority, report: StartupReport
 ) -> AsyncIterator[Lease]:
     """The agent's server for the length of the block, its database restored before.
 
     A database that kilo cannot open is set aside, the stored one deleted, and the start tried once more.
     """
-    home = home_of(services.defaults, agent.id)
+    services = plan.services
     agent.phases.enter("snapshot")
-    await prepare_home(home, agent.user)
+    await prepare_home(plan.home, plan.user)
     await restore_conversation(agent, services)
     report.reached("db_hydrated")
 
     def leasing() -> AbstractAsyncContextManager[Lease]:
-        return services.pool.lease(partial(spec_of, agent, services), priority, agent.phases)
+        return services.pool.lease(plan.spec, priority, agent.phases)
 
     async with AsyncExitStack() as stack:
         try:
@@ -125,36 +104,35 @@ async def lease_server(
         except ServerDied as error:
             if not error.database_unusable:
                 raise
-            await services.snapshots.reject(home, agent.request.rig_id, agent.id, agent.user)
+            await services.snapshots.reject(plan.home, agent.request.rig_id, agent.id, plan.user)
             lease = await stack.enter_async_context(leasing())
         report.reached("sdk_ready")
         yield lease
 
 
-async def open_session(agent: Agent, server: Server) -> bool:
-    """Find or make the agent's session; returns whether it is an old one.
+async def open_session(agent: Agent, server: Server) -> tuple[str, bool]:
+    """Find or make the agent's session; returns its id, and whether it is an old one.
 
     A mayor goes on with the newest session of its directory, and so does every agent that was there before.
     """
     agent.phases.enter("session")
     try:
         goes_on = agent.request.is_mayor or agent.is_resumed or agent.returning
-        if goes_on and (known := await server.rest.sessions(agent.workdir)):
-            agent.session_id = known[0].id
-            return True
-        agent.session_id = (await server.rest.create_session(agent.workdir, agent.request.name)).id
-        return False
+        known = await server.rest.sessions(agent.workdir) if goes_on else []
+        session = known[0] if known else await server.rest.create_session(agent.workdir, agent.request.name)
     except KiloError as error:
         raise await server.explain(error) from error
+    agent.session_id = session.id
+    return session.id, bool(known)
 
 
-async def first_turn(agent: Agent, services: AgentServices, lease: Lease, *, old_session: bool) -> None:
+async def first_turn(agent: Agent, runtime: Runtime, *, old_session: bool) -> None:
     """Get the session going: the prompt, or the rest of an interrupted turn, or nothing.
 
     Returns when the turn is open and has had a moment to fail. A model that is still thinking is a success.
     """
     agent.phases.enter("initial_prompt")
-    rest, session = lease.server.rest, str(agent.session_id)
+    rest, session = runtime.server.rest, runtime.session_id
     agent.turns.expect()
     if (agent.is_resumed or agent.returning) and old_session:
         if not await rest.resume_interrupted(session, model=model_name(agent.request.model)):
@@ -169,21 +147,20 @@ async def first_turn(agent: Agent, services: AgentServices, lease: Lease, *, old
         )
     else:
         return
-    await _turn_opened(agent, lease.server)
-    lease.settled()
-    with trio.move_on_after(services.deadlines.first_word):
+    await _turn_opened(agent, runtime)
+    runtime.lease.settled()
+    with trio.move_on_after(runtime.plan.services.deadlines.first_word):
         await agent.turns.first_output.wait()
     if agent.turns.error is not None:
         raise prompt_failure(agent.turns.error)
 
 
-async def _turn_opened(agent: Agent, server: Server) -> None:
-    turns = agent.turns
+async def _turn_opened(agent: Agent, runtime: Runtime) -> None:
+    turns, server, session = agent.turns, runtime.server, runtime.session_id
     while not (turns.opened.is_set() or turns.first_output.is_set()):
         with trio.move_on_after(_ASK_AFTER_SECONDS) as patience:
             await wait_any(turns.opened, turns.first_output)
         if patience.cancelled_caught:
-            session = str(agent.session_id)
             status = await server.rest.status(session, agent.workdir)
             if status.get("type") != "idle":
                 turns.resync(busy=True)

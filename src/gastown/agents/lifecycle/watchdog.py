@@ -10,6 +10,7 @@ import trio
 from gastown.agents.agent import Agent
 from gastown.agents.lifecycle.restart import restart_when_idle
 from gastown.agents.lifecycle.restart_policy import ServerWedged
+from gastown.agents.runtime import Runtime
 from gastown.agents.services import AgentServices
 from gastown.agents.session.stream import reconcile
 from gastown.concurrency.backoff import delays
@@ -28,24 +29,22 @@ WEDGED_AFTER_SECONDS = 30.0
 _RECYCLE_AGAIN_SECONDS = 15 * 60.0
 
 
-async def watch(agent: Agent, services: AgentServices) -> None:
+async def watch(agent: Agent, runtime: Runtime, services: AgentServices) -> None:
     """Probe the server of a running agent every ten seconds, for ever. Raises `ServerWedged`."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_probe, agent, name=f"probe {agent.id}")
-        nursery.start_soon(_push_offline, agent, name=f"offline {agent.id}")
+        nursery.start_soon(_probe, agent, runtime, name=f"probe {agent.id}")
+        nursery.start_soon(_push_offline, agent, runtime, name=f"offline {agent.id}")
         if services.server_rss_mb:
-            nursery.start_soon(_recycle, agent, services, name=f"memory {agent.id}")
+            nursery.start_soon(_recycle, agent, runtime, services, name=f"memory {agent.id}")
 
 
-async def _probe(agent: Agent) -> None:
+async def _probe(agent: Agent, runtime: Runtime) -> None:
     while True:
         heard = agent.progress.heard
         await trio.sleep(PROBE_EVERY_SECONDS)
-        server = _server_of(agent)
-        if server is None:
-            continue
-        busy = await _is_busy(agent, server)
-        if server is not _server_of(agent):
+        server = runtime.server
+        busy = await _is_busy(agent, runtime)
+        if server is not runtime.server:
             continue  # another one has taken over meanwhile: this answer is not about it
         if busy is None:
             agent.progress.unanswered()
@@ -59,11 +58,11 @@ async def _probe(agent: Agent) -> None:
             await _set_right(agent, server)
 
 
-async def _is_busy(agent: Agent, server: Server) -> bool | None:
+async def _is_busy(agent: Agent, runtime: Runtime) -> bool | None:
     """Whether the session works; None when the server does not answer."""
     with trio.move_on_after(PROBE_SECONDS):
         try:
-            status = await server.rest.status(str(agent.session_id), agent.workdir)
+            status = await runtime.server.rest.status(runtime.session_id, agent.workdir)
         except KiloRefused as error:
             log.warning("probe.refused", agent_id=agent.id, reason=str(error))
             return agent.turns.is_open
@@ -81,12 +80,12 @@ async def _set_right(agent: Agent, server: Server) -> None:
             log.warning("stream.not_reconciled", agent_id=agent.id, reason=str(error))
 
 
-async def _push_offline(agent: Agent) -> None:
+async def _push_offline(agent: Agent, runtime: Runtime) -> None:
     """Tell an offline session to try its gateway again, with pauses that grow as long as the turn is the same."""
     turn, pauses = -1, delays(2.0, 60.0)
     while True:
-        request, server = agent.progress.offline_request, _server_of(agent)
-        if request is None or server is None:
+        request, server = agent.progress.offline_request, runtime.server
+        if request is None:
             await agent.progress.changed()
             continue
         if agent.turns.changes != turn:
@@ -103,12 +102,11 @@ async def _push_offline(agent: Agent) -> None:
             agent.progress.not_told(request)
 
 
-async def _recycle(agent: Agent, services: AgentServices) -> None:
+async def _recycle(agent: Agent, runtime: Runtime, services: AgentServices) -> None:
     """Replace a server that has grown above its limit, between two turns."""
     while True:
         await trio.sleep(PROBE_EVERY_SECONDS)
-        server = _server_of(agent)
-        size = resident_mb(server.running.pid) if server is not None else 0
+        size = resident_mb(runtime.server.running.pid)
         if size <= services.server_rss_mb:
             continue
         log.warning("server.too_big", agent_id=agent.id, resident_mb=size, limit_mb=services.server_rss_mb)
@@ -128,7 +126,3 @@ def resident_mb(pid: int) -> int:
         return 0
     kilobytes = next((line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")), "0")
     return int(kilobytes) // 1024
-
-
-def _server_of(agent: Agent) -> Server | None:
-    return agent.lease.server if agent.lease is not None else None

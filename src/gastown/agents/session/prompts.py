@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from gastown.agents.agent import Agent
 from gastown.agents.launch.environment import model_name
-from gastown.contract.agents import AgentState
-from gastown.contract.errors import AgentNotRunning
 
 __all__ = ["send_prompt"]
 
@@ -15,11 +13,10 @@ async def send_prompt(agent: Agent, prompt: str) -> None:
 
     Model and system text go with each prompt: kilo keeps the one for longer than wanted, and the other not at all.
     """
-    async with agent.switching:
-        if agent.state is not AgentState.RUNNING or agent.lease is None or agent.session_id is None:
-            raise AgentNotRunning(agent.id, agent.state)
-        await agent.lease.server.rest.prompt(
-            agent.session_id,
+    async with agent.running().switch:
+        runtime = agent.running()
+        await runtime.server.rest.prompt(
+            runtime.session_id,
             prompt,
             model=model_name(agent.request.model),
             system=None if agent.request.is_mayor else agent.request.system_prompt,

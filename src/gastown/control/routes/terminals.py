@@ -43,7 +43,7 @@ async def open_pty(agent_id: str) -> Response:
     """The terminal that shows the agent's session: the running one, else a new one."""
     here = town()
     async with here.terminals.of(agent_id), _asking(agent_id) as (agent, terminals):
-        return reply(await terminals.attached(here.services.defaults.kilo_bin, str(agent.session_id)))
+        return reply(await terminals.attached(here.services.defaults.kilo_bin, agent.running().session_id))
 
 
 @routes.get("/agents/<agent_id>/pty", answers={200: PtyList})
@@ -99,11 +99,10 @@ async def connect_pty(agent_id: str, pty_id: str) -> None:
 def _serving(agent_id: str, pty_id: str | None) -> tuple[Agent, Server]:
     """A running agent and its server. Raises `AgentNotFound`, `AgentNotRunning` or `PtyNotFound`."""
     agent = town().roster.get(agent_id)
-    if agent.state is not AgentState.RUNNING or agent.lease is None:
-        raise AgentNotRunning(agent.id, agent.state)
+    server = agent.running().server
     if pty_id is not None and not is_identifier(pty_id):
         raise PtyNotFound(pty_id)
-    return agent, agent.lease.server
+    return agent, server
 
 
 @asynccontextmanager
