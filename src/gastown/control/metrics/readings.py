@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter as Multiset
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from gastown.agents.agent import Agent
 from gastown.concurrency.slots import Priority
 from gastown.contract.drain import DrainPhase
 from gastown.control.context import Town
+from gastown.isolation.proc import resident_bytes
 from gastown.kilo.pool import Server
 from gastown.logs import dropped_lines
 from gastown.metrics.counters import Counter, Histogram, Labels
@@ -22,7 +22,6 @@ __all__ = ["Reading", "readings"]
 Reading = Counter | Histogram | Mapping[Labels, float]
 """Of a gauge, or of a counter that a service keeps as a number: what is not there is 0."""
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _ROLE = "GASTOWN_AGENT_ROLE"
 
 
@@ -143,14 +142,6 @@ def _drain(town: Town) -> dict[str, Reading]:
 
 def _role_of(server: Server) -> str:
     return server.spec.env.get(_ROLE, "")
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
-    except OSError:
-        return 0
 
 
 def kilo_version(kilo_bin: str) -> str:
