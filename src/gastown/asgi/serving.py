@@ -7,7 +7,6 @@ will (an upgrade that is refused, then one more request on the same connection),
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
@@ -32,7 +31,7 @@ from hypercorn.typing import (
 
 from gastown.concurrency.supervise import contain, leaves
 
-__all__ = ["DEAD_PEER_MS", "Adopt", "Exchange", "FinishResponses", "listen", "quiet_config", "serve_connections"]
+__all__ = ["DEAD_PEER_MS", "Exchange", "FinishResponses", "listen", "quiet_config", "serve_connections"]
 
 log = structlog.get_logger()
 
@@ -41,9 +40,6 @@ DEAD_PEER_MS = 20_000
 DISCARD_SECONDS = 2.0
 """How long a client may go on writing what nobody reads, once it has been answered."""
 _LAST_BODY_SECONDS = 5.0
-
-Adopt = Callable[[socket.socket], None]
-"""Serves a connection that was accepted elsewhere, and owns it from then on; closes it when it is too late."""
 
 
 def listen(host: str, port: int, dead_peer_ms: int) -> socket.socket:
@@ -168,12 +164,12 @@ async def serve_connections(
     listener: socket.socket,
     stop: trio.Event,
     *,
-    task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until `stop` is set; what then runs has `config.graceful_timeout` seconds to finish.
 
-    Owns `listener`, which is bound, and listens already or not; started means that it accepts, and tells who
-    serves connections from elsewhere. Of `config` only what concerns a connection counts. The app gets no
+    Owns `listener`, which is bound, and listens already or not; started means that it accepts. Of
+    `config` only what concerns a connection counts. The app gets no
     lifespan; one that crashes is logged.
     """
     listener.listen(config.backlog)
@@ -181,37 +177,16 @@ async def serve_connections(
     context = WorkerContext(None)
     handle = partial(_serve_one, ASGIWrapper(_Watched(app)), config, context)
     async with trio.open_nursery() as connections:
-        adoption = _Adoption(connections, handle)
         try:
             async with accepting, trio.open_nursery() as door:
                 serve = partial(trio.serve_listeners, handle, [accepting], handler_nursery=connections)
                 await door.start(serve, name="accept")
-                task_status.started(adoption)
+                task_status.started()
                 await stop.wait()
                 door.cancel_scope.cancel(reason="the server stops")
         finally:
-            adoption.open = False
             await context.terminated.set()  # noqa: ASYNC102 (sets an event, and waits for nothing)
             connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
-
-
-class _Adoption:
-    """An `Adopt`, as long as it is `open`."""
-
-    def __init__(self, connections: trio.Nursery, handle: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-        self.open = True
-        self._connections = connections
-        self._handle = handle
-
-    def __call__(self, accepted: socket.socket) -> None:
-        if self.open:
-            self._connections.start_soon(self._serve, accepted, name="adopted connection")
-        else:
-            accepted.close()
-
-    async def _serve(self, accepted: socket.socket) -> None:
-        async with trio.SocketStream(trio.socket.from_stdlib_socket(accepted)) as stream:
-            await self._handle(stream)
 
 
 async def _serve_one(app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream) -> None:

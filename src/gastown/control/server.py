@@ -12,7 +12,6 @@ from hypercorn.typing import ASGIFramework
 from gastown.asgi.origins import App, Receive, Scope, Send, is_loopback
 from gastown.asgi.serving import (
     DEAD_PEER_MS,
-    Adopt,
     FinishResponses,
     listen,
     quiet_config,
@@ -85,7 +84,7 @@ async def serve_app(
     listener: socket.socket,
     stop: trio.Event,
     *,
-    task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
     config = quiet_config(_GRACEFUL_SECONDS)
