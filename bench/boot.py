@@ -26,8 +26,9 @@ from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.secret import reveal_json
 from gastown.contract.town import Health, Hydration, RefreshAnswer
 from gastown.contract.worker import RegistryEntry
-from gastown.hall.config import town_config
-from gastown.hall.container import (
+from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
+from gastown.hall.domain.town import town_config
+from gastown.hall.drivers.process import (
     Container,
     ContainerOptions,
     base_environment,
@@ -35,7 +36,6 @@ from gastown.hall.container import (
     container_environment,
     run_container,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec

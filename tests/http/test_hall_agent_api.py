@@ -11,10 +11,10 @@ import httpx2
 import pytest
 import trio
 
-from gastown.hall import crew
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.ledger import Ledger
+from gastown.hall.store import rig_agents
+from gastown.hall.store.transaction import Ledger
 from gastown.testing.hall import agent_events, heartbeats
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
@@ -129,7 +129,7 @@ async def test_a_nudge_waits_until_it_is_said_to_be_delivered(town: Town) -> Non
             " VALUES (?1, 'r1', 'pole-1', 'polecat', 'Nux', ?2)",
             ledger.now,
         )
-        return [crew.nudge(ledger, "r1", mayor, "pole-1", mode, mode) for mode in ("queue", "immediate")]
+        return [rig_agents.nudge(ledger, "r1", mayor, "pole-1", mode, mode) for mode in ("queue", "immediate")]
 
     later, now = await town.look(leave)
     waiting = (await town.ask("GET", PENDING)).json()["data"]

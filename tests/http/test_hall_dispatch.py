@@ -17,10 +17,10 @@ from quart_trio import QuartTrio
 from gastown.contract.agents import AgentState
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
-from gastown.hall import up
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
+from gastown.hall.cli import up
+from gastown.hall.cli.mayor import tell
+from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.mayor import tell
 from gastown.hall.server import serving
 
 MOMENT = "2030-05-01T12:00:00.000Z"
@@ -174,7 +174,7 @@ async def test_nobody_at_the_address_is_a_dispatch_error_without_a_status() -> N
 async def test_a_call_is_aborted_at_its_deadline(
     container: ScriptedContainer, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gastown.hall.dispatch.REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr("gastown.hall.control_client.REFRESH_SECONDS", 0.05)
     container.answers["/refresh-token"] = [(200, None)]
     with pytest.raises(DispatchError, match=r"no answer within 0\.05 s"):
         await dispatch.refresh_token("token", "oak")

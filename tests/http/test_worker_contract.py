@@ -22,10 +22,10 @@ from gastown.contract.git import ReviewResult
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.contract.worker import Heartbeat, PrewarmComplete, RegistryEntry
-from gastown.hall import crew
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.ledger import Ledger
+from gastown.hall.store import rig_agents
+from gastown.hall.store.transaction import Ledger
 from gastown.hall.tokens import mint
 from gastown.testing.hall import agent_events, heartbeats
 from gastown.testing.network import open_network
@@ -131,7 +131,7 @@ async def the_hall(folder: Path) -> AsyncIterator[Side]:
                     " VALUES (?1, ?2, ?3, 'polecat', 'Nux', ?4)",
                     *(*PLACE, ledger.now),
                 )
-                return crew.nudge(ledger, PLACE[0], None, PLACE[1], message, mode)
+                return rig_agents.nudge(ledger, PLACE[0], None, PLACE[1], message, mode)
 
             left: str = await look(leave)
             return left

@@ -12,9 +12,9 @@ import trio
 from gastown.contract.agents import AgentState, AgentStatus, StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
-from gastown.hall.config import town_config
+from gastown.hall.domain.town import town_config
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.store import TownChanges
+from gastown.hall.store.database import TownChanges
 from tests.kilo.town import KILO, RealTown, alive, descendants, eventually, real_town
 
 pytestmark = pytest.mark.kilo

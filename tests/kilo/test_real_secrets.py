@@ -14,7 +14,7 @@ import trio
 
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth, TownConfig
-from gastown.hall.config import RigRecord, town_config
+from gastown.hall.domain.town import RigRecord, town_config
 from gastown.hall.hall import HallOptions, open_hall
 from tests.git.server import open_git_server
 from tests.kilo.town import command_of, descendants, eventually, real_town

@@ -15,7 +15,8 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import Health
-from gastown.hall.container import (
+from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
+from gastown.hall.drivers.process import (
     Container,
     ContainerOptions,
     base_environment,
@@ -23,7 +24,6 @@ from gastown.hall.container import (
     container_environment,
     run_container,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 
 KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"

@@ -16,7 +16,7 @@ from gastown.concurrency import shutdown
 from gastown.concurrency.loop_watch import STUCK_SECONDS
 from gastown.contract.secret import Secret
 from gastown.control.app import ROUTES
-from gastown.hall import up
+from gastown.hall.cli import up
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.metrics.table import METRICS
 from gastown.settings import Settings

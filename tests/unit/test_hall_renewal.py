@@ -13,13 +13,13 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import RefreshAnswer
-from gastown.hall import bringup, up
-from gastown.hall.bringup import UpOptions
-from gastown.hall.container import write_private
-from gastown.hall.dispatch import Dispatch, DispatchError
+from gastown.hall.cli import bringup, up
+from gastown.hall.cli.bringup import UpOptions
+from gastown.hall.cli.renewal import renew
+from gastown.hall.cli.screen import Screen
+from gastown.hall.control_client import Dispatch, DispatchError
+from gastown.hall.drivers.process import write_private
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.renewal import renew
-from gastown.hall.screen import Screen
 from gastown.hall.tokens import LIFETIME, verify
 
 pytestmark = pytest.mark.virtual_time

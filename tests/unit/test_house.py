@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # name: the files and folders below gastown/ that may use it. A name covers all that is inside it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "quart": ("control/", "hall/", "testing/"),
+    "quart": ("control/", "hall/api/", "hall/gateway_stub.py", "testing/"),
     "quart_schema": ("control/", "hall/"),
     "quart_trio": ("control/", "hall/"),
     "httpx2": (
@@ -55,7 +55,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "kilo/terminal.py",
         "worker/",
         "broker/",
-        "hall/dispatch.py",
+        "hall/control_client.py",
         "assembly.py",
         "main.py",
     ),
@@ -65,7 +65,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "kilo/client.py",
         "worker/",
         "broker/",
-        "hall/dispatch.py",
+        "hall/control_client.py",
         "assembly.py",
         "main.py",
     ),
@@ -73,7 +73,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hypercorn.app_wrappers": ("asgi/hypercorn_seams.py",),
     "hypercorn.protocol": ("asgi/hypercorn_seams.py",),
     "hypercorn.trio": ("asgi/hypercorn_seams.py",),
-    "sqlite3": ("testing/", "hall/store.py", "worker/snapshots/database.py"),
+    "sqlite3": ("testing/", "hall/store/", "worker/snapshots/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),
     "os.environb": ("settings.py", "cli.py"),

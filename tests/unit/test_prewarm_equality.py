@@ -13,7 +13,7 @@ from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
-from gastown.hall.config import TownRecord, mayor_context, mayor_start_request, town_config
+from gastown.hall.domain.town import TownRecord, mayor_context, mayor_start_request, town_config
 from gastown.worker.tokens import Credentials, LiveCredentials
 
 HALL = "http://hall.test:9000"

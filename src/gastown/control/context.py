@@ -20,6 +20,7 @@ from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.lag import LoopLag
 from gastown.concurrency.locks import NamedLocks
+from gastown.concurrency.supervise import Supervisor
 from gastown.control.auth.policy import AccessPolicy
 from gastown.control.auth.tickets import Tickets
 from gastown.logs import LiveRedactor
@@ -33,7 +34,7 @@ __all__ = ["Town", "town"]
 class Town:
     """Everything a handler may use. Made by `assembly.open_town`.
 
-    `background` takes work that must outlive its caller.
+    `background` runs work that must outlive its caller.
     """
 
     roster: Roster
@@ -42,7 +43,7 @@ class Town:
     gate: HydrationGate
     report: BootReport
     drain: Drain
-    background: trio.Nursery
+    background: Supervisor
     dashboard_file: Path
     started_at: datetime
     process_start: float

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from gastown.contract.agents import PublicAgent
 from gastown.contract.secret import Secret
+from gastown.hall.api.context import HallContext, StandIn
 from gastown.hall.app import LOGGER, create_app
-from gastown.hall.config import (
+from gastown.hall.control_client import Dispatch
+from gastown.hall.domain.town import (
     STAND_IN_TOKEN,
     RigRecord,
     TownRecord,
@@ -22,11 +24,9 @@ from gastown.hall.config import (
     secrets_of,
     town_config,
 )
-from gastown.hall.context import HallContext, StandIn
-from gastown.hall.dispatch import Dispatch
-from gastown.hall.lock import only_one
 from gastown.hall.server import serving
-from gastown.hall.store import Store, TownChanges, open_store
+from gastown.hall.store.database import Store, TownChanges, open_store
+from gastown.hall.store.lock import only_one
 from gastown.hall.tokens import mint
 
 __all__ = ["Hall", "HallOptions", "open_hall"]

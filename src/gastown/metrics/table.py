@@ -331,6 +331,7 @@ _ALL = (
         "Seconds by which a task woke up late, asked twice a second: how long everything else had to wait.",
         _LAG,
     ),
+    _counter("gastown_tasks_failed", "Tasks in the background that ended with an exception, which the log has."),
     # The drain
     _gauge(
         "gastown_drain_phase",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gastown.hall.ledger import Ledger
+from gastown.hall.store.transaction import Ledger
 
 __all__ = ["agent_events", "heartbeats"]
 

@@ -219,7 +219,7 @@ class Later:
 
 @asynccontextmanager
 async def open_fake_broker(network: MemoryNetwork, upstreams: Upstreams) -> AsyncIterator[Broker]:
-    """A broker at http://broker; a town has one with `gastown_broker=True`."""
+    """The town's broker, at http://broker."""
     grants = Grants()
     app = BrokerApp(grants, network.client(), upstreams)
     network.serve(app, "broker")
@@ -282,7 +282,6 @@ def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
         "gastown_workspace_root": str(folder / "rigs"),
         "gastown_agent_home_root": str(folder / "homes"),
         "gastown_spawn_slots": 2,
-        "gastown_broker": False,
         "gastown_insecure": True,  # its client calls it by the name of no machine
         "gastown_container_token": token_until(EPOCH.timestamp() + 8 * 3600),
         "base_env": {"PATH": "/usr/bin:/bin"},

@@ -56,7 +56,7 @@ class Reports:
     `lost` counts reports that the worker refused, or that were one too many while it was away.
     """
 
-    def __init__(self, worker: WorkerClient | None, nursery: trio.Nursery | None) -> None:
+    def __init__(self, worker: WorkerClient, nursery: trio.Nursery) -> None:
         self._worker = worker
         self._nursery = nursery
         self._waiting: dict[tuple[str, str] | None, deque[_Report]] = {}
@@ -98,7 +98,7 @@ class Reports:
 
     @property
     def has_worker(self) -> bool:
-        return self._worker is not None
+        return self._worker.is_configured
 
     def container_ready(self, nonce: str) -> None:
         """Answer a nonce with the container's readiness, once however often it is given.
@@ -120,7 +120,7 @@ class Reports:
         )
 
     def _make(self, report: _Report) -> None:
-        if self._nursery is None:
+        if not self.has_worker:
             return
         if self.pending >= _MOST_WAITING:
             self.lost += 1
@@ -142,7 +142,6 @@ class Reports:
 
     async def _send(self, report: _Report) -> None:
         """Send until it has arrived, or was refused."""
-        assert self._worker is not None  # noqa: S101 - without one there is no nursery that could run this
         body = report.body.model_dump(mode="json", by_alias=True, exclude_none=True)
         pauses = delays(_FIRST_PAUSE, _MOST_PAUSE)
         while True:
@@ -164,11 +163,8 @@ class Reports:
 
 
 @asynccontextmanager
-async def open_reports(worker: WorkerClient | None) -> AsyncIterator[Reports]:
+async def open_reports(worker: WorkerClient) -> AsyncIterator[Reports]:
     """Reports are sent for the length of the block. Await `flushed()` before leaving it."""
-    if worker is None:
-        yield Reports(None, None)
-        return
     async with trio.open_nursery() as nursery:
         reports = Reports(worker, nursery)
         yield reports

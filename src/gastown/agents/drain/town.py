@@ -136,9 +136,9 @@ async def _drain_agents(drain: Drain, parts: DrainParts, time_up: trio.Event) ->
         drain.phases.enter(DrainPhase.SAVING)
 
 
-async def _give_notice(drain: Drain, worker: WorkerClient | None) -> None:
+async def _give_notice(drain: Drain, worker: WorkerClient) -> None:
     """Tell the worker that the container goes; nothing waits for that but the end."""
-    if worker is None:
+    if not worker.is_configured:
         return
     drain.notice = "on its way"
     try:

@@ -35,7 +35,7 @@ _RENEW_SECONDS = 15.0
 class TownUpstreams:
     """The broker's upstreams: the worker of the town, and the gateway."""
 
-    worker: WorkerClient | None
+    worker: WorkerClient
     credentials: LiveCredentials
     api_url: str | None
     gateway_url: str
@@ -50,8 +50,6 @@ class TownUpstreams:
         return self.credentials.current.container_token
 
     async def renew_worker_token(self, refused: Secret | None) -> bool:
-        if self.worker is None:
-            return False
         try:
             with trio.fail_after(_RENEW_SECONDS):
                 await self.worker.renew_token(refused)

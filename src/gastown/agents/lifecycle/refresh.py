@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
-import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.lifecycle.restart import restart_when_idle
+from gastown.agents.lifecycle.restart import renew_server
 from gastown.agents.lifecycle.startup import spec_of
 from gastown.agents.services import AgentServices
+from gastown.concurrency.supervise import Start
 from gastown.contract.agents import AgentState
-from gastown.contract.errors import AgentNotRunning
 from gastown.contract.town import RefreshResult
-from gastown.kilo.errors import KiloError
 
 __all__ = ["rotate"]
 
-log = structlog.get_logger()
 
-
-def rotate(
-    agents: list[Agent], services: AgentServices, start_soon: Callable[..., None]
-) -> tuple[RefreshResult, ...]:
+def rotate(agents: list[Agent], services: AgentServices, start: Start) -> tuple[RefreshResult, ...]:
     """What the newest credentials and configuration mean for each agent.
 
     A server that the change made unequal, since a part of it is frozen in the server's environment, is
-    replaced at the end of its turn, by a task of `start_soon`.
+    replaced at the end of its turn, by a task that `start` begins.
     """
-    return tuple(_rotate(agent, services, start_soon) for agent in agents)
+    return tuple(_rotate(agent, services, start) for agent in agents)
 
 
-def _rotate(agent: Agent, services: AgentServices, start_soon: Callable[..., None]) -> RefreshResult:
+def _rotate(agent: Agent, services: AgentServices, start: Start) -> RefreshResult:
     began = trio.current_time()
     differences: tuple[str, ...] = ()
     if agent.state is AgentState.RUNNING and agent.lease is not None:
         differences = agent.lease.server.spec.differences(spec_of(agent, services))
     if differences:
-        start_soon(_replace, agent, services, name=f"restart {agent.id}")
+        start(f"restart {agent.id}", partial(renew_server, agent, services))
     return RefreshResult(
         agent_id=agent.id,
         success=True,
@@ -46,10 +40,3 @@ def _rotate(agent: Agent, services: AgentServices, start_soon: Callable[..., Non
         mode="restart" if differences else "live",
         reason=f"restarts at the end of its turn for {', '.join(differences)}" if differences else None,
     )
-
-
-async def _replace(agent: Agent, services: AgentServices) -> None:
-    try:
-        await restart_when_idle(agent, services)
-    except (KiloError, AgentNotRunning) as error:
-        log.warning("agent.restart_failed", agent_id=agent.id, reason=str(error))

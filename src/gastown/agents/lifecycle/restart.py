@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import trio
@@ -20,13 +21,14 @@ from gastown.agents.services import AgentServices
 from gastown.agents.session.stream import listen
 from gastown.concurrency.phases import PhaseLog
 from gastown.concurrency.slots import Priority
+from gastown.concurrency.supervise import Start
 from gastown.contract.agents import AgentState, ModelRequest
 from gastown.contract.errors import AgentNotRunning
 from gastown.contract.town import RefreshResult
 from gastown.kilo.errors import KiloError
 from gastown.kilo.pool import Lease, Server
 
-__all__ = ["Refresh", "change_model", "refresh_all", "restart", "restart_when_idle"]
+__all__ = ["Refresh", "change_model", "refresh_all", "renew_server", "restart", "restart_when_idle"]
 
 log = structlog.get_logger()
 
@@ -167,10 +169,11 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
             frozen = True
     agent.announce()
     if frozen:
-        _nursery_of(agent).start_soon(_renew, agent, services, name=f"restart {agent.id}")
+        _nursery_of(agent).start_soon(renew_server, agent, services, name=f"restart {agent.id}")
 
 
-async def _renew(agent: Agent, services: AgentServices) -> None:
+async def renew_server(agent: Agent, services: AgentServices) -> None:
+    """`restart_when_idle` for a task of its own: the agent goes on with the old server when that fails."""
     try:
         await restart_when_idle(agent, services)
     except (KiloError, AgentNotRunning) as error:
@@ -242,10 +245,10 @@ class Refresh:
         )
 
 
-def refresh_all(agents: list[Agent], services: AgentServices, start_soon: Callable[..., None]) -> Refresh:
-    """Begin a refresh that outlives its caller; `start_soon` is that of a nursery that may do so."""
+def refresh_all(agents: list[Agent], services: AgentServices, start: Start) -> Refresh:
+    """Begin a refresh that outlives its caller, as a task that `start` begins."""
     refresh = Refresh(agents)
-    start_soon(refresh.run, services, name="refresh")
+    start("refresh", partial(refresh.run, services))
     return refresh
 
 

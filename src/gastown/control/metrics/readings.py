@@ -38,6 +38,7 @@ def readings(town: Town) -> dict[str, Reading]:
         **_worker(town),
         **_broker(town),
         "gastown_event_loop_lag_seconds": town.lag.lags,
+        "gastown_tasks_failed_total": {(): town.background.failures + town.services.repositories.tasks.failures},
         **_drain(town),
     }
 

@@ -96,9 +96,9 @@ async def refresh_token() -> Response:
     for agent in agents:
         agent.announce()
     if here.services.broker is not None:
-        results = rotate(agents, here.services, here.background.start_soon)
+        results = rotate(agents, here.services, here.background.start)
         return reply(RefreshAnswer(agents_restarted=0, agents_failed=0, results=results), without_unset=True)
-    refresh = refresh_all(agents, here.services, here.background.start_soon)
+    refresh = refresh_all(agents, here.services, here.background.start)
     with trio.move_on_after(here.refresh_answer_seconds):
         await refresh.done.wait()
     results = refresh.results()
@@ -119,7 +119,7 @@ async def sync_config() -> Response:
     here = town()
     if here.services.broker is None:
         return reply(Synced(), without_unset=True)
-    results = rotate(here.roster.active(), here.services, here.background.start_soon)
+    results = rotate(here.roster.active(), here.services, here.background.start)
     return reply(Synced(results=results), without_unset=True)
 
 

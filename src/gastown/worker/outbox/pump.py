@@ -20,7 +20,7 @@ from gastown.concurrency.backoff import delays
 from gastown.concurrency.signal import Signal
 from gastown.contract.events import AgentEvent
 from gastown.worker.client import WorkerClient, WorkerError
-from gastown.worker.outbox.backlog import GAVE_UP, Backlog, Lane
+from gastown.worker.outbox.backlog import GAVE_UP, Backlog, Gap, Lane
 
 __all__ = ["Outbox", "OutboxMetrics", "open_outbox"]
 
@@ -59,7 +59,7 @@ class OutboxMetrics:
 class Outbox:
     """Made by `open_outbox`. Without a worker it takes events and forgets them."""
 
-    def __init__(self, worker: WorkerClient | None, nursery: trio.Nursery | None, backlog: Backlog) -> None:
+    def __init__(self, worker: WorkerClient, nursery: trio.Nursery, backlog: Backlog) -> None:
         self._worker = worker
         self._nursery = nursery
         self._backlog = backlog
@@ -73,7 +73,7 @@ class Outbox:
 
     def put(self, rig_id: str, agent_id: str, record: AgentEvent) -> None:
         """Queue an event; never waits, never raises."""
-        if self._nursery is None:
+        if not self._worker.is_configured:
             return
         lane = self._backlog.add(rig_id, agent_id, record)
         self._newest = record.id
@@ -118,7 +118,7 @@ class Outbox:
     async def _send(self, lane: Lane) -> bool:
         """Send the next of an agent's events; False when the worker is to be left alone for a while."""
         if lane.gap is not None:
-            return await self._tell_of_gap(lane)
+            return await self._tell_of_gap(lane, lane.gap)
         entries = self._backlog.take(lane, _BATCH_EVENTS if self._batches else 1, _BATCH_BYTES)
         bodies = [_wire(lane.agent_id, entry.kind, entry.body) for entry in entries]
         fate = await self._post(lane, bodies)
@@ -131,10 +131,8 @@ class Outbox:
         self._moved.send()
         return True
 
-    async def _tell_of_gap(self, lane: Lane) -> bool:
-        lane.telling, lane.gap = lane.gap, None
-        assert lane.telling is not None  # noqa: S101 - asked by the caller
-        gap = lane.telling
+    async def _tell_of_gap(self, lane: Lane, gap: Gap) -> bool:
+        lane.telling, lane.gap = gap, None
         data = {"dropped": gap.dropped, "firstId": gap.first, "lastId": gap.last, "reason": "the outbox was full"}
         fate = await self._post(lane, [_wire(lane.agent_id, GAVE_UP, json.dumps(data))])
         lane.telling = None
@@ -145,7 +143,6 @@ class Outbox:
 
     async def _post(self, lane: Lane, bodies: list[str]) -> _Fate:
         """One call with one or several events, and what became of it."""
-        assert self._worker is not None  # noqa: S101 - without one there is no nursery that could run this
         batch = len(bodies) > 1
         content = (f"[{','.join(bodies)}]" if batch else bodies[0]).encode("ascii")
         try:
@@ -185,12 +182,9 @@ def _wire(agent_id: str, kind: str, data: str) -> str:
 
 
 @asynccontextmanager
-async def open_outbox(worker: WorkerClient | None, *, most: int, most_bytes: int) -> AsyncIterator[Outbox]:
+async def open_outbox(worker: WorkerClient, *, most: int, most_bytes: int) -> AsyncIterator[Outbox]:
     """An outbox for the length of the block. Await `flushed()` before leaving it: what waits then is lost."""
     backlog = Backlog(most=most, most_bytes=most_bytes)
-    if worker is None:
-        yield Outbox(None, None, backlog)
-        return
     async with trio.open_nursery() as nursery:
         outbox = Outbox(worker, nursery, backlog)
         yield outbox

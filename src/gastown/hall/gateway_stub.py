@@ -15,9 +15,9 @@ from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
 from gastown.contract.secret import Secret
-from gastown.hall.answers import Refusal, answer, read_json
-from gastown.hall.config import DEFAULT_MODEL, DEFAULT_SMALL_MODEL
-from gastown.hall.context import StandIn, context
+from gastown.hall.api.answers import Refusal, answer, read_json
+from gastown.hall.api.context import StandIn, context
+from gastown.hall.domain.town import DEFAULT_MODEL, DEFAULT_SMALL_MODEL
 
 __all__ = ["gateway", "stand_in_text"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from gastown.hall.waterfall import Bar, render
+from gastown.hall.cli.waterfall import Bar, render
 
 __all__ = ["Screen", "open_screen"]
 

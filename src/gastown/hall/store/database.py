@@ -19,7 +19,7 @@ import trio
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
-from gastown.hall.config import RigRecord, TownRecord
+from gastown.hall.domain.town import RigRecord, TownRecord
 
 __all__ = [
     "MOST_EVENTS",
@@ -272,13 +272,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version > VERSION:
         raise StoreError(f"{path} was written by a newer gastown (version {version}, this one knows {VERSION})")
     if version == 0:
-        schema = files("gastown.hall").joinpath("schema.sql").read_text("utf-8")
+        schema = files("gastown.hall.store").joinpath("schema.sql").read_text("utf-8")
         # One script, one transaction: a crash in here leaves an empty file and not half a schema.
         connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
     else:
         _bring_up_to_date(connection, path, version)
     for name in ("board.sql", "records.sql"):
-        tables = files("gastown.hall").joinpath(name).read_text("utf-8")
+        tables = files("gastown.hall.store").joinpath(name).read_text("utf-8")
         connection.executescript(f"BEGIN IMMEDIATE; {tables} COMMIT;")
 
 

@@ -11,7 +11,7 @@ from quart import current_app
 from quart_trio import QuartTrio
 
 from gastown.contract.secret import Secret
-from gastown.hall.store import Store
+from gastown.hall.store.database import Store
 
 __all__ = ["HallApp", "HallContext", "StandIn", "context"]
 

@@ -9,12 +9,12 @@ from quart import Blueprint
 
 from gastown.contract.identifiers import AgentId
 from gastown.contract.worker import ACCEPTS_BATCHES, ACCEPTS_HEADER, NudgeDelivered, Nudges
-from gastown.hall import crew, records
-from gastown.hall.answers import Answer, Refusal, done, issues, read_json, reply
-from gastown.hall.ledger import in_ledger
-from gastown.hall.records import AgentEventRecord
-from gastown.hall.shown import DrainNonce
-from gastown.hall.worker_api import require_identifiers, require_token
+from gastown.hall.api.answers import Answer, Refusal, done, issues, read_json, reply
+from gastown.hall.api.responses import DrainNonce
+from gastown.hall.api.worker_api import require_identifiers, require_token
+from gastown.hall.store import records, rig_agents
+from gastown.hall.store.records import AgentEventRecord
+from gastown.hall.store.transaction import in_ledger
 
 __all__ = ["agent_api"]
 
@@ -79,7 +79,7 @@ async def post_heartbeat(town_id: str, rig_id: str, agent_id: str) -> Answer[Dra
 @agent_api.get("/agents/<agent_id>/pending-nudges")
 async def get_nudges(town_id: str, agent_id: str, **_path: str) -> Answer[Nudges]:
     """What the agent has not been told yet, the most urgent first."""
-    waiting = await in_ledger(town_id, lambda ledger: crew.pending_nudges(ledger, agent_id))
+    waiting = await in_ledger(town_id, lambda ledger: rig_agents.pending_nudges(ledger, agent_id))
     return reply(Nudges(data=waiting))
 
 
@@ -87,7 +87,7 @@ async def get_nudges(town_id: str, agent_id: str, **_path: str) -> Answer[Nudges
 async def post_nudge_delivered(town_id: str, agent_id: str, **_path: str) -> Answer[None]:
     """The agent has been told; saying so twice changes nothing."""
     body = _valid(_DELIVERED, await read_json(_SMALL))
-    await in_ledger(town_id, lambda ledger: crew.nudge_delivered(ledger, agent_id, body.nudge_id))
+    await in_ledger(town_id, lambda ledger: rig_agents.nudge_delivered(ledger, agent_id, body.nudge_id))
     return done()
 
 

@@ -19,17 +19,17 @@ from gastown.contract.git import Remote, is_branch_name
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
-from gastown.hall.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
-from gastown.hall.config import RigRecord
-from gastown.hall.container import REFUSED, ContainerDied, write_private
-from gastown.hall.dispatch import DispatchError
+from gastown.hall.cli.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
+from gastown.hall.cli.mayor import MayorLost
+from gastown.hall.cli.renewal import renew
+from gastown.hall.cli.screen import Screen, open_screen
+from gastown.hall.control_client import DispatchError
+from gastown.hall.domain.town import RigRecord
+from gastown.hall.drivers.process import REFUSED, ContainerDied, write_private
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.lock import DirectoryUnusable
-from gastown.hall.mayor import MayorLost
-from gastown.hall.renewal import renew
-from gastown.hall.screen import Screen, open_screen
 from gastown.hall.server import PortTaken
-from gastown.hall.store import StoreError
+from gastown.hall.store.database import StoreError
+from gastown.hall.store.lock import DirectoryUnusable
 from gastown.hall.tokens import LIFETIME
 from gastown.logs import RedactingFormatter
 

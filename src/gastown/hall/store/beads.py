@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gastown.hall.answers import Refusal
-from gastown.hall.ledger import Ledger, new_id
-from gastown.hall.shown import Bead, Molecule, MoleculeAdvanced
-from gastown.hall.store import Row
+from gastown.hall.api.answers import Refusal
+from gastown.hall.api.responses import Bead, Molecule, MoleculeAdvanced
+from gastown.hall.store.database import Row
+from gastown.hall.store.transaction import Ledger, new_id
 
 __all__ = [
     "FINISHED",

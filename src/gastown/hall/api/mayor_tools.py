@@ -7,12 +7,10 @@ from typing import get_args
 from quart import Blueprint, request
 
 from gastown.contract.git import Remote
-from gastown.hall import beads, convoys, crew
-from gastown.hall.answers import Answer, Refusal, done
-from gastown.hall.context import context
-from gastown.hall.ledger import Ledger, in_ledger
-from gastown.hall.shown import Assignment, Bead, Convoy, ConvoyParts, CrewMember, Deleted, RigShown, Total
-from gastown.hall.tool_bodies import (
+from gastown.hall.api.answers import Answer, Refusal, done
+from gastown.hall.api.context import context
+from gastown.hall.api.responses import Assignment, Bead, Convoy, ConvoyParts, CrewMember, Deleted, RigShown, Total
+from gastown.hall.api.tool_bodies import (
     BeadChanges,
     BeadIds,
     BeadStatus,
@@ -25,8 +23,10 @@ from gastown.hall.tool_bodies import (
     SlingBatch,
     UiAction,
 )
-from gastown.hall.tool_requests import as_agent, body_as, sender
-from gastown.hall.worker_api import require_identifiers, require_token
+from gastown.hall.api.tool_requests import as_agent, body_as, sender
+from gastown.hall.api.worker_api import require_identifiers, require_token
+from gastown.hall.store import beads, convoys, rig_agents
+from gastown.hall.store.transaction import Ledger, in_ledger
 
 __all__ = ["mayor_tools"]
 
@@ -48,9 +48,9 @@ async def sling(town_id: str) -> Answer[Assignment]:
             ledger, body.rig_id, "issue", body.title,
             body=body.body, metadata=body.metadata, labels=body.labels, created_by=creator,
         )  # fmt: skip
-        taker = crew.assign(ledger, bead_id, crew.someone_for(ledger, body.rig_id))
+        taker = rig_agents.assign(ledger, bead_id, rig_agents.someone_for(ledger, body.rig_id))
         shown = beads.show_bead(ledger, beads.bead(ledger, bead_id))
-        return Assignment(bead=shown, agent=crew.show_agent(taker))
+        return Assignment(bead=shown, agent=rig_agents.show_agent(taker))
 
     return done(await in_ledger(town_id, work))
 
@@ -90,7 +90,7 @@ async def list_beads(town_id: str, rig_id: str) -> Answer[list[Bead]]:
 async def list_agents(town_id: str, rig_id: str) -> Answer[list[CrewMember]]:
     def work(ledger: Ledger) -> list[CrewMember]:
         ledger.require_rig(rig_id)
-        return crew.agents(ledger, rig_id)
+        return rig_agents.agents(ledger, rig_id)
 
     return done(await in_ledger(town_id, work))
 
@@ -143,7 +143,7 @@ async def mail_send(town_id: str) -> Answer[None]:
 
     def work(ledger: Ledger) -> None:
         ledger.require_rig(body.rig_id)
-        crew.send_mail(ledger, body.rig_id, origin, body.to_agent_id, body.subject, body.body)
+        rig_agents.send_mail(ledger, body.rig_id, origin, body.to_agent_id, body.subject, body.body)
 
     await in_ledger(town_id, work)
     return done()
@@ -188,7 +188,7 @@ async def bead_reassign(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]
 
     def work(ledger: Ledger) -> Bead:
         beads.bead(ledger, bead_id, rig_id)
-        crew.assign(ledger, bead_id, crew.agent(ledger, rig_id, body.agent_id))
+        rig_agents.assign(ledger, bead_id, rig_agents.agent(ledger, rig_id, body.agent_id))
         return beads.show_bead(ledger, beads.bead(ledger, bead_id))
 
     return done(await in_ledger(town_id, work))
@@ -199,8 +199,8 @@ async def agent_reset(town_id: str, rig_id: str, agent_id: str) -> Answer[CrewMe
     """Free the agent on the board. Its server, if it has one, is the container's."""
 
     def work(ledger: Ledger) -> CrewMember:
-        crew.let_go(ledger, crew.agent(ledger, rig_id, agent_id))
-        return crew.show_agent(crew.agent(ledger, rig_id, agent_id))
+        rig_agents.let_go(ledger, rig_agents.agent(ledger, rig_id, agent_id))
+        return rig_agents.show_agent(rig_agents.agent(ledger, rig_id, agent_id))
 
     return done(await in_ledger(town_id, work))
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from quart import request
 
 from gastown.contract.identifiers import is_identifier
-from gastown.hall.answers import Refusal, issues, read_json
+from gastown.hall.api.answers import Refusal, issues, read_json
 
 __all__ = ["as_agent", "body_as", "sender"]
 

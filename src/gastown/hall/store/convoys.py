@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
-from gastown.hall.answers import Refusal
-from gastown.hall.beads import (
+from gastown.hall.api.answers import Refusal
+from gastown.hall.api.responses import Assignment, Convoy, ConvoyParts, Total
+from gastown.hall.api.tool_bodies import SlingBatch
+from gastown.hall.store.beads import (
     FINISHED,
     bead,
     change_bead,
@@ -15,11 +17,9 @@ from gastown.hall.beads import (
     settle_convoy,
     show_bead,
 )
-from gastown.hall.crew import assign, show_agent, someone_for
-from gastown.hall.ledger import Ledger, new_id
-from gastown.hall.shown import Assignment, Convoy, ConvoyParts, Total
-from gastown.hall.store import Row
-from gastown.hall.tool_bodies import SlingBatch
+from gastown.hall.store.database import Row
+from gastown.hall.store.rig_agents import assign, show_agent, someone_for
+from gastown.hall.store.transaction import Ledger, new_id
 
 __all__ = [
     "add_bead",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gastown.hall.ledger import Ledger
+from gastown.hall.store.transaction import Ledger
 
 __all__ = [
     "MOST_AGENT_EVENTS",

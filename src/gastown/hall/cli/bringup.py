@@ -21,7 +21,12 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import Health
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.hall.app import LOGGER
-from gastown.hall.container import (
+from gastown.hall.cli.mayor import Told, Turn, follow, tell
+from gastown.hall.cli.renewal import renew
+from gastown.hall.cli.screen import Screen
+from gastown.hall.cli.waterfall import Bar, Sightings, bars_from
+from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
+from gastown.hall.drivers.process import (
     SERVE,
     Container,
     ContainerOptions,
@@ -32,13 +37,8 @@ from gastown.hall.container import (
     run_container,
     write_private,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.mayor import Told, Turn, follow, tell
-from gastown.hall.renewal import renew
-from gastown.hall.screen import Screen
 from gastown.hall.tokens import LIFETIME
-from gastown.hall.waterfall import Bar, Sightings, bars_from
 
 __all__ = ["CONTROL_TOKEN", "DEFAULT_MESSAGE", "UpFailed", "UpOptions", "bring_up"]
 

@@ -11,7 +11,7 @@ import trio
 
 from gastown.contract.agents import AgentState
 from gastown.contract.events import AgentEvent
-from gastown.hall.dispatch import Dispatch, DispatchError
+from gastown.hall.control_client import Dispatch, DispatchError
 from gastown.hall.hall import Hall
 
 __all__ = ["MayorLost", "Told", "Turn", "TurnReader", "follow", "tell"]

@@ -18,10 +18,10 @@ from quart import Blueprint, Response, request
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.contract.worker import MayorContext, RegistryEntry
-from gastown.hall.answers import Answer, Refusal, done, entrust, issues, read_bytes, read_json, reply
-from gastown.hall.config import TownRecord, mayor_context, registry_to_keep, resumed_registry
-from gastown.hall.context import context
-from gastown.hall.shown import StoredRegistry, Token, TokenGiven
+from gastown.hall.api.answers import Answer, Refusal, done, entrust, issues, read_bytes, read_json, reply
+from gastown.hall.api.context import context
+from gastown.hall.api.responses import StoredRegistry, Token, TokenGiven
+from gastown.hall.domain.town import TownRecord, mayor_context, registry_to_keep, resumed_registry
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
 
 __all__ = ["SNAPSHOT_LIMIT", "worker_api"]

@@ -13,7 +13,7 @@ from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from gastown.contract.secret import reveal_json
-from gastown.hall.shown import Shown
+from gastown.hall.api.responses import Shown
 
 __all__ = [
     "JSON_LIMIT",

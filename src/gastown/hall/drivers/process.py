@@ -17,8 +17,8 @@ from subprocess import DEVNULL
 import trio
 
 from gastown.contract.secret import Secret
-from gastown.hall.config import TownRecord
-from gastown.hall.dispatch import DispatchError
+from gastown.hall.control_client import DispatchError
+from gastown.hall.domain.town import TownRecord
 from gastown.hall.server import PortTaken
 
 __all__ = [

@@ -7,12 +7,18 @@ import json
 from quart import Blueprint
 
 from gastown.contract.agents import Role
-from gastown.hall import beads, crew
-from gastown.hall.answers import Answer, Refusal, done
-from gastown.hall.ledger import Ledger, in_ledger
-from gastown.hall.shown import Bead, Letter, Molecule, MoleculeAdvanced, NudgeLeft, Primer, ReviewBead, ReworkBead
-from gastown.hall.store import Row
-from gastown.hall.tool_bodies import (
+from gastown.hall.api.answers import Answer, Refusal, done
+from gastown.hall.api.responses import (
+    Bead,
+    Letter,
+    Molecule,
+    MoleculeAdvanced,
+    NudgeLeft,
+    Primer,
+    ReviewBead,
+    ReworkBead,
+)
+from gastown.hall.api.tool_bodies import (
     Checkpoint,
     Closing,
     Done,
@@ -24,8 +30,11 @@ from gastown.hall.tool_bodies import (
     StepSummary,
     TriageResolution,
 )
-from gastown.hall.tool_requests import as_agent, body_as, sender
-from gastown.hall.worker_api import require_identifiers, require_token
+from gastown.hall.api.tool_requests import as_agent, body_as, sender
+from gastown.hall.api.worker_api import require_identifiers, require_token
+from gastown.hall.store import beads, rig_agents
+from gastown.hall.store.database import Row
+from gastown.hall.store.transaction import Ledger, in_ledger
 
 __all__ = ["rig_tools"]
 
@@ -39,7 +48,11 @@ _AGENT = "/agents/<agent_id>"
 @rig_tools.get(f"{_AGENT}/prime")
 async def prime(town_id: str, rig_id: str, agent_id: str) -> Answer[Primer]:
     as_agent(agent_id)
-    return done(await in_ledger(town_id, lambda ledger: crew.prime(ledger, crew.caller(ledger, rig_id, agent_id))))
+    return done(
+        await in_ledger(
+            town_id, lambda ledger: rig_agents.prime(ledger, rig_agents.caller(ledger, rig_id, agent_id))
+        )
+    )
 
 
 @rig_tools.get("/beads/<bead_id>")
@@ -69,7 +82,7 @@ async def work_done(town_id: str, rig_id: str, agent_id: str) -> Answer[ReviewBe
 
     def work(ledger: Ledger) -> ReviewBead:
         worker, held = _holding(ledger, rig_id, agent_id)
-        crew.set_agent(ledger, agent_id, "bead_id", None)
+        rig_agents.set_agent(ledger, agent_id, "bead_id", None)
         if held["type"] != "merge_request":
             return ReviewBead(review_bead_id=_hand_in(ledger, worker, held, body))
         if not beads.open_blockers(ledger, held["id"]):
@@ -98,7 +111,7 @@ async def request_changes(town_id: str, rig_id: str, agent_id: str) -> Answer[Re
         )  # fmt: skip
         beads.link_rework(ledger, rework, held["id"])
         beads.set_blockers(ledger, held["id"], [*_blockers(ledger, held["id"]), rework])
-        crew.assign(ledger, rework, crew.someone_for(ledger, rig_id))
+        rig_agents.assign(ledger, rework, rig_agents.someone_for(ledger, rig_id))
         return ReworkBead(rework_bead_id=rework)
 
     return done(await in_ledger(town_id, work))
@@ -111,7 +124,7 @@ async def mail_send(town_id: str, rig_id: str) -> Answer[None]:
 
     def work(ledger: Ledger) -> None:
         ledger.require_rig(rig_id)
-        crew.send_mail(ledger, rig_id, origin, body.to_agent_id, body.subject, body.body)
+        rig_agents.send_mail(ledger, rig_id, origin, body.to_agent_id, body.subject, body.body)
 
     await in_ledger(town_id, work)
     return done()
@@ -122,8 +135,8 @@ async def mail_check(town_id: str, rig_id: str, agent_id: str) -> Answer[list[Le
     as_agent(agent_id)
 
     def work(ledger: Ledger) -> list[Letter]:
-        crew.caller(ledger, rig_id, agent_id)
-        return crew.read_mail(ledger, agent_id)
+        rig_agents.caller(ledger, rig_id, agent_id)
+        return rig_agents.read_mail(ledger, agent_id)
 
     return done(await in_ledger(town_id, work))
 
@@ -151,8 +164,8 @@ async def checkpoint(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     body = await body_as(Checkpoint)
 
     def work(ledger: Ledger) -> None:
-        crew.caller(ledger, rig_id, agent_id)
-        crew.keep_checkpoint(ledger, agent_id, body.data)
+        rig_agents.caller(ledger, rig_id, agent_id)
+        rig_agents.keep_checkpoint(ledger, agent_id, body.data)
 
     await in_ledger(town_id, work)
     return done()
@@ -184,8 +197,8 @@ async def status(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     body = await body_as(StatusLine)
 
     def work(ledger: Ledger) -> None:
-        crew.caller(ledger, rig_id, agent_id)
-        crew.set_agent(ledger, agent_id, "status_message", body.message)
+        rig_agents.caller(ledger, rig_id, agent_id)
+        rig_agents.set_agent(ledger, agent_id, "status_message", body.message)
 
     await in_ledger(town_id, work)
     return done()
@@ -216,21 +229,21 @@ async def nudge(town_id: str, rig_id: str) -> Answer[NudgeLeft]:
     def work(ledger: Ledger) -> NudgeLeft:
         ledger.require_rig(rig_id)
         target = body.target_agent_id
-        return NudgeLeft(nudge_id=crew.nudge(ledger, rig_id, origin, target, body.message, body.mode))
+        return NudgeLeft(nudge_id=rig_agents.nudge(ledger, rig_id, origin, target, body.message, body.mode))
 
     return done(await in_ledger(town_id, work))
 
 
 def _holding(ledger: Ledger, rig_id: str, agent_id: str) -> tuple[Row, Row]:
     """The calling agent and the bead that it works on; Refusal 409 when it has none."""
-    worker = crew.caller(ledger, rig_id, agent_id)
+    worker = rig_agents.caller(ledger, rig_id, agent_id)
     if worker["bead_id"] is None:
         raise Refusal(409, f"Agent {agent_id} works on no bead")
     return worker, beads.bead(ledger, worker["bead_id"])
 
 
 def _bead_in_steps(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
-    worker = crew.caller(ledger, rig_id, agent_id)
+    worker = rig_agents.caller(ledger, rig_id, agent_id)
     if worker["bead_id"] is None:
         raise Refusal(404, f"Agent {agent_id} works on no bead")
     return beads.bead(ledger, worker["bead_id"])
@@ -244,8 +257,8 @@ def _hand_in(ledger: Ledger, worker: Row, held: Row, body: Done) -> str:
     """
     if review := beads.open_review_of(ledger, held["id"]):
         beads.close_bead(ledger, held["id"])
-        if crew.holder_of(ledger, review) is None:
-            crew.assign(ledger, review, crew.someone_for(ledger, held["rig_id"], Role.REFINERY))
+        if rig_agents.holder_of(ledger, review) is None:
+            rig_agents.assign(ledger, review, rig_agents.someone_for(ledger, held["rig_id"], Role.REFINERY))
         return review
     beads.change_bead(ledger, held["id"], {"status": "in_review"})
     metadata = {"branch": body.branch, "pr_url": body.pr_url, "source_bead_id": held["id"]}
@@ -253,7 +266,7 @@ def _hand_in(ledger: Ledger, worker: Row, held: Row, body: Done) -> str:
         ledger, held["rig_id"], "merge_request", f"Review: {held['title']}",
         body=body.summary, metadata=metadata, created_by=worker["id"],
     )  # fmt: skip
-    crew.assign(ledger, review, crew.someone_for(ledger, held["rig_id"], Role.REFINERY))
+    rig_agents.assign(ledger, review, rig_agents.someone_for(ledger, held["rig_id"], Role.REFINERY))
     return review
 
 

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TypeVar
 
 from gastown.contract.wire import iso
-from gastown.hall.answers import Refusal
-from gastown.hall.context import context
-from gastown.hall.store import Connection, Row
+from gastown.hall.api.answers import Refusal
+from gastown.hall.api.context import context
+from gastown.hall.store.database import Connection, Row
 
 __all__ = ["Ledger", "in_ledger", "new_id"]
 

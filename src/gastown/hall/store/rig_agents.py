@@ -7,11 +7,11 @@ from typing import Any
 
 from gastown.contract.agents import Role
 from gastown.contract.worker import Nudge
-from gastown.hall.answers import Refusal
-from gastown.hall.beads import bead, beads, change_bead, make_bead, show_bead
-from gastown.hall.ledger import Ledger, new_id
-from gastown.hall.shown import CrewMember, Letter, Primer
-from gastown.hall.store import Row
+from gastown.hall.api.answers import Refusal
+from gastown.hall.api.responses import CrewMember, Letter, Primer
+from gastown.hall.store.beads import bead, beads, change_bead, make_bead, show_bead
+from gastown.hall.store.database import Row
+from gastown.hall.store.transaction import Ledger, new_id
 
 __all__ = [
     "agent",
