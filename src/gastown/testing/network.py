@@ -11,11 +11,9 @@ from typing import Any
 import httpcore2
 import httpx2
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 
+from gastown.asgi.hypercorn_seams import Connections
 from gastown.testing.asgi import App
 
 __all__ = ["MemoryNetwork", "open_network"]
@@ -96,7 +94,7 @@ class MemoryNetwork:
 
         try:
             with wire.scope:
-                await TCPServer(ASGIWrapper(watched), self._config, WorkerContext(None), {}, wire.server).run()
+                await Connections(watched, self._config).run(wire.server)
         finally:
             self._wires[address].discard(wire)
             wire.close()

@@ -28,7 +28,7 @@ from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import StartAgentRequest
 from gastown.control.app import create_app
-from gastown.control.server import Front
+from gastown.control.server import HypercornLayer
 from gastown.git.command import GitRunner
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers
@@ -262,7 +262,7 @@ async def open_fake_town(
                 )
                 knows = (worker or FakeWorker)(network)
                 async with open_town(parts) as opened:
-                    network.serve(Front(create_app(opened.town)), "town")
+                    network.serve(HypercornLayer(create_app(opened.town)), "town")
                     client = network.client("http://town")
                     yield FakeTown(opened, told, network, launcher, knows, client, nursery, log, clock)
                     nursery.cancel_scope.cancel(reason="the test is over")
