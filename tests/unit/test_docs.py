@@ -13,7 +13,7 @@ from gastown.agents.agent import EDGES
 from gastown.contract.tools import tools
 from gastown.contract.town import Hydration
 from gastown.metrics.table import METRICS
-from tests.faults.faults import FAULTS
+from gastown.testing.faults import FAULTS
 from tools.site import cli, http_api, log_events, settings, worker_api
 from tools.site.__main__ import NotBuilt, build
 from tools.site.pages import DOCS, REPOSITORY, SOURCE, reference, stage
