@@ -65,7 +65,7 @@ def test_what_is_secret_is_told_among_the_credentials() -> None:
     ("name", "expected"),
     [
         *(("KILOCODE_TOKEN", "secret"), ("GASTOWN_TOWN_ID", "text"), ("GASTOWN_CONTROL_HOST", "text")),
-        *(("GASTOWN_CONTROL_ORIGINS", "list"), ("GASTOWN_AGENT_UIDS", "range"), ("GASTOWN_BROKER", "on or off")),
+        *(("GASTOWN_CONTROL_ORIGINS", "list"), ("GASTOWN_AGENT_UIDS", "range")),
         *(("GASTOWN_DRAIN_SECONDS", "number"), ("GASTOWN_CONTROL_PORT", "whole number")),
         ("GASTOWN_PARENT_PID", "whole number"),
     ],

@@ -11,12 +11,10 @@ from typing import Any, cast
 import httpcore2
 import httpx2
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 
+from gastown.asgi.hypercorn_seams import Connections
 from gastown.asgi.origins import Receive, Scope, Send
 from gastown.testing.asgi import App
 
@@ -97,10 +95,10 @@ class MemoryNetwork:
                 self.crashes.append(error)
                 raise
 
-        served = ASGIWrapper(cast("ASGIFramework", watched))  # its types are stricter than ASGI's dicts
+        served = cast("ASGIFramework", watched)  # its types are stricter than ASGI's dicts
         try:
             with wire.scope:
-                await TCPServer(served, self._config, WorkerContext(None), {}, wire.server).run()
+                await Connections(served, self._config).run(wire.server)
         finally:
             self._wires[address].discard(wire)
             wire.close()

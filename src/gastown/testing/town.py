@@ -29,7 +29,7 @@ from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import StartAgentRequest
 from gastown.control.app import create_app
-from gastown.control.server import Front
+from gastown.control.server import HypercornLayer
 from gastown.git.command import GitRunner
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers
@@ -304,7 +304,8 @@ def _parts(
 
 
 def _control(opened: Open) -> App:
-    return Front(cast("ControlApp", create_app(opened.town)))  # quart's types are stricter than ASGI's dicts
+    # quart's types are stricter than the dictionaries of ASGI
+    return HypercornLayer(cast("ControlApp", create_app(opened.town)))
 
 
 def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
