@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +48,9 @@ TOWN = "oak"
 
 class ToldSettings(Settings):
     """Settings that say what the test says: the environment of the test run is not asked."""
+
+    def __init__(self, base_env: Mapping[str, str] | None = None, **told: Any) -> None:
+        super().__init__(base_env, **told)
 
     @classmethod
     def settings_customise_sources(
