@@ -168,9 +168,6 @@ class Settings(BaseSettings):
     gastown_snapshot_mb: Annotated[
         int, Field(ge=1, le=4096, description="The largest kilo.db that is saved at the worker, in MiB.")
     ] = 64
-    gastown_broker: Annotated[
-        bool, Field(description="Agents reach the worker and the gateway through the broker; off: by themselves.")
-    ] = True
     gastown_mayor_tools: Annotated[
         tuple[str, ...],
         NoDecode,

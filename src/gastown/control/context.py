@@ -63,8 +63,6 @@ class Town:
     """Who writes the dashboard's file: it is read, and written anew."""
     terminals: NamedLocks = field(default_factory=NamedLocks)
     """Per agent: who looks for its terminal, and makes it when there is none."""
-    refresh_answer_seconds: float = field(default=9.0)
-    """The caller of a refresh aborts at 10 s; what is not finished by then is reported as pending."""
 
 
 def town() -> Town:

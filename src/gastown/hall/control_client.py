@@ -17,7 +17,7 @@ from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import Health, RefreshAnswer, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
 
-__all__ = ["REFRESH_SECONDS", "START_SECONDS", "Dispatch", "DispatchError", "open_dispatch"]
+__all__ = ["REFRESH_SECONDS", "START_SECONDS", "ControlCallFailed", "ControlClient", "open_control_client"]
 
 START_SECONDS = 60
 REFRESH_SECONDS = 10
@@ -27,7 +27,7 @@ _MESSAGE_SECONDS = 30
 _Answer = TypeVar("_Answer", bound=Wire)
 
 
-class DispatchError(Exception):
+class ControlCallFailed(Exception):
     """The container did not do what was asked.
 
     `status` is that of its answer, or None when there was none (refused, cut, or aborted by our deadline);
@@ -45,8 +45,8 @@ class DispatchError(Exception):
         super().__init__(f"{call}: {reason}" + (f" ({', '.join(details)})" if details else ""))
 
 
-class Dispatch:
-    """Calls to one container. Each raises DispatchError, and nothing else, when it does not succeed."""
+class ControlClient:
+    """Calls to one container. Each raises ControlCallFailed, and nothing else, when it does not succeed."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
@@ -70,7 +70,7 @@ class Dispatch:
         """How the agent is; None when the container does not know it."""
         try:
             return _parse(AgentStatus, await self._call("GET", f"/agents/{agent_id}/status", _QUICK_SECONDS))
-        except DispatchError as error:
+        except ControlCallFailed as error:
             if error.status == 404:
                 return None
             raise
@@ -102,16 +102,16 @@ class Dispatch:
             with trio.fail_after(seconds):
                 response = await self._client.request(method, path, headers=headers, content=content)
         except trio.TooSlowError:
-            raise DispatchError(None, {"error": f"no answer within {seconds} s"}, call=call) from None
+            raise ControlCallFailed(None, {"error": f"no answer within {seconds} s"}, call=call) from None
         except httpx2.HTTPError as error:
-            raise DispatchError(None, {"error": str(error) or type(error).__name__}, call=call) from error
+            raise ControlCallFailed(None, {"error": str(error) or type(error).__name__}, call=call) from error
         if not response.is_success:
-            raise DispatchError(response.status_code, _error_body(response), call=call)
+            raise ControlCallFailed(response.status_code, _error_body(response), call=call)
         return response
 
 
 @asynccontextmanager
-async def open_dispatch(base_url: str, token: Secret | None = None) -> AsyncIterator[Dispatch]:
+async def open_control_client(base_url: str, token: Secret | None = None) -> AsyncIterator[ControlClient]:
     """Calls to the container at `base_url`, with the `token` of its control port when it has one.
 
     The connections are closed at the end of the block.
@@ -119,7 +119,7 @@ async def open_dispatch(base_url: str, token: Secret | None = None) -> AsyncIter
     headers = {} if token is None else {"Authorization": f"Bearer {token.reveal()}"}
     # Deadlines are ours, one a call; and a proxy of the environment is none for loopback.
     async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=None, trust_env=False) as client:
-        yield Dispatch(client)
+        yield ControlClient(client)
 
 
 def _parse(model: type[_Answer], response: httpx2.Response) -> _Answer:
@@ -131,7 +131,7 @@ def _parse(model: type[_Answer], response: httpx2.Response) -> _Answer:
         )
         problem = {"error": f"not an answer of the contract, see {where}"}
         call = f"{response.request.method} {response.request.url.path}"
-        raise DispatchError(response.status_code, problem, call=call) from None
+        raise ControlCallFailed(response.status_code, problem, call=call) from None
 
 
 def _error_body(response: httpx2.Response) -> dict[str, Any]:

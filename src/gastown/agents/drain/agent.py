@@ -11,14 +11,13 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.lifecycle.startup import spec_of
+from gastown.agents.launch.environment import authorship
 from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import save_at_the_end
 from gastown.concurrency.locks import NamedLocks
 from gastown.contract.agents import AgentState, Role
 from gastown.contract.drain import DrainReceipt, EvictionContext, FarewellStep, TurnEnd
 from gastown.git.errors import GitError
-from gastown.git.identity import IDENTITY
 from gastown.git.rig import RigGit, limited
 from gastown.git.save import commit_all, has_unpushed, push, unlock
 from gastown.kilo.errors import KiloError
@@ -176,7 +175,7 @@ class AgentDrain:
 
     async def _commit_and_push(self, parts: AgentDrainParts) -> None:
         agent, git = self.agent, parts.git_of(self.agent)
-        identity = {name: spec_of(agent, parts.services).env[name] for name in IDENTITY}
+        identity = authorship(agent.request, parts.services.credentials.current)
         alone = all(other.workdir != agent.workdir for other in parts.roster.active())
         try:
             with limited("commit", _COMMIT_SECONDS):

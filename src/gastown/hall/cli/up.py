@@ -19,11 +19,12 @@ from gastown.contract.git import Remote, is_branch_name
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
-from gastown.hall.cli.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
+from gastown.hall.cli.boot import DEFAULT_MESSAGE, UpFailed, UpOptions
+from gastown.hall.cli.bringup import bring_up
 from gastown.hall.cli.mayor import MayorLost
 from gastown.hall.cli.renewal import renew
 from gastown.hall.cli.screen import Screen, open_screen
-from gastown.hall.control_client import DispatchError
+from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.drivers.process import REFUSED, ContainerDied, write_private
 from gastown.hall.hall import Hall, HallOptions, open_hall
@@ -36,7 +37,7 @@ from gastown.logs import RedactingFormatter
 __all__ = ["add_arguments", "add_hall_arguments", "run", "run_hall"]
 
 _UNUSABLE = (DirectoryUnusable, StoreError, PortTaken)
-_SHOWN = (*_UNUSABLE, ContainerDied, DispatchError, MayorLost, UpFailed, OSError)
+_SHOWN = (*_UNUSABLE, ContainerDied, ControlCallFailed, MayorLost, UpFailed, OSError)
 _INTERRUPTED = 130
 _WRITTEN_FOR = LIFETIME / 8
 

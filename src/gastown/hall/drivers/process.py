@@ -17,7 +17,7 @@ from subprocess import DEVNULL
 import trio
 
 from gastown.contract.secret import Secret
-from gastown.hall.control_client import DispatchError
+from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.domain.town import TownRecord
 from gastown.hall.server import PortTaken
 
@@ -221,7 +221,7 @@ async def run_container(options: ContainerOptions) -> AsyncIterator[Container]:
             nursery.start_soon(_watch, container, nursery.cancel_scope, name="container.watch")
             try:
                 yield container
-            except (DispatchError, ExceptionGroup):
+            except (ControlCallFailed, ExceptionGroup):
                 # A call that was cut off may be the first sign of its end; the end is the better report.
                 with trio.move_on_after(_LAST_BREATH_SECONDS):
                     await container.wait()  # noqa: ASYNC120

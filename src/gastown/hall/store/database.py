@@ -20,12 +20,11 @@ from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.domain.town import RigRecord, TownRecord
+from gastown.hall.store.transaction import Transaction
 
 __all__ = [
     "MOST_EVENTS",
     "VERSION",
-    "Connection",
-    "Row",
     "Store",
     "StoreError",
     "StoredEvent",
@@ -50,8 +49,6 @@ MOST_EVENTS = 10_000
 _OF_THIS_RUN = frozenset({"kilocode_token", "organization_id"})
 _CLOSE_SECONDS = 10
 _T = TypeVar("_T")
-Connection = sqlite3.Connection
-Row = sqlite3.Row
 
 # The one query of the mayor context and of the dispatch: the town and its rigs, in one read.
 _TOWN = """
@@ -204,12 +201,12 @@ class Store:
         rows = await self._read("SELECT max(id) AS id FROM container_events WHERE town_id = ?", (town_id,))
         return int(rows[0]["id"] or 0)
 
-    async def transaction(self, work: Callable[[Connection], _T]) -> _T:
-        """Run `work` on the worker thread as one transaction; what it raises undoes all of it."""
+    async def transaction(self, town_id: str, work: Callable[[Transaction], _T]) -> _T:
+        """Do `work` on the town's board, on the worker thread; an exception undoes all of it."""
 
         def whole() -> _T:
             with _transaction(self._connection):
-                return work(self._connection)
+                return work(Transaction(self._connection, town_id, iso(self._now())))
 
         return await self._run(whole)
 
