@@ -179,7 +179,7 @@ def _listed(transaction: Transaction, condition: str, *values: object) -> list[B
 
 
 def _bead(row: Row) -> Bead:
-    values = {name: row[name] for name in Bead.__dataclass_fields__}
+    values: dict[str, Any] = {name: row[name] for name in Bead.__dataclass_fields__}
     parsed = {name: json.loads(row[name]) for name in ("labels", "metadata")}
     return Bead(**values | parsed | {"depends_on": tuple(json.loads(row["depends_on"]))})
 

@@ -176,7 +176,7 @@ def _find(transaction: Transaction, agent_id: str) -> RigAgent | None:
 
 
 def _agent(row: Row) -> RigAgent:
-    values = {name: row[name] for name in RigAgent.__dataclass_fields__}
+    values: dict[str, Any] = {name: row[name] for name in RigAgent.__dataclass_fields__}
     checkpoint = row["checkpoint"]
     return RigAgent(**values | {"checkpoint": None if checkpoint is None else json.loads(checkpoint)})
 
