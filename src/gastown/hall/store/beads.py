@@ -180,8 +180,9 @@ def _listed(transaction: Transaction, condition: str, *values: object) -> list[B
 
 def _bead(row: Row) -> Bead:
     values: dict[str, Any] = {name: row[name] for name in Bead.__dataclass_fields__}
-    parsed = {name: json.loads(row[name]) for name in ("labels", "metadata")}
-    return Bead(**values | parsed | {"depends_on": tuple(json.loads(row["depends_on"]))})
+    values |= {name: json.loads(row[name]) for name in ("labels", "metadata")}
+    values["depends_on"] = tuple(json.loads(row["depends_on"]))
+    return Bead(**values)
 
 
 def _free_agents(transaction: Transaction, bead_id: str) -> None:

@@ -177,8 +177,9 @@ def _find(transaction: Transaction, agent_id: str) -> RigAgent | None:
 
 def _agent(row: Row) -> RigAgent:
     values: dict[str, Any] = {name: row[name] for name in RigAgent.__dataclass_fields__}
-    checkpoint = row["checkpoint"]
-    return RigAgent(**values | {"checkpoint": None if checkpoint is None else json.loads(checkpoint)})
+    if values["checkpoint"] is not None:
+        values["checkpoint"] = json.loads(values["checkpoint"])
+    return RigAgent(**values)
 
 
 def _make(transaction: Transaction, rig_id: str, agent_id: str, role: str, name: str) -> None:
