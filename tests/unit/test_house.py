@@ -88,6 +88,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "assembly.py",
         "main.py",
     ),
+    # hypercorn's private parts.
+    "hypercorn.app_wrappers": ("asgi/hypercorn_seams.py",),
+    "hypercorn.protocol": ("asgi/hypercorn_seams.py",),
+    "hypercorn.trio": ("asgi/hypercorn_seams.py",),
     "sqlite3": ("testing/", "hall/store/", "worker/snapshots/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),

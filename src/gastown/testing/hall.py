@@ -1,4 +1,4 @@
-"""What the hall has kept of the container's agents, which nothing of the hall itself reads yet."""
+"""What the hall has kept of the container's agents, for tests that look at both sides."""
 
 from __future__ import annotations
 
