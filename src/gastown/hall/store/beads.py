@@ -101,8 +101,8 @@ def change_bead(transaction: Transaction, bead_id: str, changes: Mapping[str, An
 def move_bead(transaction: Transaction, bead_id: str, to: BeadState, *, is_retry: bool = False) -> Bead:
     """Bring a bead into another state; the bead as it is then. IllegalEdge when the state cannot follow.
 
-    A finished bead has no agent any more, and may be the last one of its convoy. A convoy that had landed has
-    not when one of its beads is opened again.
+    A bead that finishes loses its agent and may land its convoy. A convoy that had landed is active again when one
+    of its beads is opened again.
     """
     moved = bead(transaction, bead_id)
     if not check_edge(moved, to, is_retry=is_retry):

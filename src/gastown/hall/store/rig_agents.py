@@ -142,7 +142,7 @@ def nudge(transaction: Transaction, rig_id: str, source: str | None, target: str
 
 
 def pending_nudges(transaction: Transaction, agent_id: str) -> tuple[Nudge, ...]:
-    """What the agent has not heard yet, the most urgent first."""
+    """The nudges that the agent has not received yet, the most urgent first."""
     rows = transaction.rows(
         "SELECT id AS nudge_id, message, mode, source FROM nudges"
         " WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL ORDER BY number",
@@ -153,7 +153,7 @@ def pending_nudges(transaction: Transaction, agent_id: str) -> tuple[Nudge, ...]
 
 
 def mark_delivered(transaction: Transaction, agent_id: str, nudge_id: str) -> None:
-    """Note that the agent heard the nudge; saying so twice changes nothing."""
+    """Note that the agent received the nudge; a second call changes nothing."""
     transaction.run(
         "UPDATE nudges SET delivered_at = coalesce(delivered_at, ?4)"
         " WHERE town_id = ?1 AND agent_id = ?2 AND id = ?3",
