@@ -1,6 +1,6 @@
 """The process: it opens the town, serves it, brings back the agents of the last container, and drains.
 
-What runs inside what, and in which order it opens: docs/explanation/architecture.md, recorded from a running process.
+What runs inside what, and in which order it opens, is recorded in docs/explanation/architecture.md.
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ import pytest
 from tools.site.tree import Node, between_marks, draw_tree_of, parse_tree, read_tree, text_of
 
 TREE = Node("town", "", [Node("roster", "A roster", [Node("agent …", ""), Node("sink", "")]), Node("broker", "")])
-PAGE = (
-    "before\n\n<!-- recorded by make architecture -->\n\n```text\nold\n```\n\n<!-- end of the record -->\n\nafter"
-)
+BEGIN, END = "<!-- recorded by make architecture -->", "<!-- end of the record -->"
+PAGE = f"before\n\n{BEGIN}\n\n```text\nold\n```\n\n{END}\n\nafter"
 
 
 def test_a_tree_that_was_written_is_read_again() -> None:

@@ -1,7 +1,7 @@
 """`python -m tools.site.architecture [--print]`: records the tree of tasks of an open town into the page about it.
 
 The town is `gastown.main.serve` with a fake kilo, a fake worker and a virtual clock. It brings back a mayor and a
-polecat, and drains. A row of the tree is a nursery that gastown's code opened, or a task that it started, at any time.
+polecat, and drains. A row of the tree is a nursery that gastown's code opened, or a task that it started.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _known_agents(worker: FakeWorker, workspace: str) -> None:
 
 
 def record() -> Node:
-    """The tree of a town that opens, lives and drains in virtual time. Meanwhile it takes this process's signals."""
+    """The tree of a town that opens, lives and drains in virtual time. It takes the signals meanwhile."""
     recorder = _Recorder()
     logs.configure(tuple, StringIO())
     try:
