@@ -154,7 +154,6 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
             town_id=settings.gastown_town_id,
             policy=access_policy(settings, listening_host(settings)),
-            livez_seconds=settings.gastown_livez_seconds,
             worker_calls=worker.calls,
         )
         hydration = None

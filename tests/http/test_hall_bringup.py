@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.hall.cli.bringup import CONTROL_TOKEN, UpOptions, bring_up
+from gastown.hall.cli.boot import UpOptions
+from gastown.hall.cli.bringup import CONTROL_TOKEN, bring_up
 from gastown.hall.cli.screen import Screen
 from gastown.hall.drivers.process import ContainerDied
 from gastown.hall.hall import HallOptions, open_hall

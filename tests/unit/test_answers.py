@@ -52,7 +52,7 @@ OPEN = {
     "Bead.labels": "what agents have written for each other",
     "Bead.metadata": "the same",
     "Convoy.metadata": "the same",
-    "CrewMember.checkpoint": "the same",
+    "RigAgent.checkpoint": "the same",
     "StoredRegistry.data": "the container's own, as it sent it",
 }
 """Fields of any shape, and what is in them."""

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from gastown.contract.secret import Secret
 from gastown.hall.api.worker_api import SNAPSHOT_LIMIT
-from gastown.hall.cli.bringup import UpOptions
+from gastown.hall.cli.boot import UpOptions
 from gastown.hall.domain.town import TownRecord
 from gastown.hall.drivers.process import container_environment
 from gastown.settings import Settings

@@ -54,8 +54,6 @@ class Town:
     redactor: LiveRedactor = field(default_factory=lambda: LiveRedactor(tuple))
     """For sentences that leave in answers."""
     town_id: str | None = None
-    livez_seconds: float = 60.0
-    """How long the event loop may stand still before /livez says 503."""
     lag: LoopLag = field(default_factory=LoopLag)
     worker_calls: Attempts = field(default_factory=worker_calls)
     """What was asked of the worker, if there is one."""

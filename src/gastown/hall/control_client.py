@@ -1,4 +1,4 @@
-"""The orchestrator's side of the control API: what it asks of the container, each with its deadline."""
+"""The client of the control API: the calls to a container, each with its deadline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import Health, RefreshAnswer, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
 
-__all__ = ["REFRESH_SECONDS", "START_SECONDS", "Dispatch", "DispatchError", "open_dispatch"]
+__all__ = ["REFRESH_SECONDS", "START_SECONDS", "ControlCallFailed", "ControlClient", "open_control_client"]
 
 START_SECONDS = 60
 REFRESH_SECONDS = 10
@@ -27,11 +27,11 @@ _MESSAGE_SECONDS = 30
 _Answer = TypeVar("_Answer", bound=Wire)
 
 
-class DispatchError(Exception):
-    """The container did not do what was asked.
+class ControlCallFailed(Exception):
+    """A call to the container failed.
 
     `status` is that of its answer, or None when there was none (refused, cut, or aborted by our deadline);
-    `body` is what it said, and `call` what was asked. The text has all of it but the body's further keys.
+    `body` is the answer's JSON, and `call` the method and path. The text leaves out the body's further keys.
     """
 
     def __init__(self, status: int | None, body: dict[str, Any], *, call: str) -> None:
@@ -45,14 +45,14 @@ class DispatchError(Exception):
         super().__init__(f"{call}: {reason}" + (f" ({', '.join(details)})" if details else ""))
 
 
-class Dispatch:
-    """Calls to one container. Each raises DispatchError, and nothing else, when it does not succeed."""
+class ControlClient:
+    """Calls to one container. Each raises ControlCallFailed, and nothing else, when it does not succeed."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
     async def start(self, request: StartAgentRequest, config: TownConfig) -> PublicAgent:
-        """Start an agent; aborted after 60 s, like a real caller's."""
+        """Start an agent; aborted after 60 s, as the contract's callers do."""
         answer = await self._call("POST", "/agents/start", START_SECONDS, request, config)
         return _parse(PublicAgent, answer)
 
@@ -62,15 +62,15 @@ class Dispatch:
         await self._call("POST", f"/agents/{agent_id}/message", _MESSAGE_SECONDS, body, config)
 
     async def refresh_token(self, token: Secret, town_id: str) -> RefreshAnswer:
-        """Give the container its next token; aborted after 10 s, like a real caller's."""
+        """Give the container its next token; aborted after 10 s, as the contract's callers do."""
         body = RefreshTokenRequest(token=token, town_id=town_id)
         return _parse(RefreshAnswer, await self._call("POST", "/refresh-token", REFRESH_SECONDS, body))
 
     async def status(self, agent_id: str) -> AgentStatus | None:
-        """How the agent is; None when the container does not know it."""
+        """The agent's status; None when the container does not know the agent."""
         try:
             return _parse(AgentStatus, await self._call("GET", f"/agents/{agent_id}/status", _QUICK_SECONDS))
-        except DispatchError as error:
+        except ControlCallFailed as error:
             if error.status == 404:
                 return None
             raise
@@ -81,7 +81,7 @@ class Dispatch:
         return _parse(EventPage, answer).events
 
     async def health(self) -> Health:
-        """How the container is."""
+        """The container's health."""
         return _parse(Health, await self._call("GET", "/health", _QUICK_SECONDS))
 
     async def _call(
@@ -102,24 +102,24 @@ class Dispatch:
             with trio.fail_after(seconds):
                 response = await self._client.request(method, path, headers=headers, content=content)
         except trio.TooSlowError:
-            raise DispatchError(None, {"error": f"no answer within {seconds} s"}, call=call) from None
+            raise ControlCallFailed(None, {"error": f"no answer within {seconds} s"}, call=call) from None
         except httpx2.HTTPError as error:
-            raise DispatchError(None, {"error": str(error) or type(error).__name__}, call=call) from error
+            raise ControlCallFailed(None, {"error": str(error) or type(error).__name__}, call=call) from error
         if not response.is_success:
-            raise DispatchError(response.status_code, _error_body(response), call=call)
+            raise ControlCallFailed(response.status_code, _error_body(response), call=call)
         return response
 
 
 @asynccontextmanager
-async def open_dispatch(base_url: str, token: Secret | None = None) -> AsyncIterator[Dispatch]:
+async def open_control_client(base_url: str, token: Secret | None = None) -> AsyncIterator[ControlClient]:
     """Calls to the container at `base_url`, with the `token` of its control port when it has one.
 
     The connections are closed at the end of the block.
     """
     headers = {} if token is None else {"Authorization": f"Bearer {token.reveal()}"}
-    # Deadlines are ours, one a call; and a proxy of the environment is none for loopback.
+    # Each call sets its own deadline; and no proxy of the environment may stand between this machine and itself.
     async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=None, trust_env=False) as client:
-        yield Dispatch(client)
+        yield ControlClient(client)
 
 
 def _parse(model: type[_Answer], response: httpx2.Response) -> _Answer:
@@ -131,7 +131,7 @@ def _parse(model: type[_Answer], response: httpx2.Response) -> _Answer:
         )
         problem = {"error": f"not an answer of the contract, see {where}"}
         call = f"{response.request.method} {response.request.url.path}"
-        raise DispatchError(response.status_code, problem, call=call) from None
+        raise ControlCallFailed(response.status_code, problem, call=call) from None
 
 
 def _error_body(response: httpx2.Response) -> dict[str, Any]:

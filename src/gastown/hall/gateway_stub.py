@@ -1,4 +1,4 @@
-"""A stand-in for the LLM gateway: it speaks the protocol, and says that there is no model behind it."""
+"""A stand-in for the LLM gateway: it speaks the protocol, and its answers say that no model is connected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
 from gastown.contract.secret import Secret
-from gastown.hall.api.answers import Refusal, answer, read_json
+from gastown.hall.api.answers import ApiError, answer, read_json
 from gastown.hall.api.context import StandIn, context
 from gastown.hall.domain.town import DEFAULT_MODEL, DEFAULT_SMALL_MODEL
 
@@ -51,7 +51,7 @@ async def chat_completions() -> Response:
     """One completion, streamed when it is asked for so; 401 without the town's gateway token."""
     stand_in = context().stand_in
     if stand_in is None:
-        raise Refusal(404, "Not found")
+        raise ApiError(404, "Not found")
     scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
     if scheme != "Bearer" or Secret(shown) != stand_in.token:
         # In the shape that a client of a gateway reads: an object with a message.

@@ -162,7 +162,7 @@ async def _turn_opened(agent: Agent, runtime: Runtime) -> None:
             await wait_any(turns.opened, turns.first_output)
         if patience.cancelled_caught:
             status = await server.rest.status(session, agent.workdir)
-            if status.get("type") != "idle":
+            if not status.is_idle:
                 turns.resync(busy=True)
             elif await server.rest.resend_unanswered(session, model=model_name(agent.request.model)):
                 log.warning("agent.prompt_sent_again", agent_id=agent.id)

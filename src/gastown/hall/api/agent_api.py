@@ -1,4 +1,4 @@
-"""The worker API for what agents do: their events, their heartbeats, their nudges (contract section 2)."""
+"""The worker API's frequent calls: events, heartbeats and nudges of agents (contract section 2)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from quart import Blueprint
 
 from gastown.contract.identifiers import AgentId
 from gastown.contract.worker import ACCEPTS_BATCHES, ACCEPTS_HEADER, NudgeDelivered, Nudges
-from gastown.hall.api.answers import Answer, Refusal, done, issues, read_json, reply
+from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_json, reply
+from gastown.hall.api.context import on_board
 from gastown.hall.api.responses import DrainNonce
 from gastown.hall.api.worker_api import require_identifiers, require_token
 from gastown.hall.store import records, rig_agents
 from gastown.hall.store.records import AgentEventRecord
-from gastown.hall.store.transaction import in_ledger
 
 __all__ = ["agent_api"]
 
@@ -56,14 +56,14 @@ async def post_events(town_id: str, rig_id: str) -> Answer[None]:
     """Keep an array of events, all of them or none."""
     events = _valid(_EVENTS, await read_json())
     if len(events) > _MOST_OF_A_BATCH:
-        raise Refusal(413, f"An array holds at most {_MOST_OF_A_BATCH} events")
+        raise ApiError(413, f"An array holds at most {_MOST_OF_A_BATCH} events")
     return await _keep(town_id, rig_id, events)
 
 
 async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]:
     kept = [event.to_record() for event in events]
-    await in_ledger(town_id, lambda ledger: records.add_agent_events(ledger, rig_id, kept))
-    kept_all = done()
+    await on_board(town_id, lambda board: records.add_agent_events(board, rig_id, kept))
+    kept_all = ok()
     kept_all.headers[ACCEPTS_HEADER] = ACCEPTS_BATCHES
     return kept_all
 
@@ -72,27 +72,27 @@ async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]
 async def post_heartbeat(town_id: str, rig_id: str, agent_id: str) -> Answer[DrainNonce]:
     """Keep an agent's last heartbeat."""
     body = _valid(_BODY, await read_json(_SMALL))
-    await in_ledger(town_id, lambda ledger: records.keep_heartbeat(ledger, rig_id, agent_id, body))
-    return done(DrainNonce())
+    await on_board(town_id, lambda board: records.keep_heartbeat(board, rig_id, agent_id, body))
+    return ok(DrainNonce())
 
 
 @agent_api.get("/agents/<agent_id>/pending-nudges")
 async def get_nudges(town_id: str, agent_id: str, **_path: str) -> Answer[Nudges]:
-    """What the agent has not been told yet, the most urgent first."""
-    waiting = await in_ledger(town_id, lambda ledger: rig_agents.pending_nudges(ledger, agent_id))
+    """The nudges that the agent has not received yet, the most urgent first."""
+    waiting = await on_board(town_id, lambda board: rig_agents.pending_nudges(board, agent_id))
     return reply(Nudges(data=waiting))
 
 
 @agent_api.post("/agents/<agent_id>/nudge-delivered")
 async def post_nudge_delivered(town_id: str, agent_id: str, **_path: str) -> Answer[None]:
-    """The agent has been told; saying so twice changes nothing."""
+    """Note that the agent received the nudge; a second call changes nothing."""
     body = _valid(_DELIVERED, await read_json(_SMALL))
-    await in_ledger(town_id, lambda ledger: rig_agents.nudge_delivered(ledger, agent_id, body.nudge_id))
-    return done()
+    await on_board(town_id, lambda board: rig_agents.mark_delivered(board, agent_id, body.nudge_id))
+    return ok()
 
 
 def _valid(model: TypeAdapter[_T], given: Any) -> _T:
     try:
         return model.validate_python(given)
     except ValidationError as error:
-        raise Refusal(400, "Invalid request body", issues=issues(error)) from None
+        raise ApiError(400, "Invalid request body", issues=issues(error)) from None

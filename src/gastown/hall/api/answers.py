@@ -1,4 +1,4 @@
-"""How the hall's routes read bodies and say no. Every answer is JSON; a caller's mistake is never a 5xx."""
+"""How the hall's routes read bodies and answer, with errors too. A caller's mistake is never a 5xx."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 
 from gastown.contract.secret import reveal_json
 from gastown.hall.api.responses import Shown
+from gastown.hall.domain.errors import BoardError, Conflict, Invalid, NotFound
 
 __all__ = [
     "JSON_LIMIT",
     "Answer",
-    "Refusal",
+    "ApiError",
     "answer",
-    "done",
-    "entrust",
     "install_error_answers",
     "issues",
+    "ok",
     "read_bytes",
     "read_json",
     "reply",
+    "reply_with_secrets",
 ]
 
 _Shown = TypeVar("_Shown")
@@ -37,10 +38,12 @@ JSON_LIMIT = 32 * 1024 * 1024
 MOST_LEVELS = 200
 """How deep a body may be nested, as at the control API: what is kept is written again, with more around it."""
 _BODY_SECONDS = 60
+_STATUSES: dict[type[Exception], int] = {NotFound: 404, Invalid: 400, Conflict: 409, BoardError: 400}
+"""The status of each refusal of the board; the first kind that fits holds."""
 
 
-class Refusal(Exception):
-    """The request is not served: a status and a sentence that may leave the process."""
+class ApiError(Exception):
+    """An error answer: a status and a sentence that the caller may see."""
 
     def __init__(self, status: int, message: str, issues: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(message)
@@ -54,26 +57,26 @@ class Answer(Response, Generic[_Shown]):
 
 
 def answer(body: dict[str, Any], status: int = 200) -> Response:
-    """A JSON answer of the framework's: an error, or what a foreign protocol wants. All else is a model's."""
+    """A JSON answer without a model: an error, or an answer of another protocol."""
     return Response(_json(body), status, content_type="application/json")
 
 
 def reply(model: _Model) -> Answer[_Model]:
-    """`model` as JSON. One that holds a secret is refused; see `entrust`."""
+    """`model` as JSON. One that holds a secret is refused; see `reply_with_secrets`."""
     return Answer(_json(model.model_dump(by_alias=True)), content_type="application/json")
 
 
-def entrust(model: _Model) -> Answer[_Model]:
-    """`model` as JSON with its secrets, for the container, whose they are. What is unset is left out."""
+def reply_with_secrets(model: _Model) -> Answer[_Model]:
+    """`model` as JSON with its secrets, for the container that owns them. Unset fields are left out."""
     return Answer(_json(reveal_json(model, by_alias=True, exclude_unset=True)), content_type="application/json")
 
 
 @overload
-def done() -> Answer[None]: ...
+def ok() -> Answer[None]: ...
 @overload
-def done(data: _Data) -> Answer[_Data]: ...
-def done(data: Any = None) -> Answer[Any]:
-    """`{success: true}`, with `data` where there is some."""
+def ok(data: _Data) -> Answer[_Data]: ...
+def ok(data: Any = None) -> Answer[Any]:
+    """`{success: true}`, with `data` if there is any."""
     if data is None:
         return Answer(_json({"success": True}), content_type="application/json")
     plain = data.model_dump() if isinstance(data, BaseModel) else [one.model_dump() for one in data]
@@ -86,7 +89,7 @@ def _json(value: object) -> str:
 
 
 async def read_bytes(limit: int) -> bytes:
-    """The request's body: Refusal 413 beyond `limit` bytes, 408 when it does not come within a minute."""
+    """The request's body: ApiError 413 beyond `limit` bytes, 408 when it does not come within a minute."""
     # P14: Quart's own cap and clock do not bind a body that is read in pieces.
     if (request.content_length or 0) > limit:
         _too_large(limit)
@@ -102,23 +105,23 @@ async def read_bytes(limit: int) -> bytes:
         except RequestTimeout:
             scope.cancel()
     if scope.cancelled_caught:
-        raise Refusal(408, f"The body did not arrive within {_BODY_SECONDS} s")
+        raise ApiError(408, f"The body did not arrive within {_BODY_SECONDS} s")
     return bytes(content)
 
 
 def _too_large(limit: int) -> NoReturn:
-    raise Refusal(413, f"The body is larger than {limit} bytes")
+    raise ApiError(413, f"The body is larger than {limit} bytes")
 
 
 async def read_json(limit: int = JSON_LIMIT) -> Any:
-    """The request's body as JSON, whatever its content type says; Refusal 400 when it is not."""
+    """The request's body as JSON, whatever its content type says; ApiError 400 when it is not."""
     raw = await read_bytes(limit)
     try:
         value = json.loads(raw, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise Refusal(400, "The body is not valid JSON") from None
+        raise ApiError(400, "The body is not valid JSON") from None
     if _is_deeper(value, MOST_LEVELS):
-        raise Refusal(400, f"The body is nested deeper than {MOST_LEVELS} levels")
+        raise ApiError(400, f"The body is nested deeper than {MOST_LEVELS} levels")
     return value
 
 
@@ -152,7 +155,8 @@ def issues(error: ValidationError) -> list[dict[str, Any]]:
 
 def install_error_answers(app: Quart) -> None:
     """Make every failure of `app` an answer of the form `{success: false, error}`."""
-    app.register_error_handler(Refusal, _refused)
+    app.register_error_handler(ApiError, _refused)
+    app.register_error_handler(BoardError, _board_refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _broken)
 
@@ -163,11 +167,16 @@ def _refusal(error: str, status: int, issues: Sequence[Mapping[str, Any]] = ()) 
 
 
 async def _refused(error: Exception) -> Response:
-    assert isinstance(error, Refusal)  # noqa: S101  registered for nothing else
+    assert isinstance(error, ApiError)  # noqa: S101  registered for nothing else
     reply = _refusal(error.message, error.status, error.issues)
     if error.status == 401:
         reply.headers["WWW-Authenticate"] = "Bearer"
     return reply
+
+
+async def _board_refused(error: Exception) -> Response:
+    status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
+    return _refusal(str(error), status)
 
 
 async def _http_error(error: Exception) -> Response:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import TypeVar, cast
 
 from quart import current_app
 from quart_trio import QuartTrio
 
 from gastown.contract.secret import Secret
 from gastown.hall.store.database import Store
+from gastown.hall.store.transaction import Transaction
 
-__all__ = ["HallApp", "HallContext", "StandIn", "context"]
+__all__ = ["HallApp", "HallContext", "StandIn", "context", "on_board"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +45,8 @@ class HallApp(QuartTrio):
 def context() -> HallContext:
     """The context of the application that serves this request."""
     return cast(HallApp, current_app).hall
+
+
+async def on_board(town_id: str, work: Callable[[Transaction], _T]) -> _T:
+    """Do `work` on the board of a town, as one transaction."""
+    return await context().store.transaction(town_id, work)

@@ -1,19 +1,21 @@
-"""What the hall's routes answer: allow-lists. Nothing of a row that is not named here can leave."""
+"""The models that the hall's routes answer with: allow-lists, so that nothing that is not named here can leave."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from gastown.contract.secret import Secret
+from gastown.hall.domain import convoy as domain
+from gastown.hall.domain import rig_agent as domain_agent
 
 __all__ = [
     "Assignment",
     "Bead",
     "Convoy",
     "ConvoyParts",
-    "CrewMember",
     "Deleted",
     "DrainNonce",
     "Letter",
@@ -23,9 +25,11 @@ __all__ = [
     "Primer",
     "ReviewBead",
     "ReworkBead",
+    "RigAgent",
     "RigShown",
     "Shown",
     "Status",
+    "StepShown",
     "StoredRegistry",
     "Token",
     "TokenGiven",
@@ -34,15 +38,22 @@ __all__ = [
 
 
 class Shown(BaseModel):
-    """Of a row, what may be seen."""
+    """What may be seen of something."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, from_attributes=True, validate_by_name=True
+    )
+
+    @classmethod
+    def of(cls, source: object) -> Self:
+        """The fields of `source`, an object of the domain, that this model names."""
+        return cls.model_validate(source)
 
 
 class Bead(Shown):
     """A piece of work, a letter, an escalation or a review, with what must be closed before it begins."""
 
-    bead_id: str
+    bead_id: str = Field(validation_alias="id")
     rig_id: str
     type: str
     status: str
@@ -56,12 +67,12 @@ class Bead(Shown):
     created_at: str
     updated_at: str
     closed_at: str | None
-    assignee_agent_id: str | None
+    assignee_agent_id: str | None = Field(validation_alias="assignee")
     depends_on: tuple[str, ...]
 
 
-class CrewMember(Shown):
-    """An agent as the board knows it. Whether its server runs is the container's to say."""
+class RigAgent(Shown):
+    """An agent as the board knows it. Whether its server runs, only the container knows."""
 
     rig_id: str
     id: str
@@ -72,18 +83,18 @@ class CrewMember(Shown):
     created_at: str
     last_activity_at: str | None
     status: str
-    current_hook_bead_id: str | None
+    current_hook_bead_id: str | None = Field(validation_alias="bead_id")
 
 
 class Assignment(Shown):
-    """A bead, and who got it."""
+    """A bead, and the agent that got it."""
 
     bead: Bead
-    agent: CrewMember | None
+    agent: RigAgent | None
 
 
 class Convoy(Shown):
-    """Beads that land as one; `beads` only where they were asked for."""
+    """Beads that land together; `beads` only where they were asked for."""
 
     id: str
     rig_id: str
@@ -97,14 +108,22 @@ class Convoy(Shown):
     closed_beads: int
     created_at: str
     landed_at: str | None
-    beads: tuple[Bead, ...] | None = None
+    beads: tuple[Bead, ...] | None
+
+    @classmethod
+    def without_beads(cls, convoy: domain.Convoy) -> Self:
+        return cls.of(convoy).model_copy(update={"beads": None})
 
 
 class ConvoyParts(Shown):
-    """A convoy, and who got which of its beads."""
+    """A convoy, and which agent got which of its beads."""
 
     convoy: Convoy
     beads: tuple[Assignment, ...]
+
+    @classmethod
+    def made(cls, convoy: domain.Convoy, given: Sequence[domain_agent.Assignment]) -> Self:
+        return cls(convoy=Convoy.without_beads(convoy), beads=tuple(Assignment.of(one) for one in given))
 
 
 class Total(Shown):
@@ -140,19 +159,24 @@ class Letter(Shown):
 class Primer(Shown):
     """What an agent should know when it begins."""
 
-    agent: CrewMember
+    agent: RigAgent
     hooked_bead: Bead | None
     undelivered_mail: tuple[Letter, ...]
     open_beads: tuple[Bead, ...]
 
 
+class StepShown(Shown):
+    title: str
+    instructions: str
+
+
 class Molecule(Shown):
-    """Where the work on a bead with steps is."""
+    """The step of a bead that is due."""
 
     moleculeId: str  # noqa: N815 - the contract's names
     currentStep: int  # noqa: N815
     totalSteps: int  # noqa: N815
-    step: dict[str, str]
+    step: StepShown
     status: str
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from quart import Blueprint
 
-from gastown.contract.agents import Role
-from gastown.hall.api.answers import Answer, Refusal, done
+from gastown.hall.api.answers import Answer, ok
+from gastown.hall.api.context import on_board
 from gastown.hall.api.responses import (
     Bead,
     Letter,
@@ -17,6 +15,8 @@ from gastown.hall.api.responses import (
     Primer,
     ReviewBead,
     ReworkBead,
+    RigAgent,
+    StepShown,
 )
 from gastown.hall.api.tool_bodies import (
     Checkpoint,
@@ -32,9 +32,11 @@ from gastown.hall.api.tool_bodies import (
 )
 from gastown.hall.api.tool_requests import as_agent, body_as, sender
 from gastown.hall.api.worker_api import require_identifiers, require_token
-from gastown.hall.store import beads, rig_agents
-from gastown.hall.store.database import Row
-from gastown.hall.store.transaction import Ledger, in_ledger
+from gastown.hall.domain import bead as domain
+from gastown.hall.domain.bead import BeadState, BeadType, current_step
+from gastown.hall.domain.errors import Conflict, NotFound
+from gastown.hall.store import beads, reviews, rig_agents
+from gastown.hall.store.transaction import Transaction
 
 __all__ = ["rig_tools"]
 
@@ -47,74 +49,53 @@ _AGENT = "/agents/<agent_id>"
 
 @rig_tools.get(f"{_AGENT}/prime")
 async def prime(town_id: str, rig_id: str, agent_id: str) -> Answer[Primer]:
+    """What the agent should know when it begins. Its mail stays unread."""
     as_agent(agent_id)
-    return done(
-        await in_ledger(
-            town_id, lambda ledger: rig_agents.prime(ledger, rig_agents.caller(ledger, rig_id, agent_id))
+
+    def work(board: Transaction) -> Primer:
+        agent = rig_agents.caller(board, rig_id, agent_id)
+        return Primer(
+            agent=RigAgent.of(agent),
+            hooked_bead=None if agent.bead_id is None else Bead.of(beads.bead(board, agent.bead_id)),
+            undelivered_mail=tuple(Letter.of(one) for one in rig_agents.unread_mail(board, agent_id)),
+            open_beads=tuple(Bead.of(one) for one in beads.beads(board, rig_id, BeadState.OPEN, BeadType.ISSUE)),
         )
-    )
+
+    return ok(await on_board(town_id, work))
 
 
 @rig_tools.get("/beads/<bead_id>")
 async def bead_status(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
-    return done(
-        await in_ledger(town_id, lambda ledger: beads.show_bead(ledger, beads.bead(ledger, bead_id, rig_id)))
-    )
+    return ok(Bead.of(await on_board(town_id, lambda board: beads.bead(board, bead_id, rig_id))))
 
 
 @rig_tools.post("/beads/<bead_id>/close")
 async def bead_close(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     as_agent((await body_as(Closing)).agent_id)
 
-    def work(ledger: Ledger) -> Bead:
-        beads.bead(ledger, bead_id, rig_id)
-        beads.close_bead(ledger, bead_id)
-        return beads.show_bead(ledger, beads.bead(ledger, bead_id))
+    def work(board: Transaction) -> Bead:
+        beads.bead(board, bead_id, rig_id)
+        return Bead.of(beads.move_bead(board, bead_id, BeadState.CLOSED))
 
-    return done(await in_ledger(town_id, work))
+    return ok(await on_board(town_id, work))
 
 
 @rig_tools.post(f"{_AGENT}/done")
 async def work_done(town_id: str, rig_id: str, agent_id: str) -> Answer[ReviewBead]:
     """Work goes to review as a merge request; a review that asks for nothing more is finished with its work."""
     as_agent(agent_id)
-    body = await body_as(Done)
-
-    def work(ledger: Ledger) -> ReviewBead:
-        worker, held = _holding(ledger, rig_id, agent_id)
-        rig_agents.set_agent(ledger, agent_id, "bead_id", None)
-        if held["type"] != "merge_request":
-            return ReviewBead(review_bead_id=_hand_in(ledger, worker, held, body))
-        if not beads.open_blockers(ledger, held["id"]):
-            beads.close_bead(ledger, held["id"])
-            if source := json.loads(held["metadata"]).get("source_bead_id"):
-                beads.close_bead(ledger, source)
-        return ReviewBead(review_bead_id=held["id"])
-
-    return done(await in_ledger(town_id, work))
+    given = (await body_as(Done)).model_dump()
+    review = await on_board(town_id, lambda board: reviews.finish_work(board, rig_id, agent_id, **given))
+    return ok(ReviewBead(review_bead_id=review))
 
 
 @rig_tools.post(f"{_AGENT}/request-changes")
 async def request_changes(town_id: str, rig_id: str, agent_id: str) -> Answer[ReworkBead]:
     """Make a bead for the changes, which the review waits for."""
     as_agent(agent_id)
-    body = await body_as(ReworkRequest)
-
-    def work(ledger: Ledger) -> ReworkBead:
-        _, held = _holding(ledger, rig_id, agent_id)
-        if held["type"] != "merge_request":
-            raise Refusal(409, f"Agent {agent_id} reviews nothing")
-        about = json.loads(held["metadata"]) | {"files": body.files, "review_bead_id": held["id"]}
-        rework = beads.make_bead(
-            ledger, rig_id, "issue", f"Rework: {held['title']}",
-            body=body.feedback, metadata=about, created_by=agent_id,
-        )  # fmt: skip
-        beads.link_rework(ledger, rework, held["id"])
-        beads.set_blockers(ledger, held["id"], [*_blockers(ledger, held["id"]), rework])
-        rig_agents.assign(ledger, rework, rig_agents.someone_for(ledger, rig_id))
-        return ReworkBead(rework_bead_id=rework)
-
-    return done(await in_ledger(town_id, work))
+    asked = (await body_as(ReworkRequest)).model_dump()
+    rework = await on_board(town_id, lambda board: reviews.request_changes(board, rig_id, agent_id, **asked))
+    return ok(ReworkBead(rework_bead_id=rework))
 
 
 @rig_tools.post("/mail")
@@ -122,23 +103,23 @@ async def mail_send(town_id: str, rig_id: str) -> Answer[None]:
     body = await body_as(RigMail)
     origin = as_agent(body.from_agent_id)
 
-    def work(ledger: Ledger) -> None:
-        ledger.require_rig(rig_id)
-        rig_agents.send_mail(ledger, rig_id, origin, body.to_agent_id, body.subject, body.body)
+    def work(board: Transaction) -> None:
+        board.require_rig(rig_id)
+        rig_agents.send_mail(board, rig_id, origin, body.to_agent_id, body.subject, body.body)
 
-    await in_ledger(town_id, work)
-    return done()
+    await on_board(town_id, work)
+    return ok()
 
 
 @rig_tools.get(f"{_AGENT}/mail")
 async def mail_check(town_id: str, rig_id: str, agent_id: str) -> Answer[list[Letter]]:
     as_agent(agent_id)
 
-    def work(ledger: Ledger) -> list[Letter]:
-        rig_agents.caller(ledger, rig_id, agent_id)
-        return rig_agents.read_mail(ledger, agent_id)
+    def work(board: Transaction) -> list[Letter]:
+        rig_agents.caller(board, rig_id, agent_id)
+        return [Letter.of(one) for one in rig_agents.read_mail(board, agent_id)]
 
-    return done(await in_ledger(town_id, work))
+    return ok(await on_board(town_id, work))
 
 
 @rig_tools.post("/escalations")
@@ -146,16 +127,16 @@ async def escalate(town_id: str, rig_id: str) -> Answer[Bead]:
     """A bead for the mayor to look at."""
     body, origin = await body_as(Escalation), sender()
 
-    def work(ledger: Ledger) -> Bead:
-        ledger.require_rig(rig_id)
-        bead_id = beads.make_bead(
-            ledger, rig_id, "escalation", body.title,
+    def work(board: Transaction) -> Bead:
+        board.require_rig(rig_id)
+        made = beads.make_bead(
+            board, rig_id, BeadType.ESCALATION, body.title,
             body=body.body, priority=body.priority, metadata=body.metadata,
-            created_by=origin, assignee=ledger.mayor,
+            created_by=origin, assignee=board.mayor,
         )  # fmt: skip
-        return beads.show_bead(ledger, beads.bead(ledger, bead_id))
+        return Bead.of(made)
 
-    return done(await in_ledger(town_id, work))
+    return ok(await on_board(town_id, work))
 
 
 @rig_tools.post(f"{_AGENT}/checkpoint")
@@ -163,32 +144,49 @@ async def checkpoint(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     as_agent(agent_id)
     body = await body_as(Checkpoint)
 
-    def work(ledger: Ledger) -> None:
-        rig_agents.caller(ledger, rig_id, agent_id)
-        rig_agents.keep_checkpoint(ledger, agent_id, body.data)
+    def work(board: Transaction) -> None:
+        rig_agents.caller(board, rig_id, agent_id)
+        rig_agents.keep_checkpoint(board, agent_id, body.data)
 
-    await in_ledger(town_id, work)
-    return done()
+    await on_board(town_id, work)
+    return ok()
 
 
 @rig_tools.get(f"{_AGENT}/molecule/current")
 async def molecule_current(town_id: str, rig_id: str, agent_id: str) -> Answer[Molecule]:
     as_agent(agent_id)
-    return done(
-        await in_ledger(town_id, lambda ledger: beads.current_step(_bead_in_steps(ledger, rig_id, agent_id)))
-    )
+
+    def work(board: Transaction) -> Molecule:
+        held = _held_bead(board, rig_id, agent_id)
+        step = current_step(held)
+        return Molecule(
+            moleculeId=held.id,
+            currentStep=step.index,
+            totalSteps=step.total,
+            step=StepShown.of(step),
+            status=held.status,
+        )
+
+    return ok(await on_board(town_id, work))
 
 
 @rig_tools.post(f"{_AGENT}/molecule/advance")
 async def molecule_advance(town_id: str, rig_id: str, agent_id: str) -> Answer[MoleculeAdvanced]:
     as_agent(agent_id)
     body = await body_as(StepSummary)
-    return done(
-        await in_ledger(
-            town_id,
-            lambda ledger: beads.advance_molecule(ledger, _bead_in_steps(ledger, rig_id, agent_id), body.summary),
+
+    def work(board: Transaction) -> MoleculeAdvanced:
+        held = _held_bead(board, rig_id, agent_id)
+        finished = beads.advance_step(board, held, body.summary)
+        return MoleculeAdvanced(
+            moleculeId=held.id,
+            previousStep=finished.index,
+            currentStep=finished.index + 1,
+            totalSteps=finished.total,
+            completed=finished.index + 1 == finished.total,
         )
-    )
+
+    return ok(await on_board(town_id, work))
 
 
 @rig_tools.post(f"{_AGENT}/status")
@@ -196,80 +194,46 @@ async def status(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     as_agent(agent_id)
     body = await body_as(StatusLine)
 
-    def work(ledger: Ledger) -> None:
-        rig_agents.caller(ledger, rig_id, agent_id)
-        rig_agents.set_agent(ledger, agent_id, "status_message", body.message)
+    def work(board: Transaction) -> None:
+        rig_agents.caller(board, rig_id, agent_id)
+        rig_agents.set_agent(board, agent_id, "status_message", body.message)
 
-    await in_ledger(town_id, work)
-    return done()
+    await on_board(town_id, work)
+    return ok()
 
 
 @rig_tools.post("/triage/resolve")
 async def triage_resolve(town_id: str, rig_id: str) -> Answer[Bead]:
-    """Close the request, with what was decided kept in it. To act on it is the dispatcher's."""
+    """Close the request, with what was decided kept in it. The decision is not carried out here."""
     body, origin = await body_as(TriageResolution), sender()
 
-    def work(ledger: Ledger) -> Bead:
-        found = beads.bead(ledger, body.triage_request_bead_id, rig_id)
-        if found["status"] == "closed":
-            raise Refusal(409, f"The request {found['id']} has been settled")
+    def work(board: Transaction) -> Bead:
+        found = beads.bead(board, body.triage_request_bead_id, rig_id)
+        if found.status == BeadState.CLOSED:
+            raise Conflict(f"The request {found.id} has been settled")
         resolution = {"action": body.action, "notes": body.resolution_notes, "agent_id": origin}
-        metadata = json.loads(found["metadata"]) | {"resolution": resolution}
-        beads.change_bead(ledger, found["id"], {"status": "closed", "metadata": metadata})
-        return beads.show_bead(ledger, beads.bead(ledger, found["id"]))
+        beads.change_bead(board, found.id, {"metadata": found.metadata | {"resolution": resolution}})
+        return Bead.of(beads.move_bead(board, found.id, BeadState.CLOSED))
 
-    return done(await in_ledger(town_id, work))
+    return ok(await on_board(town_id, work))
 
 
 @rig_tools.post("/nudge")
 async def nudge(town_id: str, rig_id: str) -> Answer[NudgeLeft]:
-    """Of agents of the rig, and of the mayor, who may nudge in any rig."""
+    """From agents of the rig, and from the mayor, which may nudge agents of any rig."""
     body, origin = await body_as(Nudge), sender()
 
-    def work(ledger: Ledger) -> NudgeLeft:
-        ledger.require_rig(rig_id)
+    def work(board: Transaction) -> NudgeLeft:
+        board.require_rig(rig_id)
         target = body.target_agent_id
-        return NudgeLeft(nudge_id=rig_agents.nudge(ledger, rig_id, origin, target, body.message, body.mode))
+        return NudgeLeft(nudge_id=rig_agents.nudge(board, rig_id, origin, target, body.message, body.mode))
 
-    return done(await in_ledger(town_id, work))
-
-
-def _holding(ledger: Ledger, rig_id: str, agent_id: str) -> tuple[Row, Row]:
-    """The calling agent and the bead that it works on; Refusal 409 when it has none."""
-    worker = rig_agents.caller(ledger, rig_id, agent_id)
-    if worker["bead_id"] is None:
-        raise Refusal(409, f"Agent {agent_id} works on no bead")
-    return worker, beads.bead(ledger, worker["bead_id"])
+    return ok(await on_board(town_id, work))
 
 
-def _bead_in_steps(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
-    worker = rig_agents.caller(ledger, rig_id, agent_id)
-    if worker["bead_id"] is None:
-        raise Refusal(404, f"Agent {agent_id} works on no bead")
-    return beads.bead(ledger, worker["bead_id"])
-
-
-def _hand_in(ledger: Ledger, worker: Row, held: Row, body: Done) -> str:
-    """Put finished work into review, and give the review to a refinery; the review's id.
-
-    The rework of a review is finished with that: the review that asked for it goes on. When that one is closed
-    or gone, the rework is work like any other.
-    """
-    if review := beads.open_review_of(ledger, held["id"]):
-        beads.close_bead(ledger, held["id"])
-        if rig_agents.holder_of(ledger, review) is None:
-            rig_agents.assign(ledger, review, rig_agents.someone_for(ledger, held["rig_id"], Role.REFINERY))
-        return review
-    beads.change_bead(ledger, held["id"], {"status": "in_review"})
-    metadata = {"branch": body.branch, "pr_url": body.pr_url, "source_bead_id": held["id"]}
-    review = beads.make_bead(
-        ledger, held["rig_id"], "merge_request", f"Review: {held['title']}",
-        body=body.summary, metadata=metadata, created_by=worker["id"],
-    )  # fmt: skip
-    rig_agents.assign(ledger, review, rig_agents.someone_for(ledger, held["rig_id"], Role.REFINERY))
-    return review
-
-
-def _blockers(ledger: Ledger, bead_id: str) -> list[str]:
-    shown = beads.show_bead(ledger, beads.bead(ledger, bead_id))
-    return list(shown.depends_on)
+def _held_bead(board: Transaction, rig_id: str, agent_id: str) -> domain.Bead:
+    """The bead that the calling agent works on; NotFound when it has none."""
+    worker = rig_agents.caller(board, rig_id, agent_id)
+    if worker.bead_id is None:
+        raise NotFound(f"Agent {agent_id} works on no bead")
+    return beads.bead(board, worker.bead_id)

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, model_validator
 
 from gastown.contract.identifiers import Identifier
+from gastown.hall.domain.bead import BeadState
+from gastown.hall.domain.convoy import ConvoyPlan, Task
 
 __all__ = [
     "BeadChanges",
     "BeadIds",
-    "BeadStatus",
-    "BeadType",
     "Checkpoint",
     "Closing",
     "ConvoyBead",
@@ -37,8 +37,6 @@ Line = Annotated[
 ]
 Text = Annotated[str, StringConstraints(strict=True, max_length=200_000)]
 Words = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200_000)]
-BeadStatus = Literal["open", "in_progress", "in_review", "closed", "failed"]
-BeadType = Literal["issue", "message", "escalation", "merge_request"]
 Priority = Literal["low", "medium", "high", "critical"]
 MergeMode = Literal["review-then-land", "review-and-merge"]
 Labels = Annotated[list[Line], Field(max_length=100)]
@@ -63,7 +61,7 @@ class Sling(_Body):
     labels: Labels = Field(default_factory=list)
 
 
-class Task(_Body):
+class _Task(_Body):
     title: Line
     body: Text | None = None
     depends_on: list[StrictInt] = Field(default_factory=list)
@@ -72,7 +70,7 @@ class Task(_Body):
 class SlingBatch(_Body):
     rig_id: Identifier
     convoy_title: Line
-    tasks: Annotated[list[Task], Field(min_length=1, max_length=500)]
+    tasks: Annotated[list[_Task], Field(min_length=1, max_length=500)]
     merge_mode: MergeMode = "review-then-land"
     parallel: StrictBool = False
     staged: StrictBool = False
@@ -86,6 +84,17 @@ class SlingBatch(_Body):
         if len(self.tasks) > 1 and not self.parallel and not any(task.depends_on for task in self.tasks):
             raise ValueError("no task depends on another one; say parallel: true when that is meant")
         return self
+
+    def plan(self, created_by: str | None) -> ConvoyPlan:
+        return ConvoyPlan(
+            rig_id=self.rig_id,
+            title=self.convoy_title,
+            tasks=[Task(title=task.title, body=task.body, depends_on=task.depends_on) for task in self.tasks],
+            merge_mode=self.merge_mode,
+            staged=self.staged,
+            metadata=self.metadata,
+            created_by=created_by,
+        )
 
 
 class ConvoyBead(_Body):
@@ -114,7 +123,7 @@ class Mail(RigMail):
 class BeadChanges(_Body):
     title: Line | None = None
     body: Text | None = None
-    status: BeadStatus | None = None
+    status: BeadState | None = None
     priority: Priority | None = None
     labels: Labels | None = None
     depends_on: list[Identifier] | None = None

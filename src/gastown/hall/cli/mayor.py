@@ -1,4 +1,4 @@
-"""Talking to the mayor: give it a prompt, whatever state it is in, and follow its turn to the end."""
+"""Prompting the mayor, whatever its state is, and following its turn to the end."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import trio
 
 from gastown.contract.agents import AgentState
 from gastown.contract.events import AgentEvent
-from gastown.hall.control_client import Dispatch, DispatchError
+from gastown.hall.control_client import ControlCallFailed, ControlClient
 from gastown.hall.hall import Hall
 
 __all__ = ["MayorLost", "Told", "Turn", "TurnReader", "follow", "tell"]
 
-_POLL_SECONDS = 0.05  # every question costs milliseconds that a starting kilo needs
+_POLL_SECONDS = 0.05  # each request costs milliseconds that a starting kilo needs
 _SILENCE_SECONDS = 5.0
 _READY_SECONDS = 120
 
 
 class MayorLost(Exception):
-    """The mayor is not there to answer. One clear sentence."""
+    """The mayor cannot answer. One clear sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +42,15 @@ class Told:
     accepted_at: float
 
 
-async def tell(hall: Hall, dispatch: Dispatch, mayor_id: str, prompt: str) -> Told:
+async def tell(hall: Hall, control: ControlClient, mayor_id: str, prompt: str) -> Told:
     """Give `prompt` to the mayor: as a message when it is running or about to be, else by starting it.
 
-    DispatchError when the container refuses, MayorLost when it stays between two states for two minutes.
+    ControlCallFailed when the container refuses, MayorLost when it stays between two states for two minutes.
     """
     waited_from = trio.current_time()
     with trio.move_on_after(_READY_SECONDS):
         while True:
-            told = await _try_to_tell(hall, dispatch, mayor_id, prompt, waited_from)
+            told = await _try_to_tell(hall, control, mayor_id, prompt, waited_from)
             if told is not None:
                 return told
             await trio.sleep(_POLL_SECONDS)
@@ -58,26 +58,26 @@ async def tell(hall: Hall, dispatch: Dispatch, mayor_id: str, prompt: str) -> To
 
 
 async def _try_to_tell(
-    hall: Hall, dispatch: Dispatch, mayor_id: str, prompt: str, waited_from: float
+    hall: Hall, control: ControlClient, mayor_id: str, prompt: str, waited_from: float
 ) -> Told | None:
     """None while the mayor is between two states."""
-    status = await dispatch.status(mayor_id)
+    status = await control.status(mayor_id)
     if status is not None and status.status in (AgentState.STARTING, AgentState.STOPPING):
         return None
-    events = await dispatch.events(mayor_id)
+    events = await control.events(mayor_id)
     after = events[-1].id if events else 0
     sent_at, told_at = trio.current_time(), hall.now()
     by: Literal["start", "message"]
     if status is not None and status.status is AgentState.RUNNING:
         try:
-            await hall.tell_mayor(dispatch, mayor_id, prompt)
-        except DispatchError as error:
-            if error.status == 409:  # it ended between the question and the message
+            await hall.tell_mayor(control, mayor_id, prompt)
+        except ControlCallFailed as error:
+            if error.status == 409:  # it ended between the two requests
                 return None
             raise
         by, session_id = "message", status.session_id
     else:
-        agent = await hall.start_mayor(dispatch, prompt)
+        agent = await hall.start_mayor(control, prompt)
         by, session_id = "start", agent.session_id
     return Told(
         by=by,
@@ -92,7 +92,7 @@ async def _try_to_tell(
 
 @dataclass(kw_only=True)
 class Turn:
-    """One turn as its events told it. `reason` is kilo's word for its end; None while it goes on."""
+    """One turn as its events describe it. `reason` is kilo's name for how it ended; None while it goes on."""
 
     prompted_at: datetime | None = None
     first_word_at: datetime | None = None
@@ -160,7 +160,7 @@ class TurnReader:
 
 
 async def follow(
-    dispatch: Dispatch, mayor_id: str, told: Told, say: Callable[[str], None], note: Callable[[str], None]
+    control: ControlClient, mayor_id: str, told: Told, say: Callable[[str], None], note: Callable[[str], None]
 ) -> Turn:
     """Follow the turn of what was told until it ends, however long the model takes.
 
@@ -170,7 +170,7 @@ async def follow(
     reader = TurnReader(told.session_id, told.told_at, begun=told.by == "start")
     last, silent_since, noted = told.after, trio.current_time(), ""
     while reader.turn.ended_at is None:
-        events = await dispatch.events(mayor_id, last)
+        events = await control.events(mayor_id, last)
         for event in events:
             last = event.id
             if (text := reader.take(event)) and reader.turn.ended_at is None:
@@ -181,7 +181,7 @@ async def follow(
         elif now - silent_since > _SILENCE_SECONDS:
             if reader.turn.error is not None:
                 break  # an error without a turn: nothing more will come
-            silent_since, held_up = now, await _look_after(dispatch, mayor_id)
+            silent_since, held_up = now, await _look_after(control, mayor_id)
             if held_up not in ("", noted):
                 noted = held_up
                 note(held_up)
@@ -189,9 +189,9 @@ async def follow(
     return reader.turn
 
 
-async def _look_after(dispatch: Dispatch, mayor_id: str) -> str:
-    """Why a silent mayor is silent, if it knows; MayorLost when it is gone."""
-    status = await dispatch.status(mayor_id)
+async def _look_after(control: ControlClient, mayor_id: str) -> str:
+    """Why a silent mayor is silent, if its status says so; MayorLost when it has ended."""
+    status = await control.status(mayor_id)
     if status is None or status.status in (AgentState.EXITED, AgentState.FAILED):
         reason = status.exit_reason if status is not None else None
         raise MayorLost(f"the mayor ended before its turn did: {reason or 'no reason given'}")

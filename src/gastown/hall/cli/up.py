@@ -19,24 +19,26 @@ from gastown.contract.git import Remote, is_branch_name
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
-from gastown.hall.cli.bringup import DEFAULT_MESSAGE, UpFailed, UpOptions, bring_up
+from gastown.hall.cli.boot import DEFAULT_MESSAGE, UpFailed, UpOptions
+from gastown.hall.cli.bringup import bring_up
 from gastown.hall.cli.mayor import MayorLost
 from gastown.hall.cli.renewal import renew
 from gastown.hall.cli.screen import Screen, open_screen
-from gastown.hall.control_client import DispatchError
+from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.domain.town import RigRecord
-from gastown.hall.drivers.process import REFUSED, ContainerDied, write_private
+from gastown.hall.drivers.process import REFUSED, ContainerDied
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import PortTaken
 from gastown.hall.store.database import StoreError
 from gastown.hall.store.lock import DirectoryUnusable
 from gastown.hall.tokens import LIFETIME
+from gastown.isolation.ownership import write_whole
 from gastown.logs import RedactingFormatter
 
 __all__ = ["add_arguments", "add_hall_arguments", "run", "run_hall"]
 
 _UNUSABLE = (DirectoryUnusable, StoreError, PortTaken)
-_SHOWN = (*_UNUSABLE, ContainerDied, DispatchError, MayorLost, UpFailed, OSError)
+_SHOWN = (*_UNUSABLE, ContainerDied, ControlCallFailed, MayorLost, UpFailed, OSError)
 _INTERRUPTED = 130
 _WRITTEN_FOR = LIFETIME / 8
 
@@ -195,7 +197,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """2 for what the caller can set right, 1 for the rest."""
+    """2 for what the caller can correct, 1 for other failures."""
     refused = isinstance(error, ContainerDied) and error.returncode == REFUSED
     return 2 if refused or isinstance(error, _UNUSABLE) else 1
 
@@ -205,7 +207,7 @@ async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIte
     """The file for a container of this hall, gone after the block. The token in it always has hours left."""
 
     async def write() -> None:
-        await trio.to_thread.run_sync(write_private, path, await _variables(hall, gateway))
+        await trio.to_thread.run_sync(write_whole, path, await _variables(hall, gateway), 0o600)
 
     async def write_again() -> bool:
         try:
@@ -227,7 +229,7 @@ async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIte
 
 @contextmanager
 def _removed_afterwards(path: Path) -> Iterator[None]:
-    """It holds the gateway's token, and the address of a hall that is gone then."""
+    """Remove the file at the end of the block: it holds the gateway's token and the address of a closed hall."""
     try:
         yield
     finally:

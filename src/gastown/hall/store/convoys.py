@@ -1,25 +1,25 @@
-"""Convoys: beads that are followed, and land, as one."""
+"""The board's convoys: beads that are followed, and land, together."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
-from gastown.hall.api.answers import Refusal
-from gastown.hall.api.responses import Assignment, Convoy, ConvoyParts, Total
-from gastown.hall.api.tool_bodies import SlingBatch
+from gastown.hall.domain.bead import Bead, BeadState, BeadType
+from gastown.hall.domain.convoy import Convoy, ConvoyPlan
+from gastown.hall.domain.errors import Conflict, NotFound
+from gastown.hall.domain.rig_agent import Assignment
 from gastown.hall.store.beads import (
-    FINISHED,
     bead,
+    beads_of_convoy,
     change_bead,
-    close_bead,
     make_bead,
+    move_bead,
     set_blockers,
     settle_convoy,
-    show_bead,
 )
-from gastown.hall.store.database import Row
-from gastown.hall.store.rig_agents import assign, show_agent, someone_for
-from gastown.hall.store.transaction import Ledger, new_id
+from gastown.hall.store.rig_agents import assign, free_agent
+from gastown.hall.store.transaction import Transaction, new_id
 
 __all__ = [
     "add_bead",
@@ -29,138 +29,117 @@ __all__ = [
     "convoys",
     "make_convoy",
     "remove_bead",
-    "show_convoy",
     "start_convoy",
 ]
 
 
-def convoy(ledger: Ledger, convoy_id: str) -> Row:
-    """The convoy; Refusal 404 when there is none of that id."""
-    row = ledger.row("SELECT * FROM convoys WHERE town_id = ?1 AND id = ?2", convoy_id)
+def convoy(transaction: Transaction, convoy_id: str) -> Convoy:
+    """The convoy; NotFound when there is none of that id."""
+    row = transaction.row("SELECT * FROM convoys WHERE town_id = ?1 AND id = ?2", convoy_id)
     if row is None:
-        raise Refusal(404, f"There is no convoy {convoy_id}")
-    return row
-
-
-def show_convoy(ledger: Ledger, convoy_id: str, *, with_beads: bool = False) -> Convoy:
-    """A convoy as it is answered: how many of its beads are closed, and which they are."""
-    row, members = convoy(ledger, convoy_id), _members(ledger, convoy_id)
+        raise NotFound(f"There is no convoy {convoy_id}")
     return Convoy(
         id=row["id"],
         rig_id=row["rig_id"],
         title=row["title"],
-        status="landed" if row["landed_at"] else "active",
         staged=bool(row["staged"]),
         merge_mode=row["merge_mode"],
         feature_branch=row["feature_branch"],
         metadata=json.loads(row["metadata"]),
-        total_beads=len(members),
-        closed_beads=sum(member["status"] == "closed" for member in members),
         created_at=row["created_at"],
         landed_at=row["landed_at"],
-        beads=tuple(show_bead(ledger, member) for member in members) if with_beads else None,
+        beads=tuple(beads_of_convoy(transaction, convoy_id)),
     )
 
 
-def convoys(ledger: Ledger) -> list[Convoy]:
+def convoys(transaction: Transaction) -> list[Convoy]:
     """The convoys that have not landed, oldest first."""
-    rows = ledger.rows("SELECT id FROM convoys WHERE town_id = ?1 AND landed_at IS NULL ORDER BY number")
-    return [show_convoy(ledger, row["id"]) for row in rows]
+    rows = transaction.rows("SELECT id FROM convoys WHERE town_id = ?1 AND landed_at IS NULL ORDER BY number")
+    return [convoy(transaction, row["id"]) for row in rows]
 
 
-def make_convoy(ledger: Ledger, body: SlingBatch, creator: str | None) -> ConvoyParts:
+def make_convoy(transaction: Transaction, plan: ConvoyPlan) -> tuple[Convoy, list[Assignment]]:
     """Make a convoy and a bead for each of its tasks; agents get them unless it is staged."""
-    ledger.require_rig(body.rig_id)
+    transaction.require_rig(plan.rig_id)
     convoy_id = new_id("convoy")
-    ledger.run(
+    transaction.run(
         "INSERT INTO convoys (town_id, id, rig_id, title, staged, merge_mode, metadata, created_at)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        *(convoy_id, body.rig_id, body.convoy_title, int(body.staged), body.merge_mode),
-        *(json.dumps(body.metadata), ledger.now),
+        *(convoy_id, plan.rig_id, plan.title, int(plan.staged), plan.merge_mode),
+        *(json.dumps(plan.metadata), transaction.now),
     )
     made = [
         make_bead(
-            ledger, body.rig_id, "issue", task.title,
-            body=task.body, metadata=body.metadata, convoy_id=convoy_id, created_by=creator,
+            transaction, plan.rig_id, BeadType.ISSUE, task.title,
+            body=task.body, metadata=plan.metadata, convoy_id=convoy_id, created_by=plan.created_by,
         )
-        for task in body.tasks
+        for task in plan.tasks
     ]  # fmt: skip
-    for bead_id, task in zip(made, body.tasks, strict=True):
-        set_blockers(ledger, bead_id, [made[index] for index in task.depends_on])
-    given = _hand_out(ledger, convoy_id) if not body.staged else _show_unassigned(ledger, made)
-    return ConvoyParts(convoy=show_convoy(ledger, convoy_id), beads=tuple(given))
+    for one, task in zip(made, plan.tasks, strict=True):
+        set_blockers(transaction, one.id, [made[index].id for index in task.depends_on])
+    if not plan.staged:
+        given = _hand_out(transaction, beads_of_convoy(transaction, convoy_id))
+        return convoy(transaction, convoy_id), given
+    whole = convoy(transaction, convoy_id)
+    return whole, [Assignment(bead=member, agent=None) for member in whole.beads]
 
 
-def start_convoy(ledger: Ledger, convoy_id: str) -> ConvoyParts:
-    """Give the beads of a staged convoy to agents; Refusal 409 when it has been started."""
-    if not convoy(ledger, convoy_id)["staged"]:
-        raise Refusal(409, f"Convoy {convoy_id} is not staged")
-    ledger.run("UPDATE convoys SET staged = 0 WHERE town_id = ?1 AND id = ?2", convoy_id)
-    given = _hand_out(ledger, convoy_id)
-    return ConvoyParts(convoy=show_convoy(ledger, convoy_id), beads=tuple(given))
+def start_convoy(transaction: Transaction, convoy_id: str) -> tuple[Convoy, list[Assignment]]:
+    """Give the beads of a staged convoy to agents; Conflict when it has been started."""
+    staged = convoy(transaction, convoy_id)
+    if not staged.staged:
+        raise Conflict(f"Convoy {convoy_id} is not staged")
+    transaction.run("UPDATE convoys SET staged = 0 WHERE town_id = ?1 AND id = ?2", convoy_id)
+    given = _hand_out(transaction, staged.beads)
+    return convoy(transaction, convoy_id), given
 
 
-def close_convoy(ledger: Ledger, convoy_id: str) -> Convoy:
+def close_convoy(transaction: Transaction, convoy_id: str) -> Convoy:
     """End a convoy as it is: what is not finished is closed."""
-    convoy(ledger, convoy_id)
-    for member in _members(ledger, convoy_id):
-        if member["status"] not in FINISHED:
-            close_bead(ledger, member["id"])
-    ledger.run(
+    for member in convoy(transaction, convoy_id).beads:
+        if not member.is_finished:
+            move_bead(transaction, member.id, BeadState.CLOSED)
+    transaction.run(
         "UPDATE convoys SET staged = 0, landed_at = coalesce(landed_at, ?3) WHERE town_id = ?1 AND id = ?2",
-        *(convoy_id, ledger.now),
+        *(convoy_id, transaction.now),
     )
-    return show_convoy(ledger, convoy_id)
+    return convoy(transaction, convoy_id)
 
 
-def add_bead(ledger: Ledger, convoy_id: str, bead_id: str, blockers: list[str] | None) -> Total:
-    """Make a bead part of a convoy that has not landed; Refusal 409 when it is part of another one."""
-    row, member = convoy(ledger, convoy_id), bead(ledger, bead_id)
-    if row["landed_at"]:
-        raise Refusal(409, f"Convoy {convoy_id} has landed")
-    if member["convoy_id"] not in (None, convoy_id):
-        raise Refusal(409, f"Bead {bead_id} is part of convoy {member['convoy_id']}")
-    change_bead(ledger, bead_id, {"convoy_id": convoy_id})
+def add_bead(transaction: Transaction, convoy_id: str, bead_id: str, blockers: list[str] | None) -> Convoy:
+    """Make a bead part of a convoy that has not landed; Conflict when it is part of another one."""
+    convoy(transaction, convoy_id).check_accepts(bead(transaction, bead_id))
+    change_bead(transaction, bead_id, {"convoy_id": convoy_id})
     if blockers is not None:
-        set_blockers(ledger, bead_id, blockers)
-    return Total(total_beads=len(_members(ledger, convoy_id)))
+        set_blockers(transaction, bead_id, blockers)
+    return convoy(transaction, convoy_id)
 
 
-def remove_bead(ledger: Ledger, convoy_id: str, bead_id: str) -> Total:
-    convoy(ledger, convoy_id)
-    if bead(ledger, bead_id)["convoy_id"] != convoy_id:
-        raise Refusal(404, f"Bead {bead_id} is not part of convoy {convoy_id}")
-    change_bead(ledger, bead_id, {"convoy_id": None})
-    settle_convoy(ledger, convoy_id)
-    return Total(total_beads=len(_members(ledger, convoy_id)))
+def remove_bead(transaction: Transaction, convoy_id: str, bead_id: str) -> Convoy:
+    convoy(transaction, convoy_id)
+    if bead(transaction, bead_id).convoy_id != convoy_id:
+        raise NotFound(f"Bead {bead_id} is not part of convoy {convoy_id}")
+    change_bead(transaction, bead_id, {"convoy_id": None})
+    settle_convoy(transaction, convoy_id)
+    return convoy(transaction, convoy_id)
 
 
-def change_convoy(ledger: Ledger, convoy_id: str, merge_mode: str | None, feature_branch: str | None) -> Convoy:
+def change_convoy(
+    transaction: Transaction, convoy_id: str, merge_mode: str | None, feature_branch: str | None
+) -> Convoy:
     """Change what is given and leave the rest."""
-    convoy(ledger, convoy_id)
-    ledger.run(
+    transaction.run(
         "UPDATE convoys SET merge_mode = coalesce(?3, merge_mode), feature_branch = coalesce(?4, feature_branch)"
         " WHERE town_id = ?1 AND id = ?2",
         *(convoy_id, merge_mode, feature_branch),
     )
-    return show_convoy(ledger, convoy_id)
+    return convoy(transaction, convoy_id)
 
 
-def _members(ledger: Ledger, convoy_id: str) -> list[Row]:
-    sql = "SELECT * FROM beads WHERE town_id = ?1 AND convoy_id = ?2 ORDER BY number"
-    return list(ledger.rows(sql, convoy_id))
-
-
-def _hand_out(ledger: Ledger, convoy_id: str) -> list[Assignment]:
-    """Give every bead that nobody has to an agent; who begins when is the blockers' to say."""
-    given = []
-    for member in _members(ledger, convoy_id):
-        if member["assignee"] is None and member["status"] == "open":
-            taker = assign(ledger, member["id"], someone_for(ledger, member["rig_id"]))
-            shown = show_bead(ledger, bead(ledger, member["id"]))
-            given.append(Assignment(bead=shown, agent=show_agent(taker)))
-    return given
-
-
-def _show_unassigned(ledger: Ledger, made: list[str]) -> list[Assignment]:
-    return [Assignment(bead=show_bead(ledger, bead(ledger, bead_id)), agent=None) for bead_id in made]
+def _hand_out(transaction: Transaction, members: Sequence[Bead]) -> list[Assignment]:
+    """Give every bead without an agent to one; their blockers decide which begins when."""
+    return [
+        assign(transaction, member, free_agent(transaction, member.rig_id))
+        for member in members
+        if member.assignee is None and member.status == BeadState.OPEN
+    ]

@@ -20,12 +20,11 @@ from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.domain.town import RigRecord, TownRecord
+from gastown.hall.store.transaction import Transaction
 
 __all__ = [
     "MOST_EVENTS",
     "VERSION",
-    "Connection",
-    "Row",
     "Store",
     "StoreError",
     "StoredEvent",
@@ -35,7 +34,7 @@ __all__ = [
 
 VERSION = 2
 _STEPS = {
-    # What a run is given is not for the next one, and a token not for the disk.
+    # Values for one run must not reach the next run, and a token must not reach the disk.
     1: """
         ALTER TABLE towns DROP COLUMN kilocode_token;
         ALTER TABLE towns DROP COLUMN organization_id;
@@ -43,15 +42,13 @@ _STEPS = {
             value, '$.env.KILOCODE_TOKEN', '$.request.envVars.KILOCODE_TOKEN'))) FROM json_each(entries));
     """,
 }
-"""From each version that there was, what leads to the next."""
+"""The script that leads from each earlier version to the next."""
 MOST_EVENTS = 10_000
 """How many container events are kept for a town."""
 
 _OF_THIS_RUN = frozenset({"kilocode_token", "organization_id"})
 _CLOSE_SECONDS = 10
 _T = TypeVar("_T")
-Connection = sqlite3.Connection
-Row = sqlite3.Row
 
 # The one query of the mayor context and of the dispatch: the town and its rigs, in one read.
 _TOWN = """
@@ -101,7 +98,7 @@ class StoredEvent:
 
 
 class Store:
-    """Plain verbs over the file. Every call is one transaction and is done when it returns.
+    """The file's operations. Every call is one transaction and is complete when it returns.
 
     Calls are served in the order of their arrival. Cancelling one waits for the statement that is running,
     which then has happened whole or not at all.
@@ -145,7 +142,7 @@ class Store:
         await self._write(sql, (*values, town_id))
 
     async def jwt_secret(self, town_id: str) -> Secret | None:
-        """What signs the town's container tokens; nothing else needs it."""
+        """The key that signs the town's container tokens."""
         rows = await self._read("SELECT jwt_secret FROM towns WHERE id = ?", (town_id,))
         return Secret(rows[0]["jwt_secret"]) if rows else None
 
@@ -204,12 +201,12 @@ class Store:
         rows = await self._read("SELECT max(id) AS id FROM container_events WHERE town_id = ?", (town_id,))
         return int(rows[0]["id"] or 0)
 
-    async def transaction(self, work: Callable[[Connection], _T]) -> _T:
-        """Run `work` on the worker thread as one transaction; what it raises undoes all of it."""
+    async def transaction(self, town_id: str, work: Callable[[Transaction], _T]) -> _T:
+        """Do `work` on the town's board, on the worker thread; an exception undoes all of it."""
 
         def whole() -> _T:
             with _transaction(self._connection):
-                return work(self._connection)
+                return work(Transaction(self._connection, town_id, iso(self._now())))
 
         return await self._run(whole)
 

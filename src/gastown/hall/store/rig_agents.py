@@ -1,4 +1,4 @@
-"""The agents of the rigs as the board knows them: who works on what, their mail, their nudges."""
+"""The agents of the rigs on the board: their work, their mail, their nudges."""
 
 from __future__ import annotations
 
@@ -7,228 +7,195 @@ from typing import Any
 
 from gastown.contract.agents import Role
 from gastown.contract.worker import Nudge
-from gastown.hall.api.answers import Refusal
-from gastown.hall.api.responses import CrewMember, Letter, Primer
-from gastown.hall.store.beads import bead, beads, change_bead, make_bead, show_bead
-from gastown.hall.store.database import Row
-from gastown.hall.store.transaction import Ledger, new_id
+from gastown.hall.domain.bead import Bead, BeadState, BeadType, state_when_assigned, state_when_released
+from gastown.hall.domain.errors import NotFound
+from gastown.hall.domain.rig_agent import (
+    NUDGE_PRIORITIES,
+    UNKNOWN_ROLE,
+    Assignment,
+    Letter,
+    RigAgent,
+    name_for,
+)
+from gastown.hall.store.beads import bead, change_bead, is_blocked, make_bead, move_bead, unread_messages
+from gastown.hall.store.transaction import Row, Transaction, new_id
 
 __all__ = [
     "agent",
     "agents",
     "assign",
     "caller",
+    "free_agent",
     "holder_of",
     "keep_checkpoint",
-    "let_go",
+    "mark_delivered",
     "nudge",
-    "nudge_delivered",
     "pending_nudges",
-    "prime",
     "read_mail",
+    "release",
     "send_mail",
     "set_agent",
-    "show_agent",
-    "someone_for",
+    "unread_mail",
 ]
 
-_UNKNOWN = "unknown"  # where a Role stands of an agent that the hall has made
-_NAMES = ("Ash", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Juniper", "Larch", "Maple", "Rowan", "Spruce", "Yew")
+
+def agent(transaction: Transaction, rig_id: str, agent_id: str) -> RigAgent:
+    """The agent; NotFound when the rig has none of that id."""
+    found = _find(transaction, agent_id)
+    if found is None or found.rig_id != rig_id:
+        raise NotFound(f"There is no agent {agent_id} in rig {rig_id}")
+    return found
 
 
-def agent(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
-    """The agent; Refusal 404 when the rig has none of that id."""
-    row = _find(ledger, agent_id)
-    if row is None or row["rig_id"] != rig_id:
-        raise Refusal(404, f"There is no agent {agent_id} in rig {rig_id}")
-    return row
+def caller(transaction: Transaction, rig_id: str, agent_id: str) -> RigAgent:
+    """The agent that calls. One that the hall did not make, started by hand, is known after its first call.
 
-
-def caller(ledger: Ledger, rig_id: str, agent_id: str) -> Row:
-    """The agent that calls. One that the hall did not make, started by hand, is known from now on.
-
-    What it is for, nobody has said: it gets no work but what is assigned to it by name.
+    Its role is unknown, so it gets no work except what is assigned to it by name.
     """
-    ledger.require_rig(rig_id)
-    if _find(ledger, agent_id) is None:
-        _make(ledger, rig_id, agent_id, _UNKNOWN, agent_id)
-    set_agent(ledger, agent_id, "last_activity_at", ledger.now)
-    return agent(ledger, rig_id, agent_id)
+    transaction.require_rig(rig_id)
+    if _find(transaction, agent_id) is None:
+        _make(transaction, rig_id, agent_id, UNKNOWN_ROLE, agent_id)
+    set_agent(transaction, agent_id, "last_activity_at", transaction.now)
+    return agent(transaction, rig_id, agent_id)
 
 
-def agents(ledger: Ledger, rig_id: str) -> list[CrewMember]:
-    rows = ledger.rows("SELECT * FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2 ORDER BY number", rig_id)
-    return [show_agent(row) for row in rows]
+def agents(transaction: Transaction, rig_id: str) -> list[RigAgent]:
+    rows = transaction.rows("SELECT * FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2 ORDER BY number", rig_id)
+    return [_agent(row) for row in rows]
 
 
-def show_agent(row: Row) -> CrewMember:
-    """An agent as it is answered."""
-    return CrewMember(
-        rig_id=row["rig_id"],
-        id=row["id"],
-        role=row["role"],
-        name=row["name"],
-        status_message=row["status_message"],
-        checkpoint=None if row["checkpoint"] is None else json.loads(row["checkpoint"]),
-        created_at=row["created_at"],
-        last_activity_at=row["last_activity_at"],
-        status="idle" if row["bead_id"] is None else "working",
-        current_hook_bead_id=row["bead_id"],
-    )
-
-
-def someone_for(ledger: Ledger, rig_id: str, role: str = Role.POLECAT) -> Row:
-    """An agent of the rig that has nothing to do; a new one when all have."""
-    idle = ledger.row(
+def free_agent(transaction: Transaction, rig_id: str, role: str = Role.POLECAT) -> RigAgent:
+    """An agent of the rig that has no bead; a new one when each has one."""
+    idle = transaction.row(
         "SELECT * FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2 AND role = ?3 AND bead_id IS NULL"
         " ORDER BY number LIMIT 1",
-        rig_id,
-        role,
+        *(rig_id, role),
     )
     if idle is not None:
-        return idle
-    taken = ledger.rows("SELECT name FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2", rig_id)
-    number = len(taken)
-    name = _NAMES[number % len(_NAMES)] + (f"-{number // len(_NAMES) + 1}" if number >= len(_NAMES) else "")
+        return _agent(idle)
     agent_id = new_id(role)
-    _make(ledger, rig_id, agent_id, role, name)
-    return agent(ledger, rig_id, agent_id)
+    _make(transaction, rig_id, agent_id, role, name_for(len(agents(transaction, rig_id))))
+    return agent(transaction, rig_id, agent_id)
 
 
-def assign(ledger: Ledger, bead_id: str, agent_row: Row) -> Row:
-    """Give a bead to an agent, which must be free or have that bead already; the agent as it is then."""
-    if agent_row["bead_id"] not in (None, bead_id):
-        raise Refusal(409, f"Agent {agent_row['id']} works on bead {agent_row['bead_id']}")
-    ledger.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
-    set_agent(ledger, agent_row["id"], "bead_id", bead_id)
-    change_bead(ledger, bead_id, {"assignee": agent_row["id"]})
-    return agent(ledger, agent_row["rig_id"], agent_row["id"])
+def assign(transaction: Transaction, given: Bead, to: RigAgent) -> Assignment:
+    """Give a bead to an agent, which must be free or have that bead already, and begin it unless it is blocked.
+
+    An agent that had the bead before is free then.
+    """
+    to.check_may_take(given)
+    transaction.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", given.id)
+    set_agent(transaction, to.id, "bead_id", given.id)
+    change_bead(transaction, given.id, {"assignee": to.id})
+    begun = state_when_assigned(given, is_blocked=is_blocked(transaction, given.id))
+    return Assignment(bead=move_bead(transaction, given.id, begun), agent=agent(transaction, to.rig_id, to.id))
 
 
-def holder_of(ledger: Ledger, bead_id: str) -> str | None:
+def holder_of(transaction: Transaction, bead_id: str) -> str | None:
     """The agent that works on the bead now."""
-    row = ledger.row("SELECT id FROM rig_agents WHERE town_id = ?1 AND bead_id = ?2", bead_id)
+    row = transaction.row("SELECT id FROM rig_agents WHERE town_id = ?1 AND bead_id = ?2", bead_id)
     return None if row is None else row["id"]
 
 
-def let_go(ledger: Ledger, agent_row: Row) -> None:
-    """Free an agent. Its bead, unless it is finished or in review, is open for somebody else."""
-    if agent_row["bead_id"] is None:
+def release(transaction: Transaction, holder: RigAgent) -> None:
+    """Free an agent. Its bead, unless it is finished or in review, is open for another one."""
+    if holder.bead_id is None:
         return
-    held = bead(ledger, agent_row["bead_id"])
-    set_agent(ledger, agent_row["id"], "bead_id", None)
-    if held["status"] == "in_progress":
-        change_bead(ledger, held["id"], {"status": "open"})
-    change_bead(ledger, held["id"], {"assignee": None})
+    held = bead(transaction, holder.bead_id)
+    set_agent(transaction, holder.id, "bead_id", None)
+    move_bead(transaction, held.id, state_when_released(held))
+    change_bead(transaction, held.id, {"assignee": None})
 
 
-def set_agent(ledger: Ledger, agent_id: str, column: str, value: object) -> None:
+def set_agent(transaction: Transaction, agent_id: str, column: str, value: object) -> None:
     sql = f"UPDATE rig_agents SET {column} = ?3 WHERE town_id = ?1 AND id = ?2"  # noqa: S608  a name of ours
-    ledger.run(sql, agent_id, value)
+    transaction.run(sql, agent_id, value)
 
 
-def prime(ledger: Ledger, agent_row: Row) -> Primer:
-    """What an agent should know when it begins. Reading its mail here does not mark it as read."""
-    hooked = agent_row["bead_id"]
-    mail = _unread(ledger, agent_row["id"])
-    return Primer(
-        agent=show_agent(agent_row),
-        hooked_bead=None if hooked is None else show_bead(ledger, bead(ledger, hooked)),
-        undelivered_mail=tuple(_show_mail(row) for row in mail),
-        open_beads=tuple(beads(ledger, agent_row["rig_id"], "open", "issue")),
-    )
-
-
-def send_mail(ledger: Ledger, rig_id: str, sender: str | None, to: str, subject: str, body: str) -> None:
+def send_mail(transaction: Transaction, rig_id: str, sender: str | None, to: str, subject: str, body: str) -> None:
     """Leave mail for an agent of the rig, or for the mayor from any rig."""
-    if to != ledger.mayor:
-        agent(ledger, rig_id, to)
-    make_bead(ledger, rig_id, "message", subject, body=body, assignee=to, created_by=sender)
+    _require_recipient(transaction, rig_id, to)
+    make_bead(transaction, rig_id, BeadType.MESSAGE, subject, body=body, assignee=to, created_by=sender)
 
 
-def read_mail(ledger: Ledger, agent_id: str) -> list[Letter]:
-    """The agent's unread mail, which is read from now on."""
-    mail = [_show_mail(row) for row in _unread(ledger, agent_id)]
-    for letter in mail:
-        change_bead(ledger, letter.id, {"status": "closed"})
-    return [letter.model_copy(update={"delivered": True, "delivered_at": ledger.now}) for letter in mail]
+def unread_mail(transaction: Transaction, agent_id: str) -> list[Letter]:
+    """The agent's unread mail, which stays unread."""
+    return [_letter(message) for message in unread_messages(transaction, agent_id)]
 
 
-def nudge(ledger: Ledger, rig_id: str, source: str | None, target: str, message: str, mode: str) -> str:
+def read_mail(transaction: Transaction, agent_id: str) -> list[Letter]:
+    """The agent's unread mail, which counts as read from now on."""
+    unread = unread_messages(transaction, agent_id)
+    return [_letter(move_bead(transaction, message.id, BeadState.CLOSED)) for message in unread]
+
+
+def nudge(transaction: Transaction, rig_id: str, source: str | None, target: str, message: str, mode: str) -> str:
     """Leave a nudge for an agent of the rig, or for the mayor; its id."""
-    if target != ledger.mayor:
-        agent(ledger, rig_id, target)
+    _require_recipient(transaction, rig_id, target)
     nudge_id = new_id("nudge")
-    ledger.run(
+    transaction.run(
         "INSERT INTO nudges (town_id, rig_id, agent_id, id, message, mode, source, created_at)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        *(rig_id, target, nudge_id, message, mode, source, ledger.now),
+        *(rig_id, target, nudge_id, message, mode, source, transaction.now),
     )
     return nudge_id
 
 
-def pending_nudges(ledger: Ledger, agent_id: str) -> tuple[Nudge, ...]:
-    """What the agent has not heard yet, the most urgent first."""
-    rows = ledger.rows(
-        "SELECT * FROM nudges WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL"
-        " ORDER BY CASE mode WHEN 'immediate' THEN 0 WHEN 'wait-idle' THEN 1 ELSE 2 END, number",
+def pending_nudges(transaction: Transaction, agent_id: str) -> tuple[Nudge, ...]:
+    """The nudges that the agent has not received yet, the most urgent first."""
+    rows = transaction.rows(
+        "SELECT id AS nudge_id, message, mode, source FROM nudges"
+        " WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL ORDER BY number",
         agent_id,
     )
-    priority = {"immediate": "high", "wait-idle": "medium", "queue": "low"}
-    return tuple(
-        Nudge(
-            nudge_id=row["id"],
-            message=row["message"],
-            mode=row["mode"],
-            priority=priority[row["mode"]],
-            source=row["source"],
-        )
-        for row in rows
-    )
+    nudges = (Nudge(**dict(row), priority=NUDGE_PRIORITIES[row["mode"]]) for row in rows)
+    return tuple(sorted(nudges, key=lambda one: [*NUDGE_PRIORITIES].index(one.mode)))
 
 
-def nudge_delivered(ledger: Ledger, agent_id: str, nudge_id: str) -> None:
-    """Note that the agent heard it; saying so twice changes nothing."""
-    ledger.run(
+def mark_delivered(transaction: Transaction, agent_id: str, nudge_id: str) -> None:
+    """Note that the agent received the nudge; a second call changes nothing."""
+    transaction.run(
         "UPDATE nudges SET delivered_at = coalesce(delivered_at, ?4)"
         " WHERE town_id = ?1 AND agent_id = ?2 AND id = ?3",
-        *(agent_id, nudge_id, ledger.now),
+        *(agent_id, nudge_id, transaction.now),
     )
 
 
-def keep_checkpoint(ledger: Ledger, agent_id: str, data: Any) -> None:
-    set_agent(ledger, agent_id, "checkpoint", json.dumps(data))
+def keep_checkpoint(transaction: Transaction, agent_id: str, data: Any) -> None:
+    set_agent(transaction, agent_id, "checkpoint", json.dumps(data))
 
 
-def _find(ledger: Ledger, agent_id: str) -> Row | None:
-    return ledger.row("SELECT * FROM rig_agents WHERE town_id = ?1 AND id = ?2", agent_id)
+def _require_recipient(transaction: Transaction, rig_id: str, agent_id: str) -> None:
+    if agent_id != transaction.mayor:
+        agent(transaction, rig_id, agent_id)
 
 
-def _make(ledger: Ledger, rig_id: str, agent_id: str, role: str, name: str) -> None:
-    ledger.run(
+def _find(transaction: Transaction, agent_id: str) -> RigAgent | None:
+    row = transaction.row("SELECT * FROM rig_agents WHERE town_id = ?1 AND id = ?2", agent_id)
+    return None if row is None else _agent(row)
+
+
+def _agent(row: Row) -> RigAgent:
+    values: dict[str, Any] = {name: row[name] for name in RigAgent.__dataclass_fields__}
+    if values["checkpoint"] is not None:
+        values["checkpoint"] = json.loads(values["checkpoint"])
+    return RigAgent(**values)
+
+
+def _make(transaction: Transaction, rig_id: str, agent_id: str, role: str, name: str) -> None:
+    transaction.run(
         "INSERT INTO rig_agents (town_id, rig_id, id, role, name, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        *(rig_id, agent_id, role, name, ledger.now),
+        *(rig_id, agent_id, role, name, transaction.now),
     )
 
 
-def _unread(ledger: Ledger, agent_id: str) -> list[Row]:
-    return list(
-        ledger.rows(
-            "SELECT * FROM beads WHERE town_id = ?1 AND assignee = ?2 AND type = 'message' AND status = 'open'"
-            " ORDER BY number",
-            agent_id,
-        )
-    )
-
-
-def _show_mail(row: Row) -> Letter:
+def _letter(message: Bead) -> Letter:
     return Letter(
-        id=row["id"],
-        from_agent_id=row["created_by"],
-        to_agent_id=row["assignee"],
-        subject=row["title"],
-        body=row["body"],
-        delivered=False,
-        created_at=row["created_at"],
-        delivered_at=None,
+        id=message.id,
+        from_agent_id=message.created_by,
+        to_agent_id=message.assignee,
+        subject=message.title,
+        body=message.body,
+        created_at=message.created_at,
+        delivered_at=message.closed_at,
     )

@@ -1,26 +1,23 @@
-"""One transaction over a town's board, and what all of its pages share."""
+"""One transaction over a town's board."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
 
-from gastown.contract.wire import iso
-from gastown.hall.api.answers import Refusal
-from gastown.hall.api.context import context
-from gastown.hall.store.database import Connection, Row
+from gastown.hall.domain.errors import NotFound
 
-__all__ = ["Ledger", "in_ledger", "new_id"]
+__all__ = ["Connection", "Row", "Transaction", "new_id"]
 
-_T = TypeVar("_T")
+Connection = sqlite3.Connection
+Row = sqlite3.Row
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """A town's board inside one transaction: what is raised undoes all that was done. `now` is its time."""
+class Transaction:
+    """A town's board inside one transaction: an exception undoes everything. `now` is its time, ISO 8601."""
 
     db: Connection
     town_id: str
@@ -39,25 +36,15 @@ class Ledger:
         return self.db.execute(sql, (self.town_id, *values)).rowcount
 
     def require_rig(self, rig_id: str) -> None:
-        """Refusal 404 when the town has no such rig."""
+        """NotFound when the town has no such rig."""
         if self.row("SELECT 1 FROM rigs WHERE town_id = ?1 AND id = ?2", rig_id) is None:
-            raise Refusal(404, f"There is no rig {rig_id}")
+            raise NotFound(f"There is no rig {rig_id}")
 
     @property
     def mayor(self) -> str | None:
         """The id of the town's mayor."""
         row = self.row("SELECT mayor_agent_id FROM towns WHERE id = ?1")
         return None if row is None else row["mayor_agent_id"]
-
-
-async def in_ledger(town_id: str, work: Callable[[Ledger], _T]) -> _T:
-    """Do `work` in one transaction, with the clock of the hall."""
-    here = context()
-    return await here.store.transaction(partial(_with_ledger, work, town_id, iso(here.now())))
-
-
-def _with_ledger(work: Callable[[Ledger], _T], town_id: str, now: str, db: Connection) -> _T:
-    return work(Ledger(db, town_id, now))
 
 
 def new_id(kind: str) -> str:

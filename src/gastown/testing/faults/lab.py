@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import trio
 
 from gastown.testing.kilo import FakeKilo, Script
 from gastown.testing.launchers import FakeLauncher, Fate, Spawn
-from gastown.testing.town import FakeTown, open_fake_town
+from gastown.testing.town import FakeTown
 
 __all__ = ["BYSTANDER", "MAYOR", "VICTIM", "Lab", "open_lab"]
 
@@ -29,7 +29,10 @@ TERMINAL = ("exited", "failed")
 
 
 class Lab:
-    """A running town. `sent` counts the prompts that each agent accepted; `patches` end with the lab."""
+    """A running town. `sent` counts the prompts that each agent accepted; `patches` end with the lab.
+
+    `fates` are the fates of the next servers, by agent.
+    """
 
     def __init__(self, town: FakeTown) -> None:
         self.town = town
@@ -52,14 +55,14 @@ class Lab:
             kilo.script = script
 
     async def settle(self) -> None:
-        """Start everybody."""
+        """Start all three agents."""
         for agent_id in (MAYOR, VICTIM, BYSTANDER):
             answer = await self.town.start(agent_id)
             assert answer.status_code == 201, answer.text
         self.bystander_port = (await self.town.status(BYSTANDER))["serverPort"]
 
     async def work(self) -> None:
-        """Give everybody something to do, each minute, until cancelled."""
+        """Give each agent something to do, every minute, until cancelled."""
         while True:
             for agent_id in (MAYOR, VICTIM, BYSTANDER):
                 sent = await self.town.client.post(f"/agents/{agent_id}/message", json={"prompt": "Go on"})
@@ -68,7 +71,7 @@ class Lab:
             await trio.sleep(WORK_EVERY_SECONDS)
 
     async def recover(self) -> None:
-        """Let ten minutes pass, and start those again that did not survive, as an orchestrator would."""
+        """Let ten minutes pass, and start those that did not survive a second time, as an orchestrator would."""
         await trio.sleep(RECOVERY_SECONDS)
         for agent_id in (MAYOR, VICTIM):
             if (await self.town.status(agent_id))["status"] in TERMINAL:
@@ -78,7 +81,7 @@ class Lab:
 
     async def check(self) -> None:
         """What holds after every fault, once it is over."""
-        await self._everybody_works()
+        await self._every_agent_works()
         await self._the_bystander_was_undisturbed()
         self._nothing_was_lost_on_its_way_to_the_worker()
         assert max([len(await self.town.events(a)) for a in (MAYOR, VICTIM, BYSTANDER)]) <= KEPT_EVENTS
@@ -93,7 +96,7 @@ class Lab:
         assert set(ends.values()) == {1}
         assert self.town.kilo.live == []
 
-    async def _everybody_works(self) -> None:
+    async def _every_agent_works(self) -> None:
         before = [await self._turns(agent_id) for agent_id in (MAYOR, VICTIM, BYSTANDER)]
         await trio.sleep(2 * WORK_EVERY_SECONDS)
         after = [await self._turns(agent_id) for agent_id in (MAYOR, VICTIM, BYSTANDER)]
@@ -118,8 +121,15 @@ class Lab:
 
 
 @asynccontextmanager
-async def open_lab(open_town: Callable[..., Any] = open_fake_town, **settings: Any) -> AsyncIterator[Lab]:
-    """A town at work for the length of the block. Everybody idles for hours without being sent away."""
+async def open_lab(
+    open_town: Callable[..., AbstractAsyncContextManager[FakeTown]], **settings: Any
+) -> AsyncIterator[Lab]:
+    """A town at work for the length of the block. No agent ends for being idle.
+
+    `open_town` is `open_fake_town` with its folder, as the fixture of that name is; `settings` are those of
+    `Settings`.
+    Raises `AssertionError` at the end, unless every attempt has come to exactly one end.
+    """
     labs: list[Lab] = []
 
     def fate(spawn: Spawn) -> Fate:

@@ -19,7 +19,7 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
 from gastown.hall.cli import up
 from gastown.hall.cli.mayor import tell
-from gastown.hall.control_client import Dispatch, DispatchError, open_dispatch
+from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import serving
 
@@ -77,14 +77,14 @@ def container() -> ScriptedContainer:
 
 
 @pytest.fixture
-async def dispatch(container: ScriptedContainer) -> AsyncIterator[Dispatch]:
+async def control(container: ScriptedContainer) -> AsyncIterator[ControlClient]:
     app = QuartTrio("container")
     app.add_url_rule("/<path:path>", "any", container.answer, methods=["GET", "POST"])
     async with (
         serving(app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url,
-        open_dispatch(url) as dispatch,
+        open_control_client(url) as control,
     ):
-        yield dispatch
+        yield control
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ async def hall(tmp_path: Path) -> AsyncIterator[Hall]:
 
 
 async def test_a_start_brings_the_mayor_context_and_the_town_config(
-    container: ScriptedContainer, dispatch: Dispatch, hall: Hall
+    container: ScriptedContainer, control: ControlClient, hall: Hall
 ) -> None:
     container.answers["/agents/start"] = [(201, PUBLIC)]
-    agent = await hall.start_mayor(dispatch, "hello")
+    agent = await hall.start_mayor(control, "hello")
     assert (agent.session_id, agent.status) == ("ses_1", AgentState.RUNNING)
     [(_, body, config)] = container.asked
     assert (body["role"], body["prompt"], body["organizationId"]) == ("mayor", "hello", None)
@@ -106,14 +106,14 @@ async def test_a_start_brings_the_mayor_context_and_the_town_config(
 
 
 async def test_the_repositories_that_a_hall_is_opened_with_are_the_towns_from_then_on(
-    container: ScriptedContainer, dispatch: Dispatch, tmp_path: Path
+    container: ScriptedContainer, control: ControlClient, tmp_path: Path
 ) -> None:
     container.answers["/agents/start"] = [(201, PUBLIC)]
     told = []
     for given in (("r=https://x.test/r.git", "s=git@x.test:s#trunk"), ("r=https://y.test/r.git",), ()):
         rigs = [up._rig(text) for text in given]
         async with open_hall(HallOptions(data_dir=tmp_path, rigs=rigs)) as hall:
-            await hall.start_mayor(dispatch, "hello")
+            await hall.start_mayor(control, "hello")
             told.append([(rig["gitUrl"], rig["defaultBranch"]) for rig in container.asked[-1][1]["rigs"]])
     second = ("git@x.test:s", "trunk")
     assert told == [[("https://x.test/r.git", "main"), second]] + [[("https://y.test/r.git", "main"), second]] * 2
@@ -130,79 +130,100 @@ async def test_every_call_shows_the_token_of_the_control_port(tmp_path: Path) ->
 
     async with serving(app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url:
         for token in (Secret("canary"), None):
-            async with open_dispatch(url, token) as dispatch:
+            async with open_control_client(url, token) as control:
                 calls = (
-                    dispatch.health,
-                    lambda d=dispatch: d.message("a", "hi", TownConfig()),
-                    lambda d=dispatch: d.events("a"),
+                    control.health,
+                    lambda d=control: d.message("a", "hi", TownConfig()),
+                    lambda d=control: d.events("a"),
                 )
                 for call in calls:
-                    with pytest.raises(DispatchError) as caught:
+                    with pytest.raises(ControlCallFailed) as caught:
                         await call()
-                    assert (caught.value.status, "canary" in f"{caught.value!r}{dispatch!r}") == (401, False)
+                    assert (caught.value.status, "canary" in f"{caught.value!r}{control!r}") == (401, False)
     assert shown == ["Bearer canary"] * 3 + [None] * 3
 
 
 async def test_a_refusal_carries_its_status_body_and_phase(
-    container: ScriptedContainer, dispatch: Dispatch
+    container: ScriptedContainer, control: ControlClient
 ) -> None:
     container.answers["/agents/a/message"] = [(500, {"error": "the turn failed", "phase": "initial_prompt"})]
-    with pytest.raises(DispatchError) as caught:
-        await dispatch.message("a", "hi", TownConfig())
+    with pytest.raises(ControlCallFailed) as caught:
+        await control.message("a", "hi", TownConfig())
     assert (caught.value.status, caught.value.body["phase"]) == (500, "initial_prompt")
     assert str(caught.value) == "POST /agents/a/message: the turn failed (HTTP 500, phase initial_prompt)"
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"\xff", b"[" * 100_000, b""])
 async def test_an_answer_that_is_not_of_the_contract_is_a_dispatch_error(
-    container: ScriptedContainer, dispatch: Dispatch, body: bytes
+    container: ScriptedContainer, control: ControlClient, body: bytes
 ) -> None:
     container.answers["/health"] = [(200, body), (502, body)]
     for status in (200, 502):
-        with pytest.raises(DispatchError) as caught:
-            await dispatch.health()
+        with pytest.raises(ControlCallFailed) as caught:
+            await control.health()
         assert caught.value.status == status
 
 
 async def test_nobody_at_the_address_is_a_dispatch_error_without_a_status() -> None:
-    async with open_dispatch("http://127.0.0.1:9") as dispatch:
-        with pytest.raises(DispatchError) as caught:
-            await dispatch.health()
+    async with open_control_client("http://127.0.0.1:9") as control:
+        with pytest.raises(ControlCallFailed) as caught:
+            await control.health()
     assert caught.value.status is None
 
 
 async def test_a_call_is_aborted_at_its_deadline(
-    container: ScriptedContainer, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+    container: ScriptedContainer, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gastown.hall.control_client.REFRESH_SECONDS", 0.05)
     container.answers["/refresh-token"] = [(200, None)]
-    with pytest.raises(DispatchError, match=r"no answer within 0\.05 s"):
-        await dispatch.refresh_token("token", "oak")
+    with pytest.raises(ControlCallFailed, match=r"no answer within 0\.05 s"):
+        await control.refresh_token("token", "oak")
 
 
-async def test_a_refresh_says_how_each_agent_fared(container: ScriptedContainer, dispatch: Dispatch) -> None:
+async def test_a_refresh_says_how_each_agent_fared(container: ScriptedContainer, control: ControlClient) -> None:
     result = {"agentId": "a", "success": True, "durationMs": 3}
     answer = {"refreshed": True, "agentsRestarted": 1, "agentsFailed": 0, "results": [result]}
     container.answers["/refresh-token"] = [(200, answer)]
-    refreshed = await dispatch.refresh_token("token", "oak")
+    refreshed = await control.refresh_token("token", "oak")
     assert refreshed.results[0].agent_id == "a"
     assert container.asked[0][1] == {"token": "token", "townId": "oak"}
 
 
-async def test_an_unknown_agent_has_no_status(dispatch: Dispatch) -> None:
-    assert await dispatch.status("mayor-1") is None
+async def test_a_proxy_of_the_environment_is_not_used(
+    container: ScriptedContainer, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container is on this machine, and reached directly."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    container.answers["/agents/mayor-1/status"] = [(200, STATUS)]
+    async with open_control_client(str(control._client.base_url)) as fresh:
+        assert await fresh.status("mayor-1") is not None
+
+
+async def test_a_failed_question_for_a_status_is_an_error(
+    container: ScriptedContainer, control: ControlClient
+) -> None:
+    """Only a 404 says that the container does not know the agent."""
+    container.answers["/agents/mayor-1/status"] = [(500, {"error": "broken"})]
+    with pytest.raises(ControlCallFailed, match="broken"):
+        await control.status("mayor-1")
+
+
+async def test_an_unknown_agent_has_no_status(control: ControlClient) -> None:
+    assert await control.status("mayor-1") is None
 
 
 async def test_a_configuration_comes_as_it_is_with_a_message(
-    container: ScriptedContainer, dispatch: Dispatch
+    container: ScriptedContainer, control: ControlClient
 ) -> None:
     container.answers["/agents/a/message"] = [(200, {"sent": True})]
-    await dispatch.message("a", "hi", TownConfig(town_id="oak", git_author_name="Ü\n"))
+    await control.message("a", "hi", TownConfig(town_id="oak", git_author_name="Ü\n"))
     assert container.asked[0][2]["git_author_name"] == "Ü\n"
 
 
 async def test_a_running_mayor_is_told_by_a_message(
-    container: ScriptedContainer, dispatch: Dispatch, hall: Hall
+    container: ScriptedContainer, control: ControlClient, hall: Hall
 ) -> None:
     event = {"id": 41, "event": "x", "data": {}, "timestamp": MOMENT}
     container.answers = {
@@ -210,13 +231,13 @@ async def test_a_running_mayor_is_told_by_a_message(
         "/agents/mayor-1/events": [(200, {"events": [event]})],
         "/agents/mayor-1/message": [(200, {"sent": True})],
     }
-    told = await tell(hall, dispatch, "mayor-1", "hello")
+    told = await tell(hall, control, "mayor-1", "hello")
     assert (told.by, told.session_id, told.after) == ("message", "ses_1", 41)
     assert container.paths().count("GET /agents/mayor-1/status") == 2
 
 
 async def test_a_mayor_that_ends_under_the_message_is_started(
-    container: ScriptedContainer, dispatch: Dispatch, hall: Hall
+    container: ScriptedContainer, control: ControlClient, hall: Hall
 ) -> None:
     container.answers = {
         "/agents/mayor-1/status": [(200, STATUS), (200, STATUS | {"status": "exited"})],
@@ -224,13 +245,15 @@ async def test_a_mayor_that_ends_under_the_message_is_started(
         "/agents/mayor-1/message": [(409, {"error": "Agent mayor-1 is exited", "status": "exited"})],
         "/agents/start": [(201, PUBLIC)],
     }
-    assert (await tell(hall, dispatch, "mayor-1", "hello")).by == "start"
+    assert (await tell(hall, control, "mayor-1", "hello")).by == "start"
 
 
-async def test_an_unknown_mayor_is_started(container: ScriptedContainer, dispatch: Dispatch, hall: Hall) -> None:
+async def test_an_unknown_mayor_is_started(
+    container: ScriptedContainer, control: ControlClient, hall: Hall
+) -> None:
     container.answers = {
         "/agents/mayor-1/events": [(200, {"events": []})],
         "/agents/start": [(201, PUBLIC)],
     }
-    told = await tell(hall, dispatch, "mayor-1", "hello")
+    told = await tell(hall, control, "mayor-1", "hello")
     assert (told.by, told.session_id, told.after) == ("start", "ses_1", 0)

@@ -1,4 +1,4 @@
-"""The terminals of a fake kilo: their routes and their websockets, without a process behind them.
+"""The terminals of a fake kilo: their routes and their websockets, without a process.
 
 What is claimed here is what tests/kilo/test_real_terminal.py finds in the real one.
 """
@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 import trio
 
+from gastown.asgi.origins import Receive, Scope, Send
 from gastown.testing.asgi import Answer, App, answer
 
 __all__ = ["FakePty", "FakePtys"]
@@ -65,11 +66,10 @@ class FakePtys:
         if not parts and method == "GET":
             return answer([pty.to_json() for pty in live])
         if not parts:
-            pty = FakePty(f"pty_{next(self._ids)}", body, directory)
-            self.all[pty.id] = pty
-            return answer(pty.to_json())
-        pty = next((pty for pty in live if pty.id == parts[0]), None)
-        if pty is None:
+            made = FakePty(f"pty_{next(self._ids)}", body, directory)
+            self.all[made.id] = made
+            return answer(made.to_json())
+        if (pty := next((one for one in live if one.id == parts[0]), None)) is None:
             return answer({"_tag": "PtyNotFoundError", "message": f"PTY not found: {parts[0]}"}, 404)
         if method == "DELETE":
             pty.end()
@@ -81,7 +81,7 @@ class FakePtys:
     def beside(self, app: App) -> App:
         """`app`, and the websockets of the terminals."""
 
-        async def both(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def both(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
                 await self._connect(scope, receive, send)
             else:
@@ -89,7 +89,7 @@ class FakePtys:
 
         return both
 
-    async def _connect(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await trio.sleep(self.slow)
         pty = self.all.get(scope["path"].split("/")[2])
@@ -116,7 +116,7 @@ class FakePtys:
         finally:
             pty.viewers.remove(viewer)
 
-    async def _read(self, pty: FakePty, receive: Any, scope: trio.CancelScope) -> None:
+    async def _read(self, pty: FakePty, receive: Receive, scope: trio.CancelScope) -> None:
         while (message := await receive())["type"] == "websocket.receive":
             pty.type(message["text"] if message.get("text") is not None else message["bytes"])
         scope.cancel(reason="the viewer has gone")

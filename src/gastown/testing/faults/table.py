@@ -1,4 +1,7 @@
-"""The table of faults: what each one does to a town, and how it ends."""
+"""The table of faults: what each one does to a town, and how it ends.
+
+`@fault(sentence, heal, seconds)` puts a further one into `FAULTS`, by the name of its function.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,19 @@ from datetime import timedelta
 import trio
 
 from gastown.concurrency.processes import Exit
+from gastown.testing.faults.lab import MAYOR, VICTIM, Lab
 from gastown.testing.launchers import BROKEN_DATABASE, Fate
 from gastown.testing.town import TOWN, start_request
 from gastown.testing.worker import ROUTES
 from gastown.worker.snapshots import database
-from tests.faults.lab import MAYOR, VICTIM, Lab
 
-__all__ = ["FAULTS", "Fault"]
+__all__ = ["FAULTS", "Act", "Fault", "fault"]
 
 HOUR = 3600.0
 FLOOD = 100_000
 
 Act = Callable[[Lab], Awaitable[None]]
+"""What strikes, and what heals."""
 
 
 async def nothing(_: Lab) -> None:
@@ -44,6 +48,8 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(sentence: str, heal: Act = nothing, seconds: float = 120.0) -> Callable[[Act], Act]:
+    """Put a function that strikes into `FAULTS`, under its own name; see `Fault`."""
+
     def keep(act: Act) -> Act:
         FAULTS[act.__name__] = Fault(sentence, act, heal, seconds)
         return act
@@ -52,6 +58,7 @@ def fault(sentence: str, heal: Act = nothing, seconds: float = 120.0) -> Callabl
 
 
 async def usual(lab: Lab) -> None:
+    """Let the servers behave as they do when all is well."""
     lab.fates.clear()
     lab.town.kilo.stop_seconds = 0.3
     if (kilo := lab.victim) is not None:
@@ -60,7 +67,7 @@ async def usual(lab: Lab) -> None:
 
 
 async def start_again(lab: Lab) -> None:
-    """A start of the victim whose caller does not care how it ends."""
+    """A start of the victim, which may fail."""
     answer = await lab.town.start(VICTIM)
     assert answer.status_code in (201, 500, 504), answer.text
 
@@ -163,6 +170,7 @@ async def ignores_term(lab: Lab) -> None:
 
 
 async def worker_well(lab: Lab) -> None:
+    """Let the worker be up and well."""
     worker = lab.town.worker
     worker.delays.clear()
     worker.statuses.clear()
@@ -206,6 +214,7 @@ async def worker_refuses(lab: Lab) -> None:
 
 
 async def room_again(lab: Lab) -> None:
+    """Let there be room on the disk."""
     lab.patches.undo()
 
 
