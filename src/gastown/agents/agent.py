@@ -16,6 +16,7 @@ from gastown.agents.lifecycle.start_metrics import CountedStart, Outcome
 from gastown.agents.session.condition import Progress
 from gastown.agents.session.event_log import EventLog, Turns
 from gastown.agents.session.saving import Saving
+from gastown.agents.session.usage import UsageMeter
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError, StartDeadlineExceeded
@@ -57,10 +58,11 @@ class Agent:
     worktree and its rig, while git works for its start. `user` is who it lives as, once it does: ourselves, if
     None. `ends_told` is how many ends of its turns the worker has been told of. `secrets` are the credentials of
     its start.
-    `counted` is who counts its starts, if anybody does.
+    `counted` is who counts its starts, if anybody does. `asked` is the request as it came, before any change of
+    model or prompt; `replaced_by` is the attempt that took its place.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the roster knows of an attempt
         self,
         request: StartAgentRequest,
         *,
@@ -70,9 +72,10 @@ class Agent:
         inherited: Mapping[str, Secret] | None,
         on_change: Callable[[], None],
         outbox: Outbox | None = None,
+        attempt: str | None = None,
     ) -> None:
-        self.attempt = secrets.token_hex(4)
-        self.request = request
+        self.attempt = attempt or secrets.token_hex(4)
+        self.asked = self.request = request
         self.workdir = workdir
         self.inherited = inherited
         self.secrets = (*credentials_among(request.env_vars), *credentials_among(inherited or {}))
@@ -86,6 +89,7 @@ class Agent:
         self.turns = Turns()
         self.saving = Saving()
         self.progress = Progress(self.turns)
+        self.usage = UsageMeter()
         self.returning = False
         self.repository: tuple[RigReport, ...] = ()
         self.phases = PhaseLog(self._entered)
@@ -98,6 +102,7 @@ class Agent:
         self.swapping = trio.Lock()
         self.switching = trio.Lock()
         self.successor_waits = False
+        self.replaced_by: str | None = None
         self.evicted = False
         self.ends_told = 0
         self.leftovers: tuple[str, ...] = ()
@@ -160,6 +165,8 @@ class Agent:
         match event.type:
             case "message.updated":
                 self._count_message(event)
+                if (used := self.usage.take(event.session_id, event.properties.get("info"))) is not None:
+                    self._keep("agent.usage", used.model_dump(by_alias=True))
             case "session.turn.close" if self.request.is_mayor:
                 # A turn that is not saved would be run a second time after a crash of the container.
                 self.saving.want()
@@ -184,7 +191,9 @@ class Agent:
 
     def status(self, stalled_after: float) -> AgentStatus:
         condition = self.condition(stalled_after)
-        return AgentStatus(**self._view(), condition=condition, snapshot=self.saving.status)
+        return AgentStatus(
+            **self._view(), condition=condition, snapshot=self.saving.status, usage=self.usage.total
+        )
 
     def condition(self, stalled_after: float) -> Condition | None:
         """How it gets on; None once it has ended. `stalled_after`: seconds of silence that a busy one may have."""
@@ -211,7 +220,7 @@ class Agent:
 
     def _keep(self, event: str, data: dict[str, Any]) -> None:
         """The one place where an event of this agent is recorded: for who asks, and for the worker."""
-        kept = self._events.append(self.id, event, data)
+        kept = self._events.append(self.id, event, data, self.attempt)
         if self._outbox is not None:
             self._outbox.put(self.request.rig_id, self.id, kept)
 

@@ -21,6 +21,8 @@ __all__ = ["BASE_TOOLS", "MAYOR_TOOLS", "FakeKilo", "Home", "Script", "Session"]
 HEARTBEAT_SECONDS = 10.0
 BASE_TOOLS = ("bash", "read", "edit", "write")
 MAYOR_TOOLS = mayor_tools()
+_USED = {"tokens": {"input": 1, "output": 3, "reasoning": 0, "cache": {"read": 2, "write": 0}}, "cost": 0.25}
+"""Of each message that completes."""
 _RETRY_PAUSES = (2, 4, 9, 19, 33)
 _DURABLE = ("session.updated", "message.updated", "message.part.updated", "message.removed")
 
@@ -332,6 +334,7 @@ class FakeKilo:
             self._fail(session, reply, error)
             return
         reply["time"] = {**reply["time"], "completed": next(self.home.clock)}
+        reply |= _USED
         self.emit("message.part.updated", session, part=_part(reply, "text", text="word word"))
         self.emit("message.part.updated", session, part=_part(reply, "step-finish", reason="stop"))
         self.emit("message.updated", session, info=reply | {"finish": "stop"})
