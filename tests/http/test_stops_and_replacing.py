@@ -241,7 +241,7 @@ async def test_a_message_is_a_prompt_with_the_agents_model_and_system_text(town_
         )
 
 
-@pytest.mark.parametrize("part", ["pool.discard", "users.move_out", "snapshots.save"])
+@pytest.mark.parametrize("part", ["pool.discard", "users.release", "snapshots.save"])
 async def test_an_agent_ends_and_the_town_goes_on_whatever_fails_of_its_cleanup(
     town_on_fakes, monkeypatch, part: str
 ) -> None:

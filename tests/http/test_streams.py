@@ -196,7 +196,7 @@ async def test_each_event_is_written_out_once_for_all_clients(town_on_fakes, mon
 
 
 async def test_without_hypercorns_seam_the_same_frames_come_one_by_one(town_on_fakes, monkeypatch) -> None:
-    monkeypatch.setattr("gastown.control.bursts.burst_of", lambda _: None)
+    monkeypatch.setattr("gastown.asgi.hypercorn_seams.burst_of", lambda _: None)
     async with town_on_fakes() as town:
         town.opened.town.services.events.append("a", "short", {})
         town.opened.town.services.events.append("a", "long", {"text": "ä" * 1000})

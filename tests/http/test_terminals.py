@@ -10,7 +10,7 @@ import pytest
 import trio
 from wsproto.utilities import LocalProtocolError
 
-from gastown.testing.ptys import FakePty
+from gastown.testing.kilo.ptys import FakePty
 from gastown.testing.sockets import Closed, Socket, open_socket
 from gastown.testing.town import FakeTown
 

@@ -21,7 +21,7 @@ import httpx2
 import trio
 
 import gastown
-from gastown.hall.container import choose_port
+from gastown.hall.drivers.process import choose_port
 from gastown.testing.asgi import Answer, Asked, Frames, answer, app_of
 from gastown.testing.town import start_request
 from tests.git.server import GitServer, open_git_server

@@ -33,8 +33,8 @@ from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.terminal import KiloTerminals
-from gastown.testing.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from gastown.testing.kilo import Script
+from gastown.testing.kilo.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import open_network
 from gastown.testing.town import start_request

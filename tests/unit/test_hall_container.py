@@ -12,8 +12,8 @@ import trio
 
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
-from gastown.hall.config import TownRecord
-from gastown.hall.container import (
+from gastown.hall.domain.town import TownRecord
+from gastown.hall.drivers.process import (
     ContainerDied,
     ContainerOptions,
     base_environment,
@@ -97,7 +97,7 @@ async def test_a_refusal_to_run_is_its_own_last_line(folder: Path) -> None:
 
 
 async def test_a_deaf_container_is_killed_after_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gastown.hall.container._KILL_SECONDS", 0.1)
+    monkeypatch.setattr("gastown.hall.drivers.process._KILL_SECONDS", 0.1)
     with trio.fail_after(20):
         async with run_container(options(folder, f"trap '' TERM; {READY}{SLEEP}", drain=0.1)) as container:
             await logged(folder, "ready")

@@ -14,8 +14,8 @@ import trio.testing
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
-from gastown.hall.config import RigRecord
-from gastown.hall.store import MOST_EVENTS, VERSION, Store, StoreError, open_store
+from gastown.hall.domain.town import RigRecord
+from gastown.hall.store.database import MOST_EVENTS, VERSION, Store, StoreError, open_store
 
 NOTES = "these are my notes\n" * 100
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
@@ -213,7 +213,7 @@ async def test_a_file_of_an_older_hall_that_no_step_leads_from_is_refused(
 ) -> None:
     async with open_store(path, now):
         pass
-    monkeypatch.setattr("gastown.hall.store.VERSION", VERSION + 1)
+    monkeypatch.setattr("gastown.hall.store.database.VERSION", VERSION + 1)
     with pytest.raises(StoreError, match=r"older gastown .* begin a new town"):
         async with open_store(path, now):
             pass

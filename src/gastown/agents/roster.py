@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
@@ -11,7 +11,7 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.agents.attempts import Attempts, joins
-from gastown.agents.launch.environment import derive, registry_environment
+from gastown.agents.launch.desired import Desired, effective
 from gastown.agents.lifecycle.run import LifeOptions, live
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.agents.services import AgentServices
@@ -84,7 +84,8 @@ class Roster:
         if before is not None and joins(before, request, attempt):
             return before
         options = LifeOptions(Priority.INTERACTIVE, deadline=deadline, seconds=seconds)
-        return self._begin(request, workdir_of(request, self.services.paths), None, options, attempt)
+        desired = Desired(request, self.services.credentials.next_generation())
+        return self._begin(desired, workdir_of(request, self.services.paths), options, attempt)
 
     def claim(self, entry: RegistryEntry, release: trio.Event) -> Agent | None:
         """Take over an agent of the last container: `starting` from now on, its life waits for `release`.
@@ -98,8 +99,9 @@ class Roster:
         if entry.agent_id in self._agents:
             return None
         priority = Priority.PREWARM if entry.request.is_mayor else Priority.RESUME
+        desired = Desired.stored(entry.request, entry.env)
         options = LifeOptions(priority, release=release)
-        return self._begin(entry.request, entry.workdir, entry.env, options, entry.attempt_id)
+        return self._begin(desired, entry.workdir, options, entry.attempt_id)
 
     async def stop(self, agent_id: str, reason: str = "stopped") -> StopAnswer:
         """End an agent in whatever state it is, and wait until nothing of it is left."""
@@ -129,48 +131,42 @@ class Roster:
 
     def registry(self) -> list[RegistryEntry]:
         """What a next container must bring back."""
-        return [
-            RegistryEntry(
-                agent_id=agent.id,
-                request=agent.request,
-                workdir=agent.workdir,
-                env=self._registry_env(agent),
-                attempt_id=agent.attempt,
-            )
-            for agent in self._agents.values()
-            if agent.is_active or agent.evicted
-        ]
+        known = self._agents.values()
+        return [self._entry(agent) for agent in known if agent.is_active or agent.evicted]
 
-    def _registry_env(self, agent: Agent) -> dict[str, Secret]:
+    def _entry(self, agent: Agent) -> RegistryEntry:
+        """The next container takes the request's variables before `env`, so a newer token goes into both."""
         services = self.services
-        spec = derive(
-            agent.request,
-            agent.workdir,
-            services.credentials.current,
-            services.defaults,
-            inherited=agent.inherited,
+        counts = effective(agent.desired, services.credentials.current, services.defaults.counts)
+        asked = agent.request.env_vars
+        newest = {name: token for name, token in counts.tokens.items() if name in asked}
+        request = agent.request.model_copy(update={"env_vars": {**asked, **newest}})
+        return RegistryEntry(
+            agent_id=agent.id,
+            request=request,
+            workdir=agent.workdir,
+            env=dict(counts.tokens),
+            attempt_id=agent.attempt,
         )
-        return registry_environment(spec)
 
     def _begin(
         self,
-        request: StartAgentRequest,
+        desired: Desired,
         workdir: str,
-        inherited: Mapping[str, Secret] | None,
         options: LifeOptions,
         attempt: str | None,
     ) -> Agent:
+        request = desired.request
         before = self._agents.get(request.agent_id)
         if before is not None and not before.ended.is_set():
             options.predecessor = before
             before.successor_waits = True
             self._cancel(before, "replaced by a newer start")
         agent = Agent(
-            request,
+            desired,
             workdir=workdir,
             now=self.services.now,
             events=self.services.events,
-            inherited=inherited,
             on_change=self._on_change,
             outbox=self.services.outbox,
             attempt=attempt,

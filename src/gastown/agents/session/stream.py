@@ -64,7 +64,7 @@ async def reconcile(agent: Agent, server: Server) -> None:
     if session is None:
         return
     messages, status = await _ask(agent, server, session)
-    missed = _missed(session, messages, agent.newest_message)
+    missed = _missed(session, messages, agent.activity.newest_message)
     for event in missed:
         agent.take(event)
     agent.take(KiloEvent("session.status", session, {"sessionID": session, "status": status}))
