@@ -33,7 +33,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr("gastown.isolation.agent_users.end_processes_of", end)
     # The threads' work is done in place here: a guise would be the test's own.
-    monkeypatch.setattr(module, "in_guise", lambda user, call, *arguments: call(*arguments))
+    monkeypatch.setattr(module, "as_user", lambda user, call, *arguments: call(*arguments))
     for verb in ("is_sound", "copy", "unpack"):
         monkeypatch.setattr(DatabaseWork, verb, partial(_in_thread, getattr(DatabaseWork, verb)))
     return uids

@@ -40,6 +40,7 @@ async def test_the_events_of_a_turn_are_kept_in_their_order_and_none_twice(town_
             "message.part.updated",
             "message.part.updated",
             "message.updated",
+            "agent.usage",
             "session.status",
             "session.status",
             "session.idle",

@@ -215,7 +215,7 @@ async def test_an_unequal_server_is_told_by_names_only(town_on_fakes) -> None:
         await town.hydrated()
         await with_secrets(town, "mayor-1", model="test/another")
         (line,) = town.logged("server.unequal")
-        assert "env.KILOCODE_TOKEN" in line["differences"]
+        assert "env.KILO_CONFIG_CONTENT" in line["differences"]
         assert found(town.log.getvalue()) == []
 
 
@@ -239,12 +239,17 @@ async def test_a_request_that_is_wrong_is_not_quoted(town_on_fakes) -> None:
         assert found(await everything_said(town, *(answer.text for answer in answers))) == []
 
 
-async def test_a_refresh_that_fails_tells_none(town_on_fakes) -> None:
+async def test_a_restart_that_fails_tells_none(town_on_fakes) -> None:
     async with town_on_fakes(**SETTINGS) as town:
         await with_secrets(town, "pole-3")
-        town.kilo.fate = lambda _: Fate(float("inf"))
-        answer = await town.client.post("/refresh-token", json={"token": CANARY["refreshed"]}, headers=HEADER)
-        assert answer.json()["agentsFailed"] == 1
+        town.kilo.fate = lambda spawn: Fate(1.0, Exit(1), its_environment(spawn))
+        config = json.loads(HEADER["X-Town-Config"]) | {"git_author_name": "Ada"}
+        header = {"X-Town-Config": json.dumps(config)}
+        answer = await town.client.post("/refresh-token", json={"token": CANARY["refreshed"]}, headers=header)
+        assert [result["mode"] for result in answer.json()["results"]] == ["restart"]
+        await trio.sleep(20)
+        assert len(town.logged("agent.restart_failed")) == 1
+        assert "gtb." not in town.log.getvalue()
         assert found(await everything_said(town, answer.text)) == []
 
 

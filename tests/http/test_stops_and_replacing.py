@@ -181,8 +181,8 @@ async def test_a_newer_start_replaces_one_that_is_still_starting(town_on_fakes, 
         second = await town.start("pole-1", prompt="second", name="Two")
         replaced = await first.result()
         assert (replaced.status_code, replaced.json()["error"]) == (
-            500,
-            "Agent pole-1 was ended during its start: replaced by a newer start",
+            409,
+            "Agent pole-1: a newer start replaced this one",
         )
         assert (second.status_code, second.json()["name"]) == (201, "Two")
         assert [server.spawn.agent_id for server in town.kilo.live] == ["pole-1"]
@@ -194,7 +194,7 @@ async def test_of_three_starts_in_a_row_the_last_one_stays(town_on_fakes) -> Non
         for number in range(3):
             starts.append(town.start_soon("pole-1", name=f"N{number}"))
             await trio.sleep(0.2)
-        assert [(await start.result()).status_code for start in starts] == [500, 500, 201]
+        assert [(await start.result()).status_code for start in starts] == [409, 409, 201]
         assert (town.opened.town.roster.get("pole-1").request.name, len(town.kilo.live)) == ("N2", 1)
         assert town.kilo.peak == 1
 
@@ -202,7 +202,7 @@ async def test_of_three_starts_in_a_row_the_last_one_stays(town_on_fakes) -> Non
 async def test_of_many_starts_at_the_same_time_exactly_one_stays(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         starts = [town.start_soon("pole-1", name=f"N{number}") for number in range(6)]
-        assert sorted([(await start.result()).status_code for start in starts]) == [201, 500, 500, 500, 500, 500]
+        assert sorted([(await start.result()).status_code for start in starts]) == [201, 409, 409, 409, 409, 409]
         health = await town.health()
         assert (health["agents"], health["servers"], len(town.kilo.live)) == (1, 1, 1)
 

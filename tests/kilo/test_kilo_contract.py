@@ -23,6 +23,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from gastown.agents.launch.environment import ChildDefaults, derive
+from gastown.agents.session.usage import UsageMeter
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.kilo.client import Endpoint, KiloClient, http_client
@@ -284,6 +285,15 @@ async def test_a_turn_opens_speaks_and_closes_in_this_order(kilo: Talk) -> None:
     ]
     assert "completed" in (await last_message(kilo, session))["time"]
     assert (await kilo.rest.status(session, kilo.directory)).is_idle
+
+
+async def test_a_completed_message_tells_what_it_used(kilo: Talk) -> None:
+    session, meter = await kilo.session(), UsageMeter()
+    await kilo.prompt(session, TALKS)
+    await kilo.until(session, "session.turn.close")
+    infos = [properties["info"] for kind, properties in kilo.said(session) if kind == "message.updated"]
+    told = [used for info in infos if (used := meter.take(session, info)) is not None]
+    assert [(used.input > 0, used.output > 0) for used in told] == [(True, True)]
 
 
 async def test_the_stream_begins_with_a_greeting_and_repeats_messages_as_sync(kilo: Talk) -> None:

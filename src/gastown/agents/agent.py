@@ -41,7 +41,8 @@ class Agent:
     that it had last. `returning` is set once a server of it has died and it is coming back, or has come back.
     `repository` are the reports of its worktree and its rig, while git works for its start. `ends_told` is how
     many ends of its turns the worker was told of. `secrets` are the credentials of its start. `counted` counts
-    its starts. `leftovers` is what could not be ended.
+    its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change of
+    model or prompt; `replaced_by` is the attempt that took its place.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Agent:
         events: EventLog,
         on_change: Callable[[], None],
         outbox: Outbox | None = None,
+        attempt: str | None = None,
     ) -> None:
-        self.attempt = secrets.token_hex(4)
+        self.attempt = attempt or secrets.token_hex(4)
         self.desired = desired
+        self.asked = desired.request
         self.workdir = workdir
         self.secrets = tuple(
             chain(credentials_among(self.request.env_vars), credentials_among(desired.inherited or {}))
@@ -69,6 +72,7 @@ class Agent:
         self.repository: tuple[RigReport, ...] = ()
         self.phases = PhaseLog(self._entered)
         self.counted: CountedStart | None = None
+        self.replaced_by: str | None = None
         self.ends_told = 0
         self.leftovers: tuple[str, ...] = ()
         self._now = now
@@ -174,7 +178,9 @@ class Agent:
 
     def status(self, stalled_after: float) -> AgentStatus:
         condition = self.condition(stalled_after)
-        return AgentStatus(**self._view(), condition=condition, snapshot=self.saving.status)
+        return AgentStatus(
+            **self._view(), condition=condition, snapshot=self.saving.status, usage=self.activity.usage.total
+        )
 
     def condition(self, stalled_after: float) -> Condition | None:
         """How it gets on; None once it has ended. `stalled_after`: seconds of silence that a busy one may have."""
@@ -201,7 +207,7 @@ class Agent:
 
     def _keep(self, event: str, data: dict[str, Any]) -> None:
         """The one place where an event of this agent is recorded: for who asks, and for the worker."""
-        kept = self._events.append(self.id, event, data)
+        kept = self._events.append(self.id, event, data, self.attempt)
         if self._outbox is not None:
             self._outbox.put(self.request.rig_id, self.id, kept)
 

@@ -61,5 +61,6 @@ def _beat(agent: Agent, roster: Roster, instance_id: str) -> Heartbeat:
         event_age_ms=None
         if known.last_event_at is None
         else (now - known.last_event_at) // timedelta(milliseconds=1),
+        attempt_id=agent.attempt,
         last_probe_age_ms=None if probed_at is None else round((trio.current_time() - probed_at) * 1000),
     )

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
+from gastown.agents.attempts import Attempts, joins
 from gastown.agents.launch.desired import Desired, effective
 from gastown.agents.lifecycle.run import LifeOptions, live
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
@@ -51,6 +52,7 @@ class Roster:
         self._on_change = on_change
         self._agents: dict[str, Agent] = {}
         self.starts = Starts()
+        self.attempts = Attempts()
 
     def find(self, agent_id: str) -> Agent | None:
         return self._agents.get(agent_id)
@@ -70,15 +72,21 @@ class Roster:
         """Agents that are starting or running, the mayor first."""
         return sorted((a for a in self._agents.values() if a.is_active), key=lambda a: not a.request.is_mayor)
 
-    def begin(self, request: StartAgentRequest, *, deadline: float, seconds: float) -> Agent:
-        """Begin a fresh start and return at once; await `agent.settled` for its result.
+    def begin(
+        self, request: StartAgentRequest, *, deadline: float, seconds: float, attempt: str | None = None
+    ) -> Agent:
+        """Begin a fresh start, or join the same one, and return at once; await `agent.settled` for its result.
 
-        An attempt of the same id that is still there is cancelled, and the new one begins when nothing of it
-        is left. `deadline` is on Trio's clock; `seconds` is what an error says about it.
+        Another attempt of the same id that is still there is cancelled, and the new one begins when nothing of it
+        is left. `deadline` is on Trio's clock; `seconds` is what an error says about it. `attempt` is the id that
+        the caller gave the attempt, if it did.
         """
+        before = self._agents.get(request.agent_id)
+        if before is not None and joins(before, request, attempt):
+            return before
         options = LifeOptions(Priority.INTERACTIVE, deadline=deadline, seconds=seconds)
         desired = Desired(request, self.services.credentials.next_generation())
-        return self._begin(desired, workdir_of(request, self.services.paths), options)
+        return self._begin(desired, workdir_of(request, self.services.paths), options, attempt)
 
     def claim(self, entry: RegistryEntry, release: trio.Event) -> Agent | None:
         """Take over an agent of the last container: `starting` from now on, its life waits for `release`.
@@ -93,7 +101,8 @@ class Roster:
             return None
         priority = Priority.PREWARM if entry.request.is_mayor else Priority.RESUME
         desired = Desired.stored(entry.request, entry.env)
-        return self._begin(desired, entry.workdir, LifeOptions(priority, release=release))
+        options = LifeOptions(priority, release=release)
+        return self._begin(desired, entry.workdir, options, entry.attempt_id)
 
     async def stop(self, agent_id: str) -> StopAnswer:
         """End an agent in whatever state it is, and wait until nothing of it is left."""
@@ -134,13 +143,20 @@ class Roster:
         asked = agent.request.env_vars
         newest = {name: token for name, token in counts.tokens.items() if name in asked}
         request = agent.request.model_copy(update={"env_vars": {**asked, **newest}})
-        return RegistryEntry(agent_id=agent.id, request=request, workdir=agent.workdir, env=dict(counts.tokens))
+        return RegistryEntry(
+            agent_id=agent.id,
+            request=request,
+            workdir=agent.workdir,
+            env=dict(counts.tokens),
+            attempt_id=agent.attempt,
+        )
 
     def _begin(
         self,
         desired: Desired,
         workdir: str,
         options: LifeOptions,
+        attempt: str | None,
     ) -> Agent:
         request = desired.request
         before = self._agents.get(request.agent_id)
@@ -154,13 +170,17 @@ class Roster:
             events=self.services.events,
             on_change=self._on_change,
             outbox=self.services.outbox,
+            attempt=attempt,
         )
+        if options.predecessor is not None:
+            options.predecessor.replaced_by = agent.attempt
         origin: Literal["registry", "request"] = "registry" if agent.is_resumed else "request"
         agent.counted = CountedStart(self.starts, request.role, origin, agent.phases, options.arrival)
         self._agents.pop(request.agent_id, None)
         self._agents[request.agent_id] = agent
         self._forget_oldest()
         self._nursery.start_soon(live, agent, self.services, options, name=f"agent {agent.id}")
+        self._nursery.start_soon(self.attempts.record, agent, name=f"answer of {agent.id}")
         self._nursery.start_soon(self._forget_events, agent, name=f"events of {agent.id}")
         self._on_change()
         return agent

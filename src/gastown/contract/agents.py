@@ -7,12 +7,14 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from gastown.contract.events import Usage
 from gastown.contract.git import Progress, Remote, is_branch_name, is_revision
 from gastown.contract.identifiers import AgentId, CallbackUrl, OrganizationId, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
+    "ATTEMPT_HEADER",
     "AgentState",
     "AgentStatus",
     "MessageRequest",
@@ -27,6 +29,8 @@ __all__ = [
     "SystemPromptRequest",
 ]
 
+ATTEMPT_HEADER = "X-Attempt-Id"
+"""The header with which the caller of a start names the attempt."""
 _TEXT_LIMIT = 2_000_000
 
 
@@ -244,7 +248,8 @@ class SnapshotStatus(Wire):
 
 
 class AgentStatus(_AgentView):
-    """`GET /agents/:id/status`."""
+    """`GET /agents/:id/status`. `usage` is that of this attempt, once a message of the assistant has completed."""
 
     condition: Condition | None = None
     snapshot: SnapshotStatus | None = None
+    usage: Usage | None = None

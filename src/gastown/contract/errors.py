@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from gastown.contract.access import Scope
 from gastown.contract.identifiers import printable
 from gastown.contract.wire import Wire
@@ -21,6 +23,7 @@ __all__ = [
     "ScopeTooSmall",
     "StartDeadlineExceeded",
     "StartFailed",
+    "StartReplaced",
     "StreamsClosed",
     "TicketRefused",
     "TicketRequired",
@@ -48,6 +51,7 @@ class ErrorBody(Wire):
     error_type: str | None = None
     action: str | None = None
     scope: str | None = None
+    attempt_id: str | None = Field(default=None, alias="attemptId")
 
 
 class ControlError(Exception):
@@ -59,6 +63,12 @@ class ControlError(Exception):
         super().__init__(message)
         self.message = message
         self.body = ErrorBody(error=message, **extra)
+
+    def again(self) -> ControlError:
+        """An error with the same answer, and without the traceback and the causes of this one."""
+        same = ControlError(self.message)
+        same.status, same.body = self.status, self.body
+        return same
 
 
 class InvalidRequest(ControlError):
@@ -140,16 +150,30 @@ class StartFailed(ControlError):
 
 
 class StartDeadlineExceeded(ControlError):
-    """504: the start ran into the caller's deadline; `phase` is what was running then."""
+    """504: the start ran into the caller's deadline; `phase` is what was running then.
+
+    `ended` is whether the agent was ended with it: one that has a later deadline, or none, goes on.
+    """
 
     status = 504
 
-    def __init__(self, agent_id: str, phase: str, seconds: float) -> None:
-        super().__init__(
-            f"Agent {agent_id} was not ready after {seconds:g} s; it was in phase {phase} and has been ended",
-            phase=phase,
-        )
+    def __init__(self, agent_id: str, phase: str, seconds: float, *, ended: bool = True) -> None:
+        outcome = f"it was in phase {phase} and has been ended" if ended else f"it is in phase {phase} and goes on"
+        super().__init__(f"Agent {agent_id} was not ready after {seconds:g} s; {outcome}", phase=phase)
         self.phase = phase
+
+
+class StartReplaced(ControlError):
+    """409: a newer start of the same agent took this one's place; `attemptId` names the attempt that did."""
+
+    status = 409
+
+    def __init__(self, agent_id: str, attempt: str) -> None:
+        super().__init__(
+            f"Agent {agent_id}: a newer start replaced this one",
+            action="Nothing is lost: ask for the agent's status, which is that of the newer attempt",
+            attempt_id=attempt,
+        )
 
 
 class BearerNeeded(ControlError):

@@ -9,16 +9,39 @@ from pydantic import Field
 from gastown.contract.identifiers import AgentId
 from gastown.contract.wire import Timestamp, Wire
 
-__all__ = ["AgentEvent", "EventPage", "StreamTicket", "Subscribe"]
+__all__ = ["AgentEvent", "EventPage", "StreamTicket", "Subscribe", "Usage", "UsageEvent"]
 
 
 class AgentEvent(Wire):
-    """One event. `id` grows over the whole container, so `after=` works across agents."""
+    """One event. `id` grows over the whole container, so `after=` works across agents.
+
+    `attempt_id` is the attempt at the agent that it belongs to.
+    """
 
     id: int
     event: str
     data: dict[str, Any]
     timestamp: Timestamp
+    attempt_id: str | None = Field(default=None, exclude_if=lambda attempt: attempt is None)
+
+
+class Usage(Wire):
+    """What model calls came to: tokens that the model was given, cached ones too, tokens that it made, and USD.
+
+    `cost` is null when the price is not known.
+    """
+
+    input: int
+    output: int
+    cost: float | None
+
+
+class UsageEvent(Usage):
+    """The data of an event `agent.usage`: a message of the assistant has completed. Each message is told once."""
+
+    session_id: str
+    message_id: str
+    model: str | None = None
 
 
 class EventPage(Wire):

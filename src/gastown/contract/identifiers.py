@@ -14,6 +14,7 @@ from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
 __all__ = [
     "AgentId",
+    "AttemptId",
     "CallbackUrl",
     "Identifier",
     "OrganizationId",
@@ -76,5 +77,7 @@ CallbackUrl = Annotated[
 OrganizationId = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")]
 """An organisation at the gateway, which is named in a header; empty means none."""
 AgentId = Identifier
+AttemptId = Identifier
+"""One attempt at an agent: a caller may choose it (`X-Attempt-Id`), or it is made here."""
 RigId = Identifier
 TownId = Identifier

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, GetJsonSchemaHandler, GetPydant
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["BearerToken", "Secret", "SecretMap", "credentials_among", "reveal_json", "reveal_map"]
+__all__ = ["BearerToken", "Secret", "SecretMap", "credentials_among", "is_credential", "reveal_json", "reveal_map"]
 
 _CREDENTIAL_NAME = re.compile(
     r"TOKEN|SECRET|PASS|PAT\Z|CREDENTIAL|COOKIE|PRIVATE|DSN"
@@ -97,10 +97,13 @@ def reveal_map(secrets: Mapping[str, Secret]) -> dict[str, str]:
 
 
 def credentials_among(variables: Mapping[str, Secret]) -> Iterator[Secret]:
-    """Those that the log must not show: by their name, or since they look random. `production` is none of them."""
-    for name, secret in variables.items():
-        if _CREDENTIAL_NAME.search(name) or _RANDOM.fullmatch(secret.reveal()):
-            yield secret
+    """Those that the log must not show."""
+    return (secret for name, secret in variables.items() if is_credential(name, secret))
+
+
+def is_credential(name: str, secret: Secret) -> bool:
+    """Whether a variable is a credential: by its name, or since it looks random. `production` is none."""
+    return bool(_CREDENTIAL_NAME.search(name) or _RANDOM.fullmatch(secret.reveal()))
 
 
 def _bytes(text: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from gastown.contract.agents import AgentState, StartAgentRequest
-from gastown.contract.identifiers import AgentId, OrganizationId
+from gastown.contract.identifiers import AgentId, AttemptId, OrganizationId
 from gastown.contract.secret import BearerToken, Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
 
@@ -40,12 +40,13 @@ ACCEPTS_BATCHES = "agent-events-batch"
 
 
 class RegistryEntry(Wire):
-    """One agent of the last container: enough to start it again in the next one."""
+    """One agent of the last container: enough to start it again in the next one, as the same attempt."""
 
     agent_id: AgentId
     request: StartAgentRequest
     workdir: str = Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")
     env: SecretMap = Field(default_factory=dict)
+    attempt_id: AttemptId | None = None
 
     @model_validator(mode="after")
     def _one_agent(self) -> Self:
@@ -122,6 +123,7 @@ class AgentCompleted(Wire):
     agent_id: str
     status: Literal["completed", "failed"]
     reason: str | None = None
+    attempt_id: str | None = None
 
 
 class AgentWaiting(Wire):
@@ -129,6 +131,7 @@ class AgentWaiting(Wire):
 
     agent_id: str
     fired_at: Timestamp
+    attempt_id: str | None = None
 
 
 class Nudge(Wire):
@@ -184,7 +187,7 @@ class ContainerReady(Wire):
 
 
 class Heartbeat(Wire):
-    """`POST A/heartbeat`. The last three are evidence: absent where it is not known."""
+    """`POST A/heartbeat`. `process_alive` and the two ages are evidence: absent where it is not known."""
 
     agent_id: str
     rig_id: str
@@ -199,6 +202,7 @@ class Heartbeat(Wire):
     process_alive: bool
     event_age_ms: int | None = None
     last_probe_age_ms: int | None = None
+    attempt_id: str | None = None
 
 
 class _HeartbeatData(Wire):

@@ -76,14 +76,16 @@ class Reports:
         status: Literal["completed", "failed"],
         reason: str | None,
         callback_url: str | None = None,
+        attempt_id: str | None = None,
     ) -> None:
         """An attempt at an agent has ended. A callback that its start asked for replaces the worker's route."""
-        body = AgentCompleted(agent_id=agent_id, status=status, reason=reason)
+        body = AgentCompleted(agent_id=agent_id, status=status, reason=reason, attempt_id=attempt_id)
         self._make(_Report((rig_id, agent_id), "completed", body, callback_url))
 
-    def waiting(self, rig_id: str, agent_id: str, fired_at: datetime) -> None:
+    def waiting(self, rig_id: str, agent_id: str, fired_at: datetime, attempt_id: str | None = None) -> None:
         """The mayor's turn has ended: it waits for its people."""
-        self._make(_Report((rig_id, agent_id), "waiting", AgentWaiting(agent_id=agent_id, fired_at=fired_at)))
+        body = AgentWaiting(agent_id=agent_id, fired_at=fired_at, attempt_id=attempt_id)
+        self._make(_Report((rig_id, agent_id), "waiting", body))
 
     def nudge_delivered(self, rig_id: str, agent_id: str, nudge_id: str) -> None:
         """An agent was given a nudge as a prompt."""

@@ -38,7 +38,7 @@ class Credentials:
     session_token: Secret | None = None
     town: TownConfig = field(default_factory=TownConfig)
     retired_names: frozenset[str] = frozenset()
-    generation: int = IN_REGISTRY
+    generation: int = 0
     since: Mapping[str, int] = field(default_factory=dict)
 
     def generation_of(self, name: str) -> int:
@@ -78,7 +78,7 @@ class LiveCredentials:
 
     def __init__(self, initial: Credentials) -> None:
         self.current = initial
-        self._generation = initial.generation
+        self._generation = IN_REGISTRY
         self._token_given = Signal()
 
     def next_generation(self) -> int:
@@ -105,7 +105,7 @@ class LiveCredentials:
         self._replace(town=config, retired_names=ever - set(config.env_vars))
         old, new = _given(before), _given(self.current)
         changed = [name for name, value in new.items() if value != old[name]]
-        since = {**before.since, **dict.fromkeys(changed, self.current.generation)}
+        since = {**before.since, **dict.fromkeys(changed, self.next_generation())}
         self.current = replace(self.current, since=since)
 
     def adopt_context(self, context: MayorContext) -> None:
@@ -132,7 +132,7 @@ class LiveCredentials:
         self.replace_town(TownConfig.model_validate(config.model_dump(exclude_unset=True) | said))
 
     def _replace(self, **changes: Any) -> None:
-        self.current = replace(self.current, generation=self.next_generation(), **changes)
+        self.current = replace(self.current, generation=self.current.generation + 1, **changes)
 
 
 def _given(credentials: Credentials) -> dict[str, object]:

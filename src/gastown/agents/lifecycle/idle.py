@@ -45,7 +45,7 @@ async def _report_waiting(agent: Agent, runtime: Runtime, services: AgentService
     while True:
         await _until_done(agent, runtime)
         if agent.turns.ended > agent.ends_told:
-            services.reports.waiting(agent.request.rig_id, agent.id, services.now())
+            services.reports.waiting(agent.request.rig_id, agent.id, services.now(), agent.attempt)
         agent.ends_told = agent.turns.ended
         await _until_work(agent)
 

@@ -170,7 +170,7 @@ def _report_end(agent: Agent, services: AgentServices) -> None:
     request = agent.request
     status: Literal["completed", "failed"] = "failed" if agent.state is AgentState.FAILED else "completed"
     services.reports.completed(
-        request.rig_id, agent.id, status, agent.exit_reason, request.completion_callback_url
+        request.rig_id, agent.id, status, agent.exit_reason, request.completion_callback_url, agent.attempt
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gastown.agents.session.condition import Progress
 from gastown.agents.session.event_log import Turns
+from gastown.agents.session.usage import UsageMeter
 from gastown.kilo.models import MessageUpdated, Part, PartUpdated, TurnClosed
 from gastown.kilo.stream import KiloEvent
 
@@ -36,6 +37,7 @@ class Activity:
         self.last_event_at: datetime | None = None
         self.newest_message: str | None = None
         self.message_count = 0
+        self.usage = UsageMeter()
         self._now = now
         self._keep = keep
         self._turn_ended = turn_ended
@@ -67,6 +69,7 @@ class Activity:
         match event.facts:
             case MessageUpdated(info=info):
                 self._count_message(info.id, of_agent=event.session_id == session_id)
+                self._measure(event)
             case PartUpdated(part=part):
                 self._follow_tool(part)
             case TurnClosed():
@@ -83,6 +86,11 @@ class Activity:
         self._messages[message_id] = None
         if len(self._messages) > _REMEMBERED_MESSAGES:
             self._messages.popitem(last=False)
+
+    def _measure(self, event: KiloEvent) -> None:
+        used = self.usage.take(event.session_id, event.properties.get("info"))
+        if used is not None:
+            self._keep("agent.usage", used.model_dump(by_alias=True))
 
     def _follow_tool(self, part: Part) -> None:
         if part.type != "tool":

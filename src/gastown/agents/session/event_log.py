@@ -31,10 +31,10 @@ class EventLog:
         self._ids = count(1)
         self.hub: Hub[AgentEvent] = Hub(KEPT)
 
-    def append(self, agent_id: str, event: str, data: dict[str, Any]) -> AgentEvent:
+    def append(self, agent_id: str, event: str, data: dict[str, Any], attempt_id: str | None = None) -> AgentEvent:
         """Keep an event, and let those know who listen; waits for nobody."""
         number = next(self._ids)
-        record = AgentEvent(id=number, event=event, data=data, timestamp=self._now())
+        record = AgentEvent(id=number, event=event, data=data, timestamp=self._now(), attempt_id=attempt_id)
         self.hub.publish(agent_id, number, record)
         return record
 

@@ -8,10 +8,11 @@ import trio
 from quart import Blueprint, Response, request
 
 from gastown.agents.agent import Agent
+from gastown.agents.attempts import StartAnswer
 from gastown.agents.launch.repositories import write_instructions
 from gastown.agents.lifecycle.restart import change_model
 from gastown.contract.agents import (
-    AgentState,
+    ATTEMPT_HEADER,
     AgentStatus,
     MessageRequest,
     ModelRequest,
@@ -20,8 +21,9 @@ from gastown.contract.agents import (
     StopAnswer,
     SystemPromptRequest,
 )
-from gastown.contract.errors import StartDeadlineExceeded, StartFailed
+from gastown.contract.errors import ControlError, InvalidRequest, Issue, StartDeadlineExceeded
 from gastown.contract.events import EventPage
+from gastown.contract.identifiers import is_identifier
 from gastown.contract.town import MessageSent, Updated
 from gastown.control.context import Town, town
 from gastown.control.requests import event_id, parse, pass_gate
@@ -36,10 +38,38 @@ routes = Routes(blueprint)
 
 @routes.post("/agents/start", body=StartAgentRequest, answers={201: PublicAgent}, gated=True)
 async def start() -> Response:
-    """Start an agent, replacing an attempt of the same id. Answers when its first turn is open."""
+    """Start an agent, replacing another attempt of the same id. Answers when its first turn is open.
+
+    A start that a newer one replaces is answered 409 with the `attemptId` of the newer one. A request that differs
+    from the start in flight only in its credentials joins it, and both get its answer. With the header
+    `X-Attempt-Id`, the same id gets the same answer until ten minutes after the start has ended, failures
+    included; a start with another id replaces.
+    """
     arrival = trio.current_time()
+    attempt = _attempt_id()
     body = await parse(StartAgentRequest)
     here = town()
+    answer = _kept(here, body, attempt)
+    if answer is None:
+        answer = await _answer(here, body, attempt, arrival)
+    if isinstance(answer, ControlError):
+        raise answer.again()
+    return reply(answer, 201)
+
+
+def _attempt_id() -> str | None:
+    given = request.headers.get(ATTEMPT_HEADER)
+    if given is not None and not is_identifier(given):
+        raise InvalidRequest([Issue(path=(ATTEMPT_HEADER,), message="must be an identifier, as an agentId is")])
+    return given
+
+
+def _kept(here: Town, body: StartAgentRequest, attempt: str | None) -> StartAnswer | None:
+    return None if attempt is None else here.roster.attempts.recall(body.agent_id, attempt)
+
+
+async def _answer(here: Town, body: StartAgentRequest, attempt: str | None, arrival: float) -> StartAnswer:
+    """Begin or join the start, and wait for its answer until the caller gives up."""
     seconds = here.start_seconds - here.start_margin
     _check_drain(here, body)
     agent: Agent | None = None
@@ -52,22 +82,21 @@ async def start() -> Response:
             if not budget.cancel_called:  # the client has left
                 here.roster.starts.at_the_gate(body.role, "ended")
             raise
+        if (answer := _kept(here, body, attempt)) is not None:
+            return answer
         _check_drain(here, body)
-        agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds)
+        agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds, attempt=attempt)
         await agent.settled.wait()
+    attempts = here.roster.attempts
     if agent is None:
         here.roster.starts.at_the_gate(body.role, "deadline")
-        raise StartDeadlineExceeded(body.agent_id, "gate", seconds)
-    if agent.state is AgentState.STARTING:
-        raise StartDeadlineExceeded(body.agent_id, agent.phases.current, seconds)
-    if agent.failure is not None:
-        raise agent.failure
-    if agent.state is not AgentState.RUNNING:
-        here.drain.check()
-        raise StartFailed(
-            f"Agent {agent.id} was ended during its start: {agent.exit_reason}", phase=agent.phases.current
-        )
-    return reply(agent.public(), 201)
+        late = StartDeadlineExceeded(body.agent_id, "gate", seconds)
+        return late if attempt is None else attempts.keep(body.agent_id, attempt, late)
+    if agent.settled.is_set():
+        return attempts.answer_of(agent)
+    ended = agent.scope.cancel_called  # or it has a later deadline than this caller, who joined it
+    late = StartDeadlineExceeded(body.agent_id, agent.phases.current, seconds, ended=ended)
+    return attempts.keep(agent.id, agent.attempt, late) if ended else late
 
 
 def _check_drain(here: Town, body: StartAgentRequest) -> None:

@@ -173,12 +173,19 @@ def _frame(entry: Published[AgentEvent]) -> bytes:
     """The frame of an event, made once for all connections."""
     if entry.wire is None:
         event = entry.item
-        entry.wire = _written(entry.key, event.id, event.event, event.data, event.timestamp)
+        entry.wire = _written(entry.key, event.id, event.event, event.data, event.timestamp, event.attempt_id)
     return entry.wire
 
 
 def _written(
-    agent_id: str | None, number: int | None, event: str, data: dict[str, Any], moment: datetime
+    agent_id: str | None,
+    number: int | None,
+    event: str,
+    data: dict[str, Any],
+    moment: datetime,
+    attempt_id: str | None = None,
 ) -> bytes:
     frame = {"agentId": agent_id, "id": number, "event": event, "data": data, "timestamp": iso(moment)}
+    if attempt_id is not None:
+        frame["attemptId"] = attempt_id
     return text_frame(_JSON.encode(frame).encode())

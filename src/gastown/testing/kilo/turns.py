@@ -14,6 +14,8 @@ from gastown.testing.kilo.script import Script
 
 __all__ = ["Turns", "named_error"]
 
+_USED = {"tokens": {"input": 1, "output": 3, "reasoning": 0, "cache": {"read": 2, "write": 0}}, "cost": 0.25}
+"""Of each message that completes."""
 _RETRY_PAUSES = (2, 4, 9, 19, 33)
 
 
@@ -124,6 +126,7 @@ class Turns:
 
     def _complete(self, session: Session, reply: Message) -> None:
         self._home.completed(reply)
+        reply |= _USED
         self._events.emit("message.part.updated", session, part=_part(reply, "text", text="word word"))
         self._events.emit("message.part.updated", session, part=_part(reply, "step-finish", reason="stop"))
         self._events.emit("message.updated", session, info=reply | {"finish": "stop"})

@@ -34,12 +34,13 @@ class Entry:
     `is_lifecycle`: the worker must hear of it, whatever else it does not hear.
     """
 
-    __slots__ = ("_body", "at", "data", "id", "is_lifecycle", "kind", "part", "size")
+    __slots__ = ("_body", "at", "attempt_id", "data", "id", "is_lifecycle", "kind", "part", "size")
 
     def __init__(self, record: AgentEvent, at: float) -> None:
         data = record.data
         self.id = record.id
         self.kind = record.event
+        self.attempt_id = record.attempt_id
         self.at = at
         self.is_lifecycle = self.kind.startswith(_LIFECYCLE) or self.kind == "session.error"
         self.part: str | None = None
@@ -67,6 +68,7 @@ class Entry:
             self._body is None
             and before._body is None
             and self.part == before.part
+            and self.attempt_id == before.attempt_id
             and self._place() == before._place()
         )
 

@@ -120,7 +120,7 @@ class Outbox:
         if lane.gap is not None:
             return await self._tell_of_gap(lane, lane.gap)
         entries = self._backlog.take(lane, _BATCH_EVENTS if self._batches else 1, _BATCH_BYTES)
-        bodies = [_wire(lane.agent_id, entry.kind, entry.body) for entry in entries]
+        bodies = [_wire(lane.agent_id, entry.kind, entry.body, entry.attempt_id) for entry in entries]
         fate = await self._post(lane, bodies)
         if fate is _Fate.AWAY or (fate is _Fate.REFUSED and len(entries) > 1):
             self._backlog.put_back(lane)
@@ -177,8 +177,9 @@ class _Fate(Enum):
     REFUSED = auto()
 
 
-def _wire(agent_id: str, kind: str, data: str) -> str:
-    return f'{{"agent_id":{json.dumps(agent_id)},"event_type":{json.dumps(kind)},"data":{data}}}'
+def _wire(agent_id: str, kind: str, data: str, attempt_id: str | None = None) -> str:
+    attempt = "" if attempt_id is None else f',"attemptId":{json.dumps(attempt_id)}'
+    return f'{{"agent_id":{json.dumps(agent_id)},"event_type":{json.dumps(kind)}{attempt},"data":{data}}}'
 
 
 @asynccontextmanager

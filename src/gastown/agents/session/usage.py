@@ -1,0 +1,85 @@
+"""What an agent's model calls came to: tokens and cost, counted once a message."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from gastown.contract.events import Usage, UsageEvent
+
+__all__ = ["UsageMeter"]
+
+_SESSIONS = 256
+"""Sessions whose last counted message is remembered: the agent's own, and those of its sub-agents."""
+
+
+class UsageMeter:
+    """Adds up the assistant's messages of one attempt. `total` is None until one has completed.
+
+    Every session of the agent's server counts: a sub-agent's tokens are the agent's. A message that comes a second
+    time, as one does after a broken stream, is counted once: ids of messages sort by age (kilo-facts 2).
+    """
+
+    def __init__(self) -> None:
+        self.total: Usage | None = None
+        self._counted: OrderedDict[str, str] = OrderedDict()
+
+    def take(self, session_id: str, info: Any) -> UsageEvent | None:
+        """Take the `info` of a `message.updated`; returns what to tell, when it completes a message.
+
+        Numbers that are missing count as 0, and shapes that are not kilo's as no message.
+        """
+        if not _is_completed(info) or info["id"] <= self._counted.get(session_id, ""):
+            return None
+        self._counted[session_id] = info["id"]
+        self._counted.move_to_end(session_id)
+        if len(self._counted) > _SESSIONS:
+            self._counted.popitem(last=False)
+        used = _used(info)
+        self.total = used if self.total is None else _sum(self.total, used)
+        model = info.get("modelID")
+        return UsageEvent(
+            session_id=session_id,
+            message_id=info["id"],
+            model=model if isinstance(model, str) else None,
+            **dict(used),
+        )
+
+
+def _is_completed(info: Any) -> bool:
+    return (
+        isinstance(info, dict)
+        and info.get("role") == "assistant"
+        and isinstance(info.get("id"), str)
+        and isinstance(info.get("time"), dict)
+        and info["time"].get("completed") is not None
+    )
+
+
+def _used(info: dict[str, Any]) -> Usage:
+    tokens = _object(info.get("tokens"))
+    cache = _object(tokens.get("cache"))
+    # kilo keeps cached input and the reasoning apart from `input` and `output`; the model was given and gave all.
+    given = sum(map(_count, (tokens.get("input"), cache.get("read"), cache.get("write"))))
+    made = sum(map(_count, (tokens.get("output"), tokens.get("reasoning"))))
+    cost = info.get("cost")
+    known = isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < float("inf")
+    # kilo says 0 for a model of which it knows no price, too.
+    unpriced = not cost and bool(given or made)
+    return Usage(input=given, output=made, cost=None if not known or unpriced else cost)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """Both together. A sum with a part that is not known is not known."""
+    cost = None if one.cost is None or other.cost is None else one.cost + other.cost
+    return Usage(input=one.input + other.input, output=one.output + other.output, cost=cost)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int:
+    """A number of tokens."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return int(value) if usable else 0
