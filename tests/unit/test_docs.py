@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gastown.agents.agent import EDGES
+from gastown.agents.lifecycle.states import EDGES
 from gastown.contract.tools import tools
 from gastown.contract.town import Hydration
 from gastown.metrics.table import METRICS
