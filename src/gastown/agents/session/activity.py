@@ -10,6 +10,7 @@ from typing import Any
 from gastown.agents.session.condition import Progress
 from gastown.agents.session.event_log import Turns
 from gastown.agents.session.usage import UsageMeter
+from gastown.kilo.models import MessageUpdated, Part, PartUpdated, TurnClosed
 from gastown.kilo.stream import KiloEvent
 
 __all__ = ["Activity"]
@@ -65,20 +66,19 @@ class Activity:
         if event.session_id == session_id:
             self.turns.take(event)
             self.progress.take(event)
-        match event.type:
-            case "message.updated":
-                self._count_message(event, session_id)
+        match event.facts:
+            case MessageUpdated(info=info):
+                self._count_message(info.id, of_agent=event.session_id == session_id)
                 self._measure(event)
-            case "message.part.updated":
-                self._follow_tool(event.properties.get("part") or {})
-            case "session.turn.close":
+            case PartUpdated(part=part):
+                self._follow_tool(part)
+            case TurnClosed():
                 self._turn_ended()
             case _:
                 pass
 
-    def _count_message(self, event: KiloEvent, session_id: str | None) -> None:
-        message_id = str((event.properties.get("info") or {}).get("id"))
-        if event.session_id == session_id:
+    def _count_message(self, message_id: str, *, of_agent: bool) -> None:
+        if of_agent:
             self.newest_message = max(self.newest_message or "", message_id)
         if message_id in self._messages:
             return
@@ -92,10 +92,10 @@ class Activity:
         if used is not None:
             self._keep("agent.usage", used.model_dump(by_alias=True))
 
-    def _follow_tool(self, part: dict[str, Any]) -> None:
-        if part.get("type") != "tool":
+    def _follow_tool(self, part: Part) -> None:
+        if part.type != "tool":
             return
-        if (part.get("state") or {}).get("status") in ("pending", "running"):
-            self._tools[str(part.get("id"))] = str(part.get("tool"))
+        if part.tool is not None and part.state is not None and part.state.status in ("pending", "running"):
+            self._tools[part.id] = part.tool
         else:
-            self._tools.pop(str(part.get("id")), None)
+            self._tools.pop(part.id, None)
