@@ -52,7 +52,7 @@ def test_the_messages_of_a_sub_agent_count_beside_those_of_the_agent() -> None:
     assert meter.total == Usage(input=260, output=14, cost=1.0)
 
 
-@pytest.mark.parametrize("cost", [0, None, "0.5", -1, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("cost", [0, None, "0.5", -1, float("nan"), float("inf"), 10**400, True])
 def test_a_cost_that_is_not_known_is_null_and_makes_the_sum_null(cost: Any) -> None:
     meter = UsageMeter()
     event = meter.take("ses_1", message(1, cost=cost))

@@ -11,6 +11,9 @@ __all__ = ["UsageMeter"]
 
 _SESSIONS = 256
 """Sessions whose last counted message is remembered: the agent's own, and those of its sub-agents."""
+_LONGEST_MODEL = 500
+_MOST = 2**53
+"""Of tokens or USD in one message. An agent can make its server say any number."""
 
 
 class UsageMeter:
@@ -41,7 +44,7 @@ class UsageMeter:
         return UsageEvent(
             session_id=session_id,
             message_id=info["id"],
-            model=model if isinstance(model, str) else None,
+            model=model if isinstance(model, str) and len(model) <= _LONGEST_MODEL else None,
             **dict(used),
         )
 
@@ -63,10 +66,9 @@ def _used(info: dict[str, Any]) -> Usage:
     given = sum(map(_count, (tokens.get("input"), cache.get("read"), cache.get("write"))))
     made = sum(map(_count, (tokens.get("output"), tokens.get("reasoning"))))
     cost = info.get("cost")
-    known = isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < float("inf")
     # kilo says 0 for a model of which it knows no price, too.
     unpriced = not cost and bool(given or made)
-    return Usage(input=given, output=made, cost=None if not known or unpriced else cost)
+    return Usage(input=given, output=made, cost=None if unpriced or not _is_amount(cost) else cost)
 
 
 def _sum(one: Usage, other: Usage) -> Usage:
@@ -81,5 +83,8 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _count(value: Any) -> int:
     """A number of tokens."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-    return int(value) if usable else 0
+    return int(value) if _is_amount(value) else 0
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST
