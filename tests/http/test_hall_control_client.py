@@ -6,19 +6,20 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from quart import Response, request
+from quart import Response, request, websocket
 from quart_trio import QuartTrio
 
 from gastown.contract.agents import AgentState
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
 from gastown.hall.cli import up
-from gastown.hall.cli.mayor import tell
+from gastown.hall.cli.mayor import MayorLost, Told, Turn, follow, tell
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import serving
@@ -53,6 +54,9 @@ class ScriptedContainer:
     """Answers each path with the next of its scripted answers, the last one for good; keeps what it was asked."""
 
     answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
+    streams: list[list[dict[str, Any]]] = field(default_factory=list)
+    """The events of each websocket in turn; the last one stays open."""
+    opened: list[dict[str, str]] = field(default_factory=list)
     asked: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
 
     async def answer(self, path: str) -> Response:
@@ -67,6 +71,14 @@ class ScriptedContainer:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return Response(content, status, content_type="application/json")
 
+    async def stream(self, **_path: str) -> None:
+        self.opened.append(dict(websocket.args))
+        await websocket.accept()
+        for event in self.streams.pop(0):
+            await websocket.send(json.dumps(event))
+        if not self.streams:
+            await trio.sleep_forever()
+
     def paths(self) -> list[str]:
         return [path for path, _, _ in self.asked]
 
@@ -80,6 +92,7 @@ def container() -> ScriptedContainer:
 async def control(container: ScriptedContainer) -> AsyncIterator[ControlClient]:
     app = QuartTrio("container")
     app.add_url_rule("/<path:path>", "any", container.answer, methods=["GET", "POST"])
+    app.add_websocket("/agents/<agent_id>/stream", "stream", container.stream)
     async with (
         serving(app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url,
         open_control_client(url) as control,
@@ -257,3 +270,86 @@ async def test_an_unknown_mayor_is_started(
     }
     told = await tell(hall, control, "mayor-1", "hello")
     assert (told.by, told.session_id, told.after) == ("start", "ses_1", 0)
+
+
+def said(number: int, event: str, **data: Any) -> dict[str, Any]:
+    return {"agentId": "mayor-1", "id": number, "event": event, "data": {"sessionID": "ses_1"} | data,
+            "timestamp": MOMENT}  # fmt: skip
+
+
+async def followed(control: ControlClient, notes: list[str] | None = None) -> Turn:
+    told = Told(
+        by="start", session_id="ses_1", after=7, told_at=datetime.fromisoformat(MOMENT),
+        waited_from=0, sent_at=0, accepted_at=0,
+    )  # fmt: skip
+    with trio.fail_after(20):
+        return await follow(control, "mayor-1", told, lambda _: None, (notes if notes is not None else []).append)
+
+
+DELTA = {"partID": "p", "field": "text"}
+TICKET = {"ticket": "once", "expiresAt": MOMENT}
+
+
+async def test_a_turn_is_followed_on_the_stream_without_asking_again(
+    container: ScriptedContainer, control: ControlClient
+) -> None:
+    """One ticket and one websocket, however long the turn takes; messages about the connection are left out."""
+    container.answers["/agents/mayor-1/stream-ticket"] = [(200, TICKET)]
+    container.streams = [
+        [
+            said(8, "message.part.delta", delta="Good ", **DELTA),
+            {"agentId": None, "id": None, "event": "stream.error", "data": {}, "timestamp": MOMENT},
+            said(9, "message.part.delta", delta="morning.", **DELTA),
+            said(10, "session.turn.close", reason="completed"),
+        ]
+    ]
+    turn = await followed(control)
+    assert (turn.text, turn.answered) == ("Good morning.", True)
+    assert (container.paths(), container.opened) == (
+        ["POST /agents/mayor-1/stream-ticket"], [{"after": "7", "ticket": "once"}],
+    )  # fmt: skip
+
+
+async def test_a_stream_that_ends_is_opened_again_where_it_ended(
+    container: ScriptedContainer, control: ControlClient
+) -> None:
+    """No event is lost or read twice."""
+    container.answers = {
+        "/agents/mayor-1/stream-ticket": [(200, TICKET)],
+        "/agents/mayor-1/status": [(200, STATUS)],
+    }
+    container.streams = [
+        [said(8, "message.part.delta", delta="Good ", **DELTA)],
+        [said(9, "message.part.delta", delta="day.", **DELTA), said(10, "session.turn.close", reason="completed")],
+    ]
+    assert (await followed(control)).text == "Good day."
+    assert [query["after"] for query in container.opened] == ["7", "8"]
+
+
+async def test_a_mayor_that_has_ended_is_told_of(container: ScriptedContainer, control: ControlClient) -> None:
+    """The stream ends, and the status says why."""
+    gone = STATUS | {"status": "exited", "exitReason": "stopped"}
+    container.answers = {
+        "/agents/mayor-1/stream-ticket": [(200, TICKET)],
+        "/agents/mayor-1/status": [(200, gone)],
+    }
+    container.streams = [[], []]
+    with pytest.raises(MayorLost, match="stopped"):
+        await followed(control)
+
+
+async def test_a_silent_mayor_is_asked_for_the_reason(
+    container: ScriptedContainer, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds it up is said once; it goes on when the turn does."""
+    monkeypatch.setattr("gastown.hall.cli.mayor._SILENCE_SECONDS", 0.05)
+    held = STATUS | {"condition": {"type": "retry", "reason": "no credit"}}
+    container.answers = {
+        "/agents/mayor-1/stream-ticket": [(200, TICKET)],
+        "/agents/mayor-1/status": [(200, held)] * 3 + [(200, STATUS | {"status": "failed"})],
+    }
+    container.streams = [[]]
+    notes: list[str] = []
+    with pytest.RaisesGroup(MayorLost, flatten_subgroups=True):
+        await followed(control, notes)
+    assert notes == ["the mayor's session is retry: no credit"]

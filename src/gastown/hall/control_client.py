@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import httpx2
 import trio
+from httpx2.websockets import (
+    AsyncWebSocketSession,
+    WebSocketDisconnect,
+    WebSocketNetworkError,
+    WebSocketUpgradeError,
+)
 from pydantic import ValidationError
+from wsproto.events import TextMessage
 
 from gastown.contract.agents import AgentStatus, MessageRequest, PublicAgent, StartAgentRequest
-from gastown.contract.events import AgentEvent, EventPage
+from gastown.contract.events import AgentEvent, EventPage, StreamTicket
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import Health, RefreshAnswer, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
 
-__all__ = ["REFRESH_SECONDS", "START_SECONDS", "ControlCallFailed", "ControlClient", "open_control_client"]
+__all__ = [
+    "REFRESH_SECONDS",
+    "START_SECONDS",
+    "ControlCallFailed",
+    "ControlClient",
+    "EventStream",
+    "open_control_client",
+]
 
 START_SECONDS = 60
 REFRESH_SECONDS = 10
 _QUICK_SECONDS = 10
 _MESSAGE_SECONDS = 30
+_MOST_FRAME_BYTES = 32 * 1024 * 1024
 
 _Answer = TypeVar("_Answer", bound=Wire)
 
@@ -43,6 +58,24 @@ class ControlCallFailed(Exception):
             details.append(f"phase {body['phase']}")
         reason = body.get("error", "no reason given")
         super().__init__(f"{call}: {reason}" + (f" ({', '.join(details)})" if details else ""))
+
+
+class EventStream:
+    """The events of an agent as they happen."""
+
+    def __init__(self, session: AsyncWebSocketSession) -> None:
+        self._session = session
+
+    async def next(self) -> AgentEvent | None:
+        """The next event; None when the connection has ended. Cancelling it loses no event."""
+        while True:
+            try:
+                frame = await self._session.receive()
+            except (WebSocketDisconnect, WebSocketNetworkError):
+                return None
+            if isinstance(frame, TextMessage):
+                with suppress(ValidationError):  # a message about the connection, which has no id
+                    return AgentEvent.model_validate_json(frame.data)
 
 
 class ControlClient:
@@ -79,6 +112,27 @@ class ControlClient:
         """The agent's events with an id greater than `after`."""
         answer = await self._call("GET", f"/agents/{agent_id}/events?after={after}", _QUICK_SECONDS)
         return _parse(EventPage, answer).events
+
+    @asynccontextmanager
+    async def stream(self, agent_id: str, after: int = 0) -> AsyncIterator[EventStream]:
+        """The agent's events with an id greater than `after`, as they happen, for the length of the block.
+
+        What fails inside the block comes out as a group.
+        """
+        path = f"/agents/{agent_id}/stream"
+        ticket = _parse(StreamTicket, await self._call("POST", f"{path}-ticket", _QUICK_SECONDS)).ticket
+        query = {"after": str(after), "ticket": ticket}
+        try:
+            async with self._client.websocket(
+                path, params=query, max_message_size_bytes=_MOST_FRAME_BYTES
+            ) as session:
+                yield EventStream(session)
+        except WebSocketUpgradeError as refused:
+            status = refused.response.status_code
+            raise ControlCallFailed(status, {"error": "no stream"}, call=f"GET {path}") from refused
+        except httpx2.HTTPError as error:
+            problem = {"error": str(error) or type(error).__name__}
+            raise ControlCallFailed(None, problem, call=f"GET {path}") from error
 
     async def health(self) -> Health:
         """The container's health."""

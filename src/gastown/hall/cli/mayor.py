@@ -11,13 +11,14 @@ import trio
 
 from gastown.contract.agents import AgentState
 from gastown.contract.events import AgentEvent
-from gastown.hall.control_client import ControlCallFailed, ControlClient
+from gastown.hall.control_client import ControlCallFailed, ControlClient, EventStream
 from gastown.hall.hall import Hall
 
 __all__ = ["MayorLost", "Told", "Turn", "TurnReader", "follow", "tell"]
 
 _POLL_SECONDS = 0.05  # each request costs milliseconds that a starting kilo needs
 _SILENCE_SECONDS = 5.0
+_RECONNECT_SECONDS = 0.2
 _READY_SECONDS = 120
 
 
@@ -168,25 +169,44 @@ async def follow(
     agent ends before its turn does. Deadlines are the caller's.
     """
     reader = TurnReader(told.session_id, told.told_at, begun=told.by == "start")
-    last, silent_since, noted = told.after, trio.current_time(), ""
-    while reader.turn.ended_at is None:
-        events = await control.events(mayor_id, last)
-        for event in events:
+    last = told.after
+    while True:
+        async with control.stream(mayor_id, last) as stream:
+            last, ended = await _read(control, mayor_id, stream, reader, last, say, note)
+        if ended:
+            return reader.turn
+        await _look_after(control, mayor_id)
+        await trio.sleep(_RECONNECT_SECONDS)
+
+
+async def _read(
+    control: ControlClient,
+    mayor_id: str,
+    stream: EventStream,
+    reader: TurnReader,
+    last: int,
+    say: Callable[[str], None],
+    note: Callable[[str], None],
+) -> tuple[int, bool]:
+    """Read one connection; the id of its last event, and whether the turn has ended."""
+    noted = ""
+    while True:
+        event: AgentEvent | None = None
+        with trio.move_on_after(_SILENCE_SECONDS) as silence:
+            event = await stream.next()
+        if event is not None:
             last = event.id
             if (text := reader.take(event)) and reader.turn.ended_at is None:
                 say(text)
-        now = trio.current_time()
-        if events:
-            silent_since = now
-        elif now - silent_since > _SILENCE_SECONDS:
-            if reader.turn.error is not None:
-                break  # an error without a turn: nothing more will come
-            silent_since, held_up = now, await _look_after(control, mayor_id)
-            if held_up not in ("", noted):
-                noted = held_up
-                note(held_up)
-        await trio.sleep(_POLL_SECONDS)
-    return reader.turn
+            if reader.turn.ended_at is not None:
+                return last, True
+        elif not silence.cancelled_caught:
+            return last, False
+        elif reader.turn.error is not None:
+            return last, True  # an error without a turn: no more events will come
+        elif (held_up := await _look_after(control, mayor_id)) not in ("", noted):
+            noted = held_up
+            note(held_up)
 
 
 async def _look_after(control: ControlClient, mayor_id: str) -> str:
