@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
-from gastown.git.errors import AuthFailed, Conflict, GitError, NetworkFailed
+from gastown.git.command import run_git
+from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, NetworkFailed
 from gastown.git.merge import Merged, merge
 from gastown.git.rig import GitLimits
 from tests.git.conftest import Life, Place
@@ -250,4 +251,36 @@ async def test_a_merge_has_a_deadline_as_a_whole(place):
         await merged(place, life, target="work/1")
         place.server.hold = trio.Event()
         with pytest.raises(GitError, match="git merge did not end within 4 s"):
+            await merged(place, life)
+
+
+async def test_a_token_that_expires_inside_a_merge_is_renewed_and_the_merge_repeated(place):
+    """git fetches files that only the merge needs while it merges; what it had begun is undone first."""
+    branch, cut = make(place), []
+
+    async def run(*arguments: str, **options) -> str:
+        if arguments[0] == "merge" and not cut:
+            cut.append(await run_git("merge", "--no-commit", *arguments[1:], **options))
+            raise AuthFailed("merge", 128, "fatal: Authentication failed")
+        return await run_git(*arguments, **options)
+
+    place.run, place.source.fresh = run, ["new"]
+    async with place.life() as life:
+        result = await merged(place, life)
+    assert (len(cut), place.source.renewals, result.anew) == (1, ["r"], True)
+    assert place.server.git("r", "rev-list", "--parents", "-1", "main").split()[2] == branch
+
+
+async def test_a_merge_that_fails_without_unmerged_files_is_no_conflict(place):
+    """A full disk or a killed git is nothing that the branch's author could resolve."""
+    make(place)
+
+    async def run(*arguments: str, **options) -> str:
+        if arguments[0] == "merge":
+            raise GitFailed("merge", 128, "fatal: write error: No space left on device")
+        return await run_git(*arguments, **options)
+
+    place.run = run
+    async with place.life() as life:
+        with pytest.raises(GitFailed, match="No space left"):
             await merged(place, life)
