@@ -38,7 +38,7 @@ async def test_a_branch_is_merged_with_a_merge_commit_and_pushed(place):
     main = place.server.tip("r", "main")
     async with place.life() as life:
         result = await merged(place, life)
-    assert result == Merged(place.server.tip("r", "main"), anew=True)
+    assert result == Merged(place.server.tip("r", "main"), pushed=True)
     assert place.server.git("r", "rev-list", "--parents", "-1", "main").split()[1:] == [main, branch]
     assert place.server.read("r", "main", "new.txt") == "new\n"
     assert place.server.git("r", "log", "-1", "--format=%B|%an|%ae", "main").strip() == (
@@ -93,7 +93,7 @@ async def test_a_branch_that_is_merged_already_is_merged(place):
     async with place.life() as life:
         first = await merged(place, life)
         second = await merged(place, life)
-    assert second == Merged(first.commit, anew=False)
+    assert second == Merged(first.commit, pushed=False)
 
 
 @pytest.mark.parametrize("missing", ["work/1", "target"])
@@ -205,7 +205,7 @@ async def test_a_merge_that_is_cancelled_leaves_nothing_and_the_next_one_works(p
             nursery.cancel_scope.cancel()
         assert place.names() == {"repo"}
         place.server.hold = None
-        assert (await merged(place, life)).anew
+        assert (await merged(place, life)).pushed
 
 
 async def test_what_a_killed_container_left_of_a_merge_is_removed_by_the_next(place):
@@ -240,7 +240,7 @@ async def test_hooks_of_the_shared_clone_do_not_run_in_our_operations(place):
             hook.parent.mkdir(exist_ok=True)
             hook.write_text(f"#!/bin/sh\ntouch {place.folder}/ran-{name}\nexit 1\n")
             hook.chmod(0o755)
-        assert (await merged(place, life)).anew
+        assert (await merged(place, life)).pushed
     assert list(place.folder.glob("ran-*")) == []
 
 
@@ -267,7 +267,7 @@ async def test_a_token_that_expires_inside_a_merge_is_renewed_and_the_merge_repe
     place.run, place.source.fresh = run, ["new"]
     async with place.life() as life:
         result = await merged(place, life)
-    assert (len(cut), place.source.renewals, result.anew) == (1, ["r"], True)
+    assert (len(cut), place.source.renewals, result.pushed) == (1, ["r"], True)
     assert place.server.git("r", "rev-list", "--parents", "-1", "main").split()[2] == branch
 
 

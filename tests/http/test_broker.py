@@ -421,32 +421,3 @@ async def test_a_bearer_in_another_header_stays_behind(bench: Bench) -> None:
     grant = bench.admit()
     await bench.client(grant).get(PRIME, headers={"X-Api-Key": grant.bearer.reveal()})
     assert "x-api-key" not in bench.worker[0].headers
-
-
-class Upstreaming(httpx2.AsyncByteStream):
-    """An upstream's answer that begins and goes no further, and knows whether it was closed."""
-
-    def __init__(self) -> None:
-        self.closed = trio.Event()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b"data: one\n\n"
-        await trio.sleep_forever()
-
-    async def aclose(self) -> None:
-        self.closed.set()
-
-
-async def test_an_agent_that_leaves_closes_the_upstreams_connection(bench: Bench) -> None:
-    stream = Upstreaming()
-
-    async def asked(_: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, stream=stream)
-
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(asked)) as upstream:
-        bench.network.serve(BrokerApp(bench.grants, upstream, bench.upstreams), "broker")
-        async with bench.client(bench.admit()).stream("POST", CHAT, content=b"x") as response:
-            await anext(response.aiter_raw())
-            assert not stream.closed.is_set()
-        with trio.fail_after(30):
-            await stream.closed.wait()
