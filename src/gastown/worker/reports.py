@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.concurrency.signal import Signal
 from gastown.contract.git import ReviewResult
 from gastown.contract.wire import Wire
 from gastown.contract.worker import AgentCompleted, AgentWaiting, ContainerReady, NudgeDelivered
@@ -60,7 +61,7 @@ class Reports:
         self._nursery = nursery
         self._waiting: dict[tuple[str, str] | None, deque[_Report]] = {}
         self._nonces: OrderedDict[str, None] = OrderedDict()
-        self._moved = trio.Event()
+        self._moved = Signal()
         self.lost = 0
 
     @property
@@ -114,8 +115,9 @@ class Reports:
     async def flushed(self) -> None:
         """Return once every report made so far has arrived or was refused. Put it under a deadline."""
         made = {report for queue in self._waiting.values() for report in queue}
-        while any(report in made for queue in self._waiting.values() for report in queue):
-            await self._moved.wait()
+        await self._moved.wait_until(
+            lambda: made.isdisjoint(one for queue in self._waiting.values() for one in queue)
+        )
 
     def _make(self, report: _Report) -> None:
         if not self.has_worker:
@@ -135,8 +137,7 @@ class Reports:
         while queue:
             await self._send(queue[0])
             queue.popleft()
-            moved, self._moved = self._moved, trio.Event()
-            moved.set()
+            self._moved.send()
         del self._waiting[name]
 
     async def _send(self, report: _Report) -> None:

@@ -92,15 +92,15 @@ class _Clock:
 
     async def run(self) -> None:
         while True:
-            moved, left = self.shutdown.moved, self.shutdown.seconds_left or 0.0
+            moved, seen, left = self.shutdown.moved, self.shutdown.moved.count, self.shutdown.seconds_left or 0.0
             end = self.shutdown.budget.deadline
             self.saves.deadline = end - min(_FLUSH_SECONDS, left * _FLUSH_SHARE)
             saving = left if left <= PRESSED_SECONDS else min(_SAVING_SECONDS, left * _SAVING_SHARE)
             with trio.move_on_at(end - saving) as working:
-                await moved.wait()
+                await moved.wait(after=seen)
             if working.cancelled_caught:
                 self.time_up.set()
-                await moved.wait()
+                await moved.wait(after=seen)
 
 
 async def run_drain(drain: Drain, parts: DrainParts) -> None:

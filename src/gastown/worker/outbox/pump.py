@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.concurrency.signal import Signal
 from gastown.contract.events import AgentEvent
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.outbox.backlog import GAVE_UP, Backlog, Gap, Lane
@@ -66,7 +67,7 @@ class Outbox:
         self._batches = False
         self._newest = 0
         self._sending: set[Lane] = set()
-        self._moved = trio.Event()
+        self._moved = Signal()
         self._quiet_until: dict[str, float] = {}
         self._sent = self._retried = self._refused = 0
 
@@ -83,8 +84,8 @@ class Outbox:
     async def flushed(self) -> None:
         """Return once everything put so far has left. Unbounded: put it under a deadline."""
         newest = self._newest
-        while any(lane.holds(newest) for lane in self._backlog.lanes.values()):
-            await self._moved.wait()
+        lanes = self._backlog.lanes
+        await self._moved.wait_until(lambda: not any(lane.holds(newest) for lane in lanes.values()))
 
     def figures(self) -> OutboxMetrics:
         backlog = self._backlog
@@ -112,7 +113,7 @@ class Outbox:
                     await trio.sleep(next(pauses))
         self._sending.discard(lane)
         self._backlog.close(lane)
-        self._signal()
+        self._moved.send()
 
     async def _send(self, lane: Lane) -> bool:
         """Send the next of an agent's events; False when the worker is to be left alone for a while."""
@@ -127,7 +128,7 @@ class Outbox:
                 lane.one_by_one = len(bodies)  # one of them is at fault, and only that one is to be lost
             return fate is _Fate.REFUSED
         self._backlog.done(lane)
-        self._signal()
+        self._moved.send()
         return True
 
     async def _tell_of_gap(self, lane: Lane, gap: Gap) -> bool:
@@ -137,7 +138,7 @@ class Outbox:
         lane.telling = None
         if fate is _Fate.AWAY:
             lane.gap = gap.and_then(lane.gap)
-        self._signal()
+        self._moved.send()
         return fate is not _Fate.AWAY
 
     async def _post(self, lane: Lane, bodies: list[str]) -> _Fate:
@@ -166,10 +167,6 @@ class Outbox:
         self._quiet_until[what] = now + _SAY_AGAIN_SECONDS
         reason = str(error) or "no answer in time"
         log.warning(what, agent_id=lane.agent_id, reason=reason, **asdict(self.figures()))
-
-    def _signal(self) -> None:
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
 
 
 class _Fate(Enum):
