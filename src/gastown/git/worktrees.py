@@ -2,7 +2,7 @@
 
 Each is a repository of its own that borrows the clone's objects: it belongs to its agent with all that git lets an
 owner do, and no other user's git ever runs in it. What the remote has is asked of the clone, which no agent
-writes. The rig's lock is held for that only: git in a worktree takes as long as its owner likes, and no other start
+writes. The rig's lock is held for that only: git in a worktree takes as long as its owner likes, and no start
 waits for it.
 """
 

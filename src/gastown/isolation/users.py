@@ -151,7 +151,7 @@ async def kill_at_once(process: trio.Process) -> None:
 
 
 def _kill_one_by_one(uid: int) -> None:
-    """Stop them all before one is killed: a stopped process cannot fork, and keeps its place among the processes."""
+    """Stop them all before one is killed: a stopped process cannot fork, and keeps its process slot."""
     stopped: set[int] = set()
     for _ in range(_SWEEPS):
         running = set(_processes_of(uid)) - stopped
