@@ -1,4 +1,4 @@
-"""Where log lines go: a file descriptor that may be full, gone, or a pipe that nobody reads."""
+"""Where log lines go: a file descriptor that may be full, gone, or a pipe without a reader."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ __all__ = ["LiveRedactor", "RedactingFormatter", "Redactor", "complain", "config
 log = structlog.get_logger()
 
 _EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=[\[;]\dm)|(?<=[\[;]\d\dm))"
-"""Where a word begins, also behind what stands for a line's end, a character of a URL or a colour."""
+"""Where a word begins, also after what stands for a line's end, a character of a URL or a colour."""
 _GITHUB = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
 _GITLAB = (
     *("glpat-", "gloas-", "gldt-", "glrt-", "glrtr-", "glcbt-", "glptt-", "glft-", "glimt-", "glagent-"),
@@ -72,7 +72,7 @@ _BASE64 = r"[A-Za-z0-9+/_=-]*"
 class Redactor:
     """Takes out of texts what is known to be secret, also when it is encoded, and what has a credential's shape.
 
-    Encodings: of a URL, of JSON, of `repr`, and Base64 with whatever before and behind, as `Basic` has it. One of
+    Encodings: of a URL, of JSON, of `repr`, and Base64 with any text around it, as `Basic` has it. One of
     less than six characters is left: it would be a part of common words.
     """
 

@@ -15,7 +15,7 @@ import trio.testing
 from gastown.contract.git import Remote
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
-from gastown.git.command import run_git
+from gastown.git.command import GitRunner, run_git
 from gastown.git.credentials import GitCredentials
 from gastown.git.helper_service import open_helper_service
 from gastown.git.repos import Repositories, open_repositories
@@ -64,6 +64,7 @@ class Place:
         self.source = Source()
         self.town = GitAuth()
         self.limits = GitLimits(clone=60, operation=60)
+        self.run: GitRunner = run_git
         self.paths = WorkspacePaths(str(folder / "rigs"))
 
     def rig(self, name: str, default_branch: str = "main") -> Rig:
@@ -89,7 +90,7 @@ class Place:
         credentials = GitCredentials(lambda: self.town, self.source)
         async with open_helper_service(credentials) as access:
             env = {"PATH": os.environ["PATH"]}
-            tools = Tools(run_git, env, self.paths, credentials, access, self.limits)
+            tools = Tools(self.run, env, self.paths, credentials, access, self.limits)
             async with open_repositories(tools) as repositories:
                 with trio.fail_after(LONGEST_SECONDS):  # noqa: ASYNC100 - the test is inside
                     yield Life(repositories, credentials, tools)

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
-from gastown.git.errors import AuthFailed, Conflict, GitError, NetworkFailed
+from gastown.git.command import run_git
+from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, NetworkFailed
 from gastown.git.merge import Merged, merge
 from gastown.git.rig import GitLimits
 from tests.git.conftest import Life, Place
@@ -37,7 +38,7 @@ async def test_a_branch_is_merged_with_a_merge_commit_and_pushed(place):
     main = place.server.tip("r", "main")
     async with place.life() as life:
         result = await merged(place, life)
-    assert result == Merged(place.server.tip("r", "main"), anew=True)
+    assert result == Merged(place.server.tip("r", "main"), pushed=True)
     assert place.server.git("r", "rev-list", "--parents", "-1", "main").split()[1:] == [main, branch]
     assert place.server.read("r", "main", "new.txt") == "new\n"
     assert place.server.git("r", "log", "-1", "--format=%B|%an|%ae", "main").strip() == (
@@ -92,7 +93,7 @@ async def test_a_branch_that_is_merged_already_is_merged(place):
     async with place.life() as life:
         first = await merged(place, life)
         second = await merged(place, life)
-    assert second == Merged(first.commit, anew=False)
+    assert second == Merged(first.commit, pushed=False)
 
 
 @pytest.mark.parametrize("missing", ["work/1", "target"])
@@ -204,7 +205,7 @@ async def test_a_merge_that_is_cancelled_leaves_nothing_and_the_next_one_works(p
             nursery.cancel_scope.cancel()
         assert place.names() == {"repo"}
         place.server.hold = None
-        assert (await merged(place, life)).anew
+        assert (await merged(place, life)).pushed
 
 
 async def test_what_a_killed_container_left_of_a_merge_is_removed_by_the_next(place):
@@ -239,7 +240,7 @@ async def test_hooks_of_the_shared_clone_do_not_run_in_our_operations(place):
             hook.parent.mkdir(exist_ok=True)
             hook.write_text(f"#!/bin/sh\ntouch {place.folder}/ran-{name}\nexit 1\n")
             hook.chmod(0o755)
-        assert (await merged(place, life)).anew
+        assert (await merged(place, life)).pushed
     assert list(place.folder.glob("ran-*")) == []
 
 
@@ -250,4 +251,36 @@ async def test_a_merge_has_a_deadline_as_a_whole(place):
         await merged(place, life, target="work/1")
         place.server.hold = trio.Event()
         with pytest.raises(GitError, match="git merge did not end within 4 s"):
+            await merged(place, life)
+
+
+async def test_a_token_that_expires_inside_a_merge_is_renewed_and_the_merge_repeated(place):
+    """git fetches files that only the merge needs while it merges; what it had begun is undone first."""
+    branch, cut = make(place), []
+
+    async def run(*arguments: str, **options) -> str:
+        if arguments[0] == "merge" and not cut:
+            cut.append(await run_git("merge", "--no-commit", *arguments[1:], **options))
+            raise AuthFailed("merge", 128, "fatal: Authentication failed")
+        return await run_git(*arguments, **options)
+
+    place.run, place.source.fresh = run, ["new"]
+    async with place.life() as life:
+        result = await merged(place, life)
+    assert (len(cut), place.source.renewals, result.pushed) == (1, ["r"], True)
+    assert place.server.git("r", "rev-list", "--parents", "-1", "main").split()[2] == branch
+
+
+async def test_a_merge_that_fails_without_unmerged_files_is_no_conflict(place):
+    """A full disk or a killed git is nothing that the branch's author could resolve."""
+    make(place)
+
+    async def run(*arguments: str, **options) -> str:
+        if arguments[0] == "merge":
+            raise GitFailed("merge", 128, "fatal: write error: No space left on device")
+        return await run_git(*arguments, **options)
+
+    place.run = run
+    async with place.life() as life:
+        with pytest.raises(GitFailed, match="No space left"):
             await merged(place, life)

@@ -430,3 +430,20 @@ async def test_a_gap_that_grows_while_it_is_told_is_told_again() -> None:
         gaps = [e["data"]["dropped"] for e in desk.worker.agent_events() if e["event_type"] == "outbox.gave_up"]
         assert len(gaps) > 1
         assert sum(gaps) == desk.outbox.figures().dropped
+
+
+async def test_deltas_of_two_fields_of_one_part_stay_two() -> None:
+    """What a model thinks and what it says may be fields of the same part; a text of both would be neither."""
+    async with open_desk(most=100) as desk:
+        desk.worker.down()
+        desk.put("session.turn.open")
+        for number in range(1000):
+            field = "text" if number < 500 else "reasoning"
+            place = {"sessionID": "s", "messageID": "m", "partID": "p", "field": field}
+            desk.put("message.part.delta", **place, delta=field[0])
+        desk.worker.up()
+        await desk.outbox.flushed()
+        texts = {"text": "", "reasoning": ""}
+        for event in desk.worker.agent_events()[1:]:
+            texts[event["data"]["field"]] += event["data"]["delta"]
+        assert texts == {"text": "t" * 500, "reasoning": "r" * 500}

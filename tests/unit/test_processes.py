@@ -8,7 +8,8 @@ import signal
 import pytest
 import trio
 
-from gastown.concurrency.processes import CannotStart, Exit, marked_processes, open_child
+from gastown.concurrency.processes import CannotStart, Exit, end_group, marked_processes, open_child
+from gastown.isolation.proc import status_of
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -101,3 +102,32 @@ async def test_what_cannot_be_started_says_why(argv, cwd):
     with pytest.raises(CannotStart, match="No such file or directory"):
         async with open_child(argv, cwd=cwd, env=ENVIRONMENT, on_stdout=print, grace=1):
             pass
+
+
+async def test_a_child_that_died_has_ended_though_a_grandchild_holds_its_stderr():
+    """The grandchild keeps the pipe open for as long as it lives; nothing waits for that."""
+    async with shell("setsid sleep 1000 & echo last >&2; exit 3") as child:
+        with trio.fail_after(20):
+            await child.ended.wait()
+        assert (child.exit, child.stderr_tail) == (Exit(3), ("last",))
+
+
+async def test_the_last_words_need_no_newline():
+    lines: list[str] = []
+    async with shell("printf out; printf last >&2; exit 3", lines) as child:
+        with trio.fail_after(20):
+            await child.ended.wait()
+    assert (lines, child.stderr_tail) == (["out"], ("last",))
+
+
+async def test_a_group_that_ignores_the_request_is_killed_with_all_that_is_in_it():
+    """`end_group` sends KILL to the whole group, also to what the leader has started."""
+    lines: list[str] = []
+    async with shell("trap '' TERM; sleep 1000 & echo $!; echo up; while :; do sleep 0.01; done", lines) as child:
+        await said(lines, "up")
+        with trio.fail_after(20):
+            await end_group(child.process, 0.1)
+            await child.process.wait()
+            while status_of(int(lines[0])).get("State", "Z")[0] not in "ZX":
+                await trio.sleep(0.01)
+    assert str(child.exit) == "was killed by SIGKILL"

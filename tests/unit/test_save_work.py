@@ -157,3 +157,12 @@ async def test_the_lock_of_a_killed_git_is_taken_away(worktree, rig, git) -> Non
     await unlock(rig, str(worktree))
     assert await save(rig, worktree)
     assert not await trio.Path(worktree / lock).exists()
+
+
+async def test_a_change_that_add_makes_vanish_is_no_failed_save(rig: RigGit, worktree: Path, git: Git) -> None:
+    """A file whose coming was announced and that is gone again: git says that it differs until it looks closer."""
+    (worktree / "new.txt").write_text("new\n")
+    git("add", "--intent-to-add", "new.txt", cwd=worktree)
+    (worktree / "new.txt").unlink()
+    assert git("status", "--porcelain", cwd=worktree)
+    assert await commit_all(rig, str(worktree), "WIP", AGENT) is None

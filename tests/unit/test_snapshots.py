@@ -6,18 +6,21 @@ import errno
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from gastown.contract.secret import Secret
+from gastown.isolation.users import User
 from gastown.testing.network import open_network
 from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.no_worker import NoWorker
 from gastown.worker.snapshots.database import database_path
+from gastown.worker.snapshots.database_work import DatabaseWork
 from gastown.worker.snapshots.store import KeptApart, NotSaved, Snapshots
 from gastown.worker.tokens import Credentials, LiveCredentials
 
@@ -295,3 +298,46 @@ async def test_a_disk_that_fails_is_a_reason_and_no_crash(tmp_path: Path, monkey
         monkeypatch.setattr("gastown.worker.snapshots.database.copy", full)
         with pytest.raises(NotSaved, match="No space left on device"):
             await here.save()
+
+
+class HeldUploads(NoWorker):
+    """A worker that takes no upload before `go`."""
+
+    is_configured = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved = self.held = self.most = 0
+        self.go = trio.Event()
+
+    async def save_snapshot(self, rig_id: str, agent_id: str, content: bytes) -> None:
+        await self.go.wait()
+        self.held -= 1
+        self.saved += 1
+
+
+@dataclass(frozen=True)
+class CountedCopies(DatabaseWork):
+    """Copies out of nothing; `uploads` counts those that are held until they are uploaded."""
+
+    uploads: HeldUploads = field(default_factory=HeldUploads)
+
+    async def copy(self, user: User | None, path: Path, limit: int) -> bytes | None:
+        self.uploads.held += 1
+        self.uploads.most = max(self.uploads.most, self.uploads.held)
+        return b"a conversation"
+
+
+async def test_with_ten_agents_saving_four_copies_are_in_memory(tmp_path: Path) -> None:
+    """A copy is as large as a conversation, and all agents save at once when a container drains."""
+    uploads = HeldUploads()
+    snapshots = Snapshots(uploads, 1000, CountedCopies(uploads=uploads))
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(snapshots.save, str(tmp_path / str(number)), "rig", f"agent-{number}")
+            while uploads.held < 4:
+                await trio.sleep(0.01)
+            await wait_all_tasks_blocked(0.1)
+            uploads.go.set()
+    assert (uploads.most, uploads.saved) == (4, 10)

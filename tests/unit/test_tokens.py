@@ -143,3 +143,12 @@ def test_every_credential_is_among_the_secrets() -> None:
         )
     )
     assert {secret.reveal() for secret in live.current.secrets()} == {"s1", "s2", "s3", "s4", "s5", "s6"}
+
+
+def test_what_a_header_said_outlives_the_mayor_context() -> None:
+    """A start's header is newer and says more than the context; what only the context has is taken from it."""
+    live = LiveCredentials(Credentials())
+    live.replace_town(TownConfig(kilocode_token=Secret("from-header")))
+    live.adopt_context(MayorContext(kilocode_token=Secret("from-context"), github_cli_pat=Secret("pat")))
+    town = live.current.town
+    assert (town.kilocode_token, town.github_cli_pat) == (Secret("from-header"), Secret("pat"))

@@ -78,7 +78,7 @@ async def _result(services: AgentServices, request: MergeRequest, rig: Rig) -> R
         return ReviewResult(
             entry_id=request.entry_id, status="conflict", message=f"Not merged: {error}", reason="failed"
         )
-    said = f"Merged {branch} into {target}" if merged.anew else f"{target} had all of {branch} already"
+    said = f"Merged {branch} into {target}" if merged.pushed else f"{target} had all of {branch} already"
     return ReviewResult(entry_id=request.entry_id, status="merged", message=said, commit_sha=merged.commit)
 
 

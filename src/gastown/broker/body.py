@@ -45,7 +45,7 @@ class RequestBody:
         return b"".join(self._head) if self.is_whole else self._pieces()
 
     async def ended_by_client(self) -> None:
-        """Wait until the agent goes. As long as its body comes, whoever reads that finds it out."""
+        """Wait until the agent goes. While its body still comes, the reader of the body notices that."""
         await self._whole.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass

@@ -1,4 +1,4 @@
-"""One request of an agent: who it is, where it may go, and the way there and back, piece by piece."""
+"""One request of an agent: its identity, where it may go, and forwarding it and its answer, piece by piece."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class BrokerApp:
                 passage.ends_with(200)
             case To.REFRESH:
                 # The agent's token is its bearer, which does not expire. The town's real one is renewed by
-                # whoever is refused with it; an agent cannot ask for that.
+                # the call that is refused with it; an agent cannot ask for that.
                 await _answer(exchange.send, 200, {"success": True, "data": {"token": grant.bearer.reveal()}})
                 passage.ends_with(200)
             case To.WORKER | To.GATEWAY:
@@ -157,7 +157,7 @@ class _Forward:
             return
         try:
             refused = self._goal.to is To.WORKER and response.status_code == 401
-            # Also for a body that was not kept: whoever sends it a second time then finds a token that is good.
+            # Also for a body that was not kept: when the agent sends it again, there is a token that is good.
             if refused and await self._upstreams.renew_worker_token(token) and again:
                 await response.aclose()
                 response = await self._ask() or response
@@ -187,10 +187,10 @@ class _Forward:
         return await self._client.send(request, stream=True)
 
     def _own_headers(self) -> dict[str, str]:
-        who = self._grant.identity
+        identity = self._grant.identity
         if self._goal.to is To.WORKER:
             token = self._upstreams.worker_token
-            own = {"x-gastown-agent-id": who.agent_id, "x-gastown-rig-id": who.rig_id}
+            own = {"x-gastown-agent-id": identity.agent_id, "x-gastown-rig-id": identity.rig_id}
         else:
             gateway = self._grant.access.gateway()
             token = gateway.token

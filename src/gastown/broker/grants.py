@@ -1,4 +1,4 @@
-"""Who may use the broker: one random bearer per agent, dead with the agent."""
+"""Which agents may use the broker: one random bearer per agent, invalid when the agent ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Access", "AgentIdentity", "Gateway", "Grant", "Grants"]
 
 
 class AgentIdentity(NamedTuple):
-    """Whom a bearer stands for."""
+    """The agent that a bearer belongs to."""
 
     agent_id: str
     rig_id: str
@@ -47,7 +47,7 @@ class Access(Protocol):
 
 
 class Grant:
-    """A bearer and whom it stands for. `access` is that of the agent's newest attempt.
+    """A bearer and the agent that it belongs to. `access` is that of the agent's newest attempt.
 
     The bearer is `gtb.<name>.<secret>`: the name finds the grant, the secret proves it.
     """
@@ -75,7 +75,7 @@ class Grant:
 
 
 class Grants:
-    """The bearers that are good now."""
+    """The bearers that are valid now."""
 
     def __init__(self) -> None:
         self._by_agent: dict[str, Grant] = {}
@@ -85,7 +85,7 @@ class Grants:
         """The grant of an agent; the one that it has when the same agent is admitted again.
 
         So a start finds the server that was prewarmed for it. For an agent that has become another one, of
-        another rig or role, the old bearer is dead.
+        another rig or role, the old bearer is invalid.
         """
         known = self._by_agent.get(identity.agent_id)
         if known is not None and known.identity == identity:
@@ -97,17 +97,17 @@ class Grants:
         return grant
 
     def revoke(self, agent_id: str) -> None:
-        """From now on the agent's bearer is worth nothing, and what it has under way is cut."""
+        """From now on the agent's bearer is invalid, and its calls under way are cut."""
         if (grant := self._by_agent.pop(agent_id, None)) is not None:
             del self._by_name[grant.name]
             grant.end()
 
     def bearers(self) -> list[Secret]:
-        """Every bearer that is good now, for the log's redaction."""
+        """Every bearer that is valid now, for the log's redaction."""
         return [grant.bearer for grant in self._by_name.values()]
 
     def find(self, bearer: str) -> Grant | None:
-        """Whom a bearer stands for. The comparison takes as long for a wrong secret as for the right one."""
+        """The grant of a valid bearer. The comparison takes as long for a wrong secret as for the right one."""
         name = bearer.partition(".")[2].partition(".")[0]
         grant = self._by_name.get(name)
         return grant if grant is not None and grant.bearer == Secret(bearer) else None

@@ -1,4 +1,4 @@
-"""Which headers go through the broker, and which are the broker's to say."""
+"""Which headers pass the broker, and which the broker sets itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IDENTITY = (b"x-gastown-", b"x-kilocode-organizationid", b"x-forwarded-", b"x-r
 def for_upstream(headers: Headers, bearer: str, own: dict[str, str]) -> Headers:
     """An agent's headers as they go on: without what is the connection's, and with `own` for what is ours.
 
-    A header that holds the bearer, wherever, stays behind.
+    A header with the bearer anywhere in its value is left out.
     """
     kept = [
         (name, value)

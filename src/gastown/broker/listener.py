@@ -28,7 +28,7 @@ _GRACEFUL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Broker:
-    """An open broker: where agents find it, who may use it, and what has passed it."""
+    """An open broker: its address, the agents that may use it, and the counts of what has passed it."""
 
     url: str
     grants: Grants

@@ -1,4 +1,4 @@
-"""What an agent may ask of whom. Pure functions over the table of tools; what is not named here is refused."""
+"""What an agent may ask of which service. Pure functions over the table of tools; what is not named is refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _GATEWAY = (
 
 
 class To(Enum):
-    """Who answers."""
+    """The service that answers."""
 
     WORKER = "worker"
     GATEWAY = "gateway"
@@ -90,7 +90,7 @@ def gateway_path(path: str, organization: str | None) -> str:
     """Where a path of the gateway's is asked for an agent whose organisation this is.
 
     A kilo that knows of an organisation asks it for its models and its defaults, and everything else at the same
-    places as without one. Behind the broker it knows of none, so the broker does that for it.
+    places as without one. With the broker it knows of none, so the broker does that for it.
     """
     of_organization = _OF_ORGANIZATION.get(path)
     if of_organization and organization and is_identifier(organization):

@@ -1,4 +1,4 @@
-"""How a git, ours or an agent's, finds our credential helper, and how the helper shows for whom it asks."""
+"""How a git, ours or an agent's, finds our credential helper, and how the helper proves whose git it is for."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _HELPER = Path(__file__).with_name("credential_helper.py")
 class HelperAccess:
     """Where the control server answers helpers, and the secret from which each asker's key is made.
 
-    A key names a rig, an agent or a command of our own, and the user (`uid`) who may show it, and cannot be made
-    for another. It is worth nothing outside of this container and nothing after its end. `python` is one that
+    A key names a rig, an agent or a command of our own, and the user (`uid`) that may present it, and cannot be
+    made for another. It is worth nothing outside of this container and nothing after its end. `python` is one that
     every user of git may run.
     """
 
@@ -31,8 +31,8 @@ class HelperAccess:
     python: str = sys.executable
 
     def key(self, rig_id: str, agent_id: str, uid: int | None = None) -> str:
-        who = f"{rig_id}/{agent_id}/{os.getuid() if uid is None else uid}"
-        return f"{who}/{hmac.new(self.secret, who.encode(), hashlib.sha256).hexdigest()}"
+        asker = f"{rig_id}/{agent_id}/{os.getuid() if uid is None else uid}"
+        return f"{asker}/{hmac.new(self.secret, asker.encode(), hashlib.sha256).hexdigest()}"
 
     def owner(self, key: str, uid: int) -> tuple[str, str] | None:
         """Rig and agent of a key that the user `uid` shows; None for one that is not ours, or not that user's."""
@@ -43,7 +43,7 @@ class HelperAccess:
         return rig_id, agent_id
 
     def variables(self, rig_id: str, agent_id: str, uid: int | None = None) -> dict[str, str]:
-        """Who asks, for the environment of a git that `uid` runs; ourselves, if nobody is named."""
+        """The asker's key, for the environment of a git that `uid` runs; our own user, if none is named."""
         return {"GASTOWN_GIT_SOCKET": self.socket, "GASTOWN_GIT_KEY": self.key(rig_id, agent_id, uid)}
 
     @property

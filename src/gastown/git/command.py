@@ -1,4 +1,4 @@
-"""Running git: argument lists only, nobody's configuration but ours, and nothing left when it is cancelled."""
+"""Running git: argument lists only, no configuration but ours, and no process left when it is cancelled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _QUIET = {
     "GIT_LFS_SKIP_SMUDGE": "1",
     "GIT_ALLOW_PROTOCOL": "http:https:ssh",
     "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new",
-    # No .netrc, no attributes and no ignore file of whoever runs us. ssh looks its home up elsewhere.
+    # No .netrc, no attributes and no ignore file of our own user. ssh looks its home up elsewhere.
     "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
     "LANGUAGE": "C",
@@ -156,7 +156,7 @@ async def _close(process: trio.Process) -> None:
 
 
 def _bounds(cwd: str) -> dict[str, str]:
-    """Where the repository in `cwd` is damaged, git would take the next one above for it, whoever's that is.
+    """Where the repository in `cwd` is damaged, git would take the next one above for it, whatever that is.
 
     The nearest of these directories counts; one with a colon in it, as a rig's name may have, cannot be said.
     """
@@ -165,7 +165,7 @@ def _bounds(cwd: str) -> dict[str, str]:
 
 
 class _Said:
-    """What a git has said: all of its stdout, the last lines of its stderr without the progress."""
+    """The output of a git: all of its stdout, the last lines of its stderr without the progress."""
 
     def __init__(self, on_progress: OnProgress | None, most: int) -> None:
         self.most = most

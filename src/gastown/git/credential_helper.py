@@ -1,7 +1,7 @@
 """git's credential helper: asks the control server, over its socket, for the live token of this agent's rig.
 
 git runs this file by itself (`python -I -S credential_helper.py get`), so it uses nothing but the standard
-library. Where to ask and as whom stands in the environment; the token passes through this process's pipe to
+library. The socket and the asker's key are in the environment; the token passes through this process's pipe to
 git and is kept nowhere.
 """
 

@@ -27,12 +27,12 @@ __all__ = ["ANY_RIG", "OWN", "GitCredentials", "Login", "TokenSource"]
 log = structlog.get_logger()
 
 RENEW_PAUSE_SECONDS = 20.0
-"""Nobody asks for another token this soon after the last time: what is refused then is not refused for its age."""
+"""No other token is asked for this soon after the last time: one that is refused then is not too old."""
 _REMEMBERED_REFUSALS = 16
 OWN = "-"
-"""How askers begin that are commands of ours. No identifier of an agent may begin so."""
+"""How the names of our own commands begin as askers. No identifier of an agent may begin so."""
 ANY_RIG = "*"
-"""For whom the mayor asks, who looks at all of them. No identifier of a rig may be so."""
+"""The rig that the mayor asks for: any of them. No identifier of a rig may be this."""
 
 
 class TokenSource(Protocol):

@@ -36,7 +36,8 @@ async def open_helper_service(
 ) -> AsyncIterator[HelperAccess]:
     """Answer helpers for the length of the block, on a socket in a directory that only this user may enter.
 
-    `for_all`: that every user may reach. Who asks is known by the key, and the kernel says whose process shows it.
+    `for_all`: that every user may reach. The key names the asker, and the kernel says which user's process
+    presents it.
     """
     directory = Path(tempfile.mkdtemp(prefix="gastown-git-"))
     try:

@@ -96,7 +96,7 @@ def made_for_branch(place: Path) -> str | None:
 
 
 def sanitize_git_dir(place: Path, address: str) -> None:
-    """Write the configuration of a repository that another agent has left anew, and put aside what would make its
+    """Rewrite the configuration of a repository that another agent has left, and put aside what would make its
     next owner's git run something. For that owner to call; it blocks.
 
     A `.git` that leads elsewhere is put aside itself.

@@ -1,4 +1,4 @@
-"""Merging a branch into another one and pushing the result, in a worktree that nobody else sees."""
+"""Merging a branch into another one and pushing the result, in a worktree made for that alone."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["Merged", "merge"]
 log = structlog.get_logger()
 
 _PUSHES = 5
-"""How often somebody else may push first."""
+"""How often another push may come first."""
 _CLEANUP_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The target branch has the branch in it. `anew` is False when it had it already."""
+    """The target branch has the branch in it. `pushed` is False when it had it before."""
 
     commit: str
-    anew: bool
+    pushed: bool
 
 
 async def merge(
@@ -50,12 +50,12 @@ async def merge(
     """
     async with repositories.hold(rig, "merge") as clone, _worktree(clone) as path:
         for attempt in range(1, _PUSHES + 1):
-            await clone.fetch(anew=attempt > 1)
+            await clone.fetch(again=attempt > 1)
             theirs = await _remote_branch(clone, branch)
             ours = await _remote_branch(clone, target)
             await clone.query("checkout", "--quiet", "--force", "--detach", ours, cwd=path)
             if await clone.says("merge-base", "--is-ancestor", theirs, ours) is not None:
-                return Merged(ours, anew=False)
+                return Merged(ours, pushed=False)
             commit = await _merge_once(clone, path, theirs, message, identity)
             try:
                 await clone.query("push", "origin", f"HEAD:refs/heads/{target}", cwd=path)
@@ -63,7 +63,7 @@ async def merge(
                 log.info("git.push_raced", rig_id=rig.rig_id, target=target, attempt=attempt)
                 continue
             log.info("git.merged", rig_id=rig.rig_id, branch=branch, target=target, commit=commit)
-            return Merged(commit, anew=True)
+            return Merged(commit, pushed=True)
     raise GitError(f"Somebody else pushed to {target} first, {_PUSHES} times")
 
 

@@ -1,7 +1,7 @@
 """The clones of all rigs: one per rig, shared by its agents, and one git operation at a time for each.
 
-A clone belongs to its rig and not to who asked for it first: it goes on when that start runs out of time, and
-the next start finds it further on, or done.
+A clone belongs to its rig and not to the start that asked for it first: it goes on when that start runs out of
+time, and the next start finds it further on, or done.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gastown.git.workspace import OutsideRoot
 from gastown.isolation.ownership import NotOurs, give_directory, remove_tree
 from gastown.isolation.users import User, run_as
 
-__all__ = ["Clone", "Enter", "Repositories", "Start", "nobody", "open_repositories"]
+__all__ = ["Clone", "Enter", "Repositories", "Start", "open_repositories", "unreported"]
 
 log = structlog.get_logger()
 
@@ -42,8 +42,8 @@ _BROWSING = 2
 """Browse worktrees that are made side by side: each is a clone, and agents start beside them."""
 
 
-def nobody(_: str) -> None:
-    """For work that nobody waits for."""
+def unreported(_: str) -> None:
+    """For work that no caller waits for: its phases are not reported."""
 
 
 @dataclass
@@ -77,9 +77,9 @@ class Clone(RigGit):
         self._known = known
         self._arrived = arrived
 
-    async def fetch(self, *, anew: bool = False) -> None:
+    async def fetch(self, *, again: bool = False) -> None:
         """Learn what the remote has, unless a fetch that began after this holder arrived has done it already."""
-        if self._known.fetched_at >= self._arrived and not anew:
+        if self._known.fetched_at >= self._arrived and not again:
             return
         address = self.tools.credentials.address(self.rig.rig_id)
         if await self.says("config", "--get", "remote.origin.url") != address:
@@ -123,7 +123,7 @@ class Clone(RigGit):
 class Repositories:
     """Made by `open_repositories`. Clones are tasks of `tasks`, limited by `limits.clone`.
 
-    `worktrees` are the locks of the worktrees, by path. Who wants both has the worktree's before the rig's.
+    `worktrees` are the locks of the worktrees, by path. Whatever needs both takes the worktree's first.
     """
 
     def __init__(self, tasks: Supervisor, tools: Tools) -> None:
@@ -135,7 +135,7 @@ class Repositories:
         self._known: dict[str, _Known] = {}
 
     def report(self, rig_id: str) -> RigReport:
-        """What is known of a rig; made when nobody has asked before."""
+        """What is known of a rig; made at the first question."""
         return self._of(rig_id).report
 
     @property
@@ -147,8 +147,8 @@ class Repositories:
         return RigGit(self.tools, rig, RigReport(rig.rig_id), place=place, user=user)
 
     @asynccontextmanager
-    async def hold(self, rig: Rig, doing: str, enter: Enter = nobody) -> AsyncIterator[Clone]:
-        """The rig's clone, cloned now if need be, with nobody else's git in it for the length of the block.
+    async def hold(self, rig: Rig, doing: str, enter: Enter = unreported) -> AsyncIterator[Clone]:
+        """The rig's clone, cloned now if need be, with no other git in it for the length of the block.
 
         All agents of the rig wait for the block, so nothing that an agent can hold up belongs in it. It may take
         `limits.operation` seconds from the moment in which the rig is free, and raises `GitTimedOut` then. Raises
@@ -192,7 +192,7 @@ class Repositories:
         try:
             async with self._locks.of(rig.rig_id):
                 clone = Clone(self.tools, rig, known, began)
-                # Who looked before the last clone was done, and asks after it, has this one begun for nothing.
+                # Another caller's clone may have ended since this one looked; then nothing is left to do.
                 if not await self._is_whole(rig.rig_id):
                     with known.report.busy("clone"), limited("clone", self.tools.limits.clone):
                         await self._clone_anew(clone)
@@ -239,7 +239,7 @@ class Repositories:
                 await _remove(draft)
 
     async def _tidy(self, clone: Clone, known: _Known) -> None:
-        """Once in a container's life: take away what git processes of an earlier one left behind."""
+        """Once in a container's life: remove what git processes of an earlier one have left."""
         if known.tidied:
             return
         room = trio.Path(self.tools.paths.rig(clone.rig.rig_id))

@@ -122,7 +122,7 @@ class RigGit:
     """Runs git for `rig` in one repository, as the user that it belongs to. Raises `GitError`; cancelling ends the
     git that runs.
 
-    A repository can make git run whatever its owner likes (filters, a pager, a monitor), so nobody else's git,
+    A repository can make git run whatever its owner likes (filters, a pager, a monitor), so no other user's git,
     ours least of all, works in it.
     """
 

@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 async def unlock(git: RigGit, worktree: str) -> None:
-    """Remove the index lock that a killed git left. Only for a worktree in which nobody works any more."""
+    """Remove the index lock that a killed git left. Only for a worktree in which no agent works any more."""
     lock = Path(worktree) / (await git.run("rev-parse", "--git-path", "index.lock", cwd=worktree)).strip()
     if await run_as(git.user, _remove, lock):
         log.warning("worktree.unlocked", rig_id=git.rig.rig_id, worktree=worktree)

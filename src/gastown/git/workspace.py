@@ -1,4 +1,4 @@
-"""Where all that belongs to a town lies below its workspace root, and directories given to who works in them."""
+"""Where all that belongs to a town lies below its workspace root, and directories given to users at work there."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Worktrees: one per branch for the agents that change it, and one per rig to look at.
 
 Each is a repository of its own that borrows the clone's objects: it belongs to its agent with all that git lets an
-owner do, and nobody else's git ever runs in it. What the remote has is asked of the clone, which no agent writes.
-The rig's lock is held for that only: git in a worktree takes as long as its owner likes, and nobody waits for it.
+owner do, and no other user's git ever runs in it. What the remote has is asked of the clone, which no agent
+writes. The rig's lock is held for that only: git in a worktree takes as long as its owner likes, and no start
+waits for it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import trio
 
 from gastown.git.errors import GitError, GitFailed
 from gastown.git.init_worktree import Source, init_worktree, made_for_branch, sanitize_git_dir, source_of
-from gastown.git.repos import Clone, Enter, Repositories, Start, nobody
+from gastown.git.repos import Clone, Enter, Repositories, Start, unreported
 from gastown.git.rig import Rig, RigGit
 from gastown.git.workspace import OutsideRoot, ensure_owned_dir
 from gastown.isolation.ownership import remove_tree
@@ -88,7 +89,7 @@ async def browse(repositories: Repositories, rig: Rig) -> Checkout:
     """The rig's browse worktree: the default branch as the remote has it now, detached. Raises as `check_out`."""
     tools, report = repositories.tools, repositories.report(rig.rig_id)
     git = RigGit(tools, rig, report, place=tools.paths.browse(rig.rig_id), user=tools.browse_user)
-    async with _enter(repositories, git, nobody) as made_for:
+    async with _enter(repositories, git, unreported) as made_for:
         with report.busy("browse"):
             async with repositories.hold(rig, "fetch") as clone:
                 await clone.fetch()

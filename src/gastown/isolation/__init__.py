@@ -1,1 +1,1 @@
-"""Whom processes and files belong to: users, uids, directories handed over safely."""
+"""The users of processes and files: uids, and directories handed over safely."""

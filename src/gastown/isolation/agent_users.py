@@ -1,8 +1,8 @@
 """Which user each agent is: one of its own where there is a range of them, else the one that all share.
 
 The named user keeps the town's repositories. With a range of subordinate ids (subuid(5)) each agent, the mayor
-first, gets one that nobody has had, and keeps it over restarts. Agents that are at work in one worktree at the
-same time share a user, as they share the files.
+first, gets one that was never given before, and keeps it over restarts. Agents that are at work in one worktree
+at the same time share a user, as they share the files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAYOR = "mayor"
 @dataclass
 class AgentUsers:
     """`main` is the user that is named, None when agents are what we are; `uids` are those for one agent each, and
-    `given` says who has which.
+    `given` says which agent has which.
     """
 
     main: User | None = None
@@ -55,7 +55,7 @@ class AgentUsers:
         return self.mayor if request.is_mayor else self._user(f"agent {request.agent_id}")
 
     def acquire(self, request: StartAgentRequest, workdir: str) -> User | None:
-        """The user to live as from now on in `workdir`: that of whoever is at work in this worktree already."""
+        """The user to run as from now on in `workdir`: that of an agent already at work in this worktree."""
         user = self.of(request)
         if user is None:
             return None
@@ -69,7 +69,7 @@ class AgentUsers:
         return user
 
     async def end_processes(self, agent_id: str) -> tuple[int, ...]:
-        """End all that runs as an agent's user, also what has left its sessions and its environment behind, unless
+        """End all that runs as an agent's user, also what has escaped its sessions and its environment, unless
         another agent lives as that user. Returns the processes that nothing could end.
         """
         user, _ = self._living.get(agent_id, (None, ""))
@@ -79,7 +79,7 @@ class AgentUsers:
         return await end_processes_of(user)
 
     async def release(self, agent_id: str) -> tuple[int, ...]:
-        """The agent lives no more, and nothing is done for it as its user: end what still runs, as above."""
+        """The agent has ended, and nothing is done for it as its user any more: end what still runs, as above."""
         try:
             return await self.end_processes(agent_id)
         finally:
@@ -88,7 +88,7 @@ class AgentUsers:
     def owner(self, request: StartAgentRequest, user: User | None) -> User | None:
         """Whose an agent's working directory is: its own, but the one that agents without a repository share.
 
-        `user` is who it lives as, None before it does.
+        `user` is the one that it runs as, None before it runs.
         """
         if not request.is_mayor and not request.works_in_repository:
             return self.repo_owner
@@ -127,7 +127,7 @@ def _make(path: Path) -> None:
 
 
 async def make_dashboard(home_root: str, mayor: User | None) -> Path:
-    """Where the dashboard's context goes: nobody but a mayor who is a user of its own could put one there."""
+    """Where the dashboard's context goes; for a mayor that is a user of its own, a directory of that user's."""
     file = Path(dashboard_file(home_root, mayor))
     if mayor is not None:
         await trio.to_thread.run_sync(give_directory, str(file.parent), mayor, 0o700)

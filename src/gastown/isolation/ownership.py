@@ -1,4 +1,4 @@
-"""Directories for users below us, made so that none of them can lead us elsewhere.
+"""Directories for agents' users, made so that no user can redirect us with a link.
 
 What lies in a directory that a user can write, that user can exchange at any moment for a link to something else.
 So every directory that is given away lies in one that only we can write, is looked at through its descriptor, and
@@ -26,13 +26,13 @@ _HALF_GIVEN = 0o300
 
 
 class NotOurs(Exception):
-    """Something stands in a place of ours that somebody else put there, or could; the message says what to do."""
+    """Another user put something in a place of ours, or could; the message says what to do."""
 
 
 def keep_root(path: str) -> None:
     """Make a directory in which only we may make others, and which all may pass through.
 
-    One like /tmp stays, or becomes, one where nobody can rename what is not his own.
+    One like /tmp stays, or becomes, one where a user can rename only its own files.
     """
     Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
     mode = stat.S_IMODE(Path(path).stat().st_mode)
@@ -44,7 +44,7 @@ def keep_root(path: str) -> None:
 
 
 def check_path(path: str) -> None:
-    """Raise `NotOurs` when somebody else could put another directory in the place of one above `path`."""
+    """Raise `NotOurs` when another user could replace `path` or a directory above it."""
     real = Path(path).resolve()
     for directory in (real, *real.parents):
         found = directory.stat()
@@ -114,7 +114,7 @@ def _set_aside(path: str) -> None:
 def _hand_over(directory: int, user: User) -> None:
     """Give a tree to `user`, the top last: a tree that is half done is done again.
 
-    A second link to a file of ours may have been made by anybody, so such a file stays ours.
+    A second link to a file of ours may have been made by any user, so such a file stays ours.
     """
     us = os.geteuid()
     for here, name, entry in _walk(directory):

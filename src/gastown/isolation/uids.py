@@ -24,7 +24,7 @@ class Uids:
     """A uid is one agent's for good: it is never given to another one.
 
     `file` keeps them, in a directory that only root can write; None: nothing outlives us. `passed_over` are those
-    that something on the disk belongs to and `known` does not: whose they were is forgotten, so nobody gets them.
+    that something on the disk belongs to and `known` does not: their agents are forgotten, so they stay unused.
     """
 
     file: Path | None = None
@@ -71,7 +71,7 @@ def _remembered(file: Path) -> dict[str, int]:
 
 
 def _owners(roots: Iterable[str]) -> set[int]:
-    """Whom the places of agents belong to. What lies in one is its owner's: nobody else can write there."""
+    """The owners of agents' directories. What lies in one is its owner's: no other user can write there."""
     us, found = os.geteuid(), set()
     for root in roots:
         for here, folders, files in os.walk(root):

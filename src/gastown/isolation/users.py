@@ -1,6 +1,6 @@
-"""Whom children and files belong to, where the control server is root and agents are not.
+"""The users that children and files belong to, where the control server is root and agents are not.
 
-A user that is None is ourselves, everywhere: then nothing here changes anything.
+A user that is None is the control server's own, everywhere: then nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class User:
 
 
 class Identity(TypedDict, total=False):
-    """The options of `subprocess` that make a child somebody else's."""
+    """The options of `subprocess` that start a child as another user."""
 
     user: int
     group: int
@@ -151,7 +151,7 @@ async def kill_at_once(process: trio.Process) -> None:
 
 
 def _kill_one_by_one(uid: int) -> None:
-    """Stop them all before one is killed: who is stopped cannot fork, and keeps the place that others wait for."""
+    """Stop them all before one is killed: a stopped process cannot fork, and keeps its process slot."""
     stopped: set[int] = set()
     for _ in range(_SWEEPS):
         running = set(_processes_of(uid)) - stopped
@@ -163,7 +163,7 @@ def _kill_one_by_one(uid: int) -> None:
 
 
 def _signal(pids: Iterable[int], uid: int, number: signal.Signals) -> None:
-    """Signal those that still belong to `uid`: a number may have gone to somebody else meanwhile."""
+    """Signal those that still belong to `uid`: a pid may have been reused meanwhile."""
     for pid in pids:
         with suppress(OSError):
             descriptor = os.pidfd_open(pid)

@@ -1,6 +1,6 @@
 """How an answer of the worker or of the platform is read: bounded, as it was sent, and as far as it is usable.
 
-A peer may be wrong, or somebody else may answer in its place. So no answer is read beyond a number of bytes or
+A peer may be wrong, or another server may answer in its place. So no answer is read beyond a number of bytes or
 uncompressed, no JSON is taken that is nested without end, and one bad entry of a list costs that entry only.
 """
 

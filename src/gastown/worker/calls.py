@@ -15,7 +15,7 @@ def worker_calls() -> Attempts:
 
 
 def route_of(path: str) -> str:
-    """The route of a path below the town: the word behind all ids. The table knows which ones there are."""
+    """The route of a path below the town: the word after all ids. The metrics table lists them."""
     parts = path.split("/")
     if "review-queue" in parts:
         return "review-queue"

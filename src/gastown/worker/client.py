@@ -47,7 +47,7 @@ class WorkerError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the worker will never take what was sent, rather than who sent it or when."""
+        """Whether it is the content that the worker will never take, and not the sender or the moment."""
         status = self.status
         return status is not None and 400 <= status < 500 and status not in (401, 403, 408, 429)
 
@@ -110,7 +110,7 @@ class WorkerClient:
         return Registry(entries, len(rows) - len(entries))
 
     async def write_registry(self, entries: list[RegistryEntry]) -> None:
-        """Store who runs now, in place of what was stored before."""
+        """Store the agents that run now, in place of what was stored before."""
         body = [reveal_json(entry, by_alias=True, exclude_none=True) for entry in entries]
         _json_of(await self._send("POST", "/container-registry", body), "POST /container-registry")
 
@@ -181,7 +181,7 @@ class WorkerClient:
         self._raise_for(answer, call)
 
     async def forward(self, method: str, route: str, body: Any, agent: tuple[str, str]) -> tuple[int, Any]:
-        """Ask for an agent (rig and id) what somebody else wants to know: the worker's status and its JSON."""
+        """Ask for an agent (rig and id) what its caller wants to know: the worker's status and its JSON."""
         path = f"/rigs/{agent[0]}/agents/{agent[1]}/{route}"
         answer = await self._answer(method, path, body, agent)
         if answer.status < 400:
@@ -250,8 +250,7 @@ class WorkerClient:
     async def renew_token(self, refused: Secret | None, call: str = "a call of an agent") -> None:
         """Have a newer token than the one that `call` was refused with.
 
-        Who waits for somebody else's refresh shares what comes of it. Where it fails, it is the call that was
-        refused.
+        A call that waits for another one's refresh shares its result. Where that fails, this call raises.
         """
         seen = self._refreshes
         async with self._refreshing:
@@ -326,7 +325,7 @@ def _no_answer(call: str, error: Exception) -> WorkerError:
 
 
 def _json_bytes(body: Any) -> bytes:
-    """JSON in ASCII: a lone surrogate in what somebody once said cannot break it."""
+    """JSON in ASCII: a lone surrogate in a text cannot break it."""
     return json.dumps(body).encode("ascii")
 
 

@@ -29,7 +29,7 @@ class _Refused(ValueError):
 class GitTokens:
     """`kilocode_token` is what the platform is shown where the town has none of its own.
 
-    Each call has ten seconds, and returns None where there is nobody to ask or no usable answer; the log says
+    Each call has ten seconds, and returns None where there is no service to ask or no usable answer; the log says
     why. Git then goes on with what it has.
     """
 

@@ -31,7 +31,7 @@ async def open_heartbeats(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_beat_on, worker, beats, ready, name="heartbeats")
         yield
-        nursery.cancel_scope.cancel(reason="the heart stops")
+        nursery.cancel_scope.cancel(reason="the heartbeats close")
 
 
 async def _beat_on(

@@ -50,7 +50,7 @@ class NudgeDesk:
         self._delivered.pop((agent_id, nudge_id), None)
 
     async def forward(self, method: str, route: str, body: Any, agent: tuple[str, str]) -> tuple[int, Any]:
-        """Ask the worker for somebody else; its status and its JSON.
+        """Pass a question on to the worker; its status and its JSON.
 
         Raises `WorkerNotConfigured`, and `WorkerUnavailable` where there is no answer that could be passed on.
         """

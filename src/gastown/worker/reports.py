@@ -1,7 +1,7 @@
 """What the worker is told once: an agent has ended or waits, a nudge was delivered, the container is ready.
 
-A report outlives whoever made it, and is sent until the worker has taken it. Those of one agent arrive in the
-order in which they were made, and those of different agents do not wait for each other.
+A report outlives the task that made it, and is sent until the worker has taken it. Those of one agent arrive in
+the order in which they were made, and those of different agents do not wait for each other.
 """
 
 from __future__ import annotations

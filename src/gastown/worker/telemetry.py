@@ -1,4 +1,4 @@
-"""Telemetry to the worker: what is lost when it is away is counted, and nobody ever waits for it."""
+"""Telemetry to the worker: events that are lost while it is away are counted, and no caller waits for one."""
 
 from __future__ import annotations
 

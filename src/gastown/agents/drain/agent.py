@@ -37,7 +37,7 @@ _SAVE_SECONDS = 30.0
 
 
 class DrainingRoster(Protocol):
-    """What a farewell needs of the roster."""
+    """What an agent's drain needs of the roster."""
 
     def active(self) -> list[Agent]: ...
     def evict(self, agent: Agent) -> None: ...
@@ -195,7 +195,7 @@ class AgentDrain:
             await self._write_context(parts)
 
     async def _write_context(self, parts: AgentDrainParts) -> None:
-        """Tell the worker on which branch a polecat's work is, for whoever takes it up."""
+        """Tell the worker on which branch a polecat's work is, for the agent that goes on with it."""
         request = self.agent.request
         context = EvictionContext(
             branch=request.branch, agent_name=request.name, saved_at=parts.services.now()

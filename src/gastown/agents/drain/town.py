@@ -106,7 +106,7 @@ class _Clock:
 async def run_drain(drain: Drain, parts: DrainParts) -> None:
     """Drain, once `drain.shutdown` is requested. Ends within the budget; the receipts are complete in any case."""
     drain.phases.enter(DrainPhase.WORKING)
-    parts.agent_drain.services.pool.discard_parked()  # nobody will come for them: they end beside the others
+    parts.agent_drain.services.pool.discard_parked()  # no start takes them any more: they end beside the others
     clock = _Clock(drain.shutdown)
     with drain.shutdown.budget as budget:
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""What waits for the worker: a queue per agent, bounded over all agents, and what is given up when it is full."""
+"""Events that wait for the worker: a queue per agent, bounded over all agents; a full one drops some."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Backlog:
         self._crowded_bytes = most_bytes
 
     def add(self, rig_id: str, agent_id: str, record: AgentEvent) -> Lane:
-        """Queue an event behind the agent's others; the lane in which it is."""
+        """Append an event to its agent's queue; returns the lane."""
         key = rig_id, agent_id
         lane = self.lanes.get(key)
         if lane is None:

@@ -61,7 +61,7 @@ def is_sound(path: Path) -> bool:
             return False
         if path.stat().st_size == 0:
             return True
-        # Not read-only: the write-ahead log that a killed server left behind must be replayed.
+        # Not read-only: the write-ahead log that a killed server left must be replayed.
         with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
             connection.text_factory = bytes  # what is said of damage may quote it
             return connection.execute("PRAGMA integrity_check").fetchall() == [(b"ok",)]
@@ -100,7 +100,7 @@ def copy(path: Path, limit: int) -> bytes | None:
 
 def unpack(content: bytes, path: Path) -> Path | None:
     """Write a fetched database beside `path`; None when it is not a sound one. Raises OSError as `is_sound` does,
-    and leaves nothing behind then.
+    and leaves no file then.
     """
     draft, sound = draft_of(path), False
     _remove(draft)

@@ -1,6 +1,6 @@
 """Work on an agent's database as its owner: in a thread of ours, or in a process of the agent's user.
 
-SQLite gets to see what an agent has made, and may wait for ever on a pipe that stands in a file's place. So for a
+SQLite reads what an agent has written, and may wait for ever on a pipe that stands in a file's place. So for a
 user below us it runs in a process that has that user's rights, and that can be ended.
 """
 
@@ -27,7 +27,7 @@ _ANSWER = 4096
 
 
 class WorkCutOff(OSError):
-    """A signal has ended the process at work: somebody else's, or an agent's. It may be done again."""
+    """A signal has ended the process at work: another user's, or an agent's. It may be done again."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DatabaseWork:
     async def _run(
         self, user: User, *arguments: str, content: bytes = b"", most: int = _ANSWER
     ) -> tuple[int, bytes]:
-        """YES, NO or CANNOT_COPY, and at most `most` bytes of what it says; who says more is ended."""
+        """YES, NO or CANNOT_COPY, and at most `most` bytes of its output; a process that prints more is ended."""
         try:
             returncode, said = await self._ended(user, arguments, content, most)
         except ExceptionGroup as group:

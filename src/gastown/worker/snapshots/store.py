@@ -247,7 +247,7 @@ def _is_there(path: Path) -> bool:
 def _put_in_place(path: Path, draft: Path, mark: Path, apart: bool) -> str | None:
     """Put a fetched database in place, the one before it aside, and take the mark away.
 
-    One call in a thread: whoever is cancelled meanwhile leaves all of it done. Returns the other one's new name.
+    One call in a thread: cancelling the task meanwhile leaves all of it done. Returns the other one's new name.
     """
     kept = set_aside(path, "apart") if apart else None
     install(draft, path)
