@@ -218,7 +218,8 @@ async def test_another_server_closes_the_terminals_of_the_one_before_with_a_sent
         async with look(town, path) as viewer:
             await viewer.next()
             refreshed = town.later(lambda: town.client.post("/refresh-token", json={"token": "new"}))
-            assert await viewer.closed() == Closed(1011, "The agent's server was replaced: open its terminal anew")
+            reason = "The agent's server was replaced: open its terminal again"
+            assert await viewer.closed() == Closed(1011, reason)
             await refreshed.result()
         assert (await town.client.get(path)).status_code == 404
 
