@@ -1,21 +1,6 @@
-"""The composition root: what opens in which order, and how it ends.
+"""The process: it opens the town, serves it, brings back the agents of the last container, and drains.
 
-services                        a crash of a service in here ends the process, on purpose
-├─ worker link                  telemetry · reports · outbox · heartbeats · registry writer
-├─ broker                       loopback HTTP that adds the live credential; agents hold none
-├─ git helper                   the same for git, over a unix socket
-├─ server pool                  one task per kilo server
-├─ repositories                 one task per clone that runs
-├─ roster                       one task per agent
-│  └─ agent                     server lease, events, watchdog, idle clock, snapshots
-└─ watches
-   ├─ signals                   1st TERM = drain, 2nd = shorten the budget, 3rd = leave now
-   └─ front
-      ├─ hypercorn              /health answers before hydration has begun
-      ├─ loop watch             a thread that logs where the loop is when it stands still
-      └─ boot hydration         opens the gate whatever happens
-         ├─ claim               every agent of the last container, before anybody else may start it
-         └─ mayor prewarm       snapshot, then spawn, then "is it what the start will ask for?"
+What runs inside what, and in which order it opens, is recorded in docs/explanation/architecture.md.
 """
 
 from __future__ import annotations

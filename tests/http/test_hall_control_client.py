@@ -189,6 +189,27 @@ async def test_a_refresh_says_how_each_agent_fared(container: ScriptedContainer,
     assert container.asked[0][1] == {"token": "token", "townId": "oak"}
 
 
+async def test_a_proxy_of_the_environment_is_not_used(
+    container: ScriptedContainer, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container is on this machine, and reached directly."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    container.answers["/agents/mayor-1/status"] = [(200, STATUS)]
+    async with open_control_client(str(control._client.base_url)) as fresh:
+        assert await fresh.status("mayor-1") is not None
+
+
+async def test_a_failed_question_for_a_status_is_an_error(
+    container: ScriptedContainer, control: ControlClient
+) -> None:
+    """Only a 404 says that the container does not know the agent."""
+    container.answers["/agents/mayor-1/status"] = [(500, {"error": "broken"})]
+    with pytest.raises(ControlCallFailed, match="broken"):
+        await control.status("mayor-1")
+
+
 async def test_an_unknown_agent_has_no_status(control: ControlClient) -> None:
     assert await control.status("mayor-1") is None
 

@@ -66,7 +66,8 @@ class RealTown:
             health = await self.dispatch.health()
             return health if health.hydration.prewarm not in (None, "asking", "running") else None
 
-        return await eventually(ready)
+        health: Health = await eventually(ready)
+        return health
 
 
 @asynccontextmanager

@@ -18,9 +18,9 @@ from gastown.hall.cli.boot import Boot, UpOptions
 from gastown.hall.cli.renewal import renew
 from gastown.hall.cli.screen import Screen
 from gastown.hall.control_client import ControlCallFailed, ControlClient
-from gastown.hall.drivers.process import write_private
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.tokens import LIFETIME, verify
+from gastown.isolation.ownership import write_whole
 
 pytestmark = pytest.mark.virtual_time
 
@@ -91,10 +91,10 @@ async def test_a_container_can_start_from_the_file_of_a_hall_however_old_that_is
 
 async def test_a_file_is_replaced_and_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "container.env"
-    write_private(path, "one")
+    write_whole(path, "one", 0o600)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
     with pytest.raises(OSError, match="full"):
-        write_private(path, "two")
+        write_whole(path, "two", 0o600)
     assert path.read_text() == "one"
 
 

@@ -102,6 +102,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "os.chdir": (),
     "os.fchdir": (),
     "contextlib.chdir": (),
+    # A town runs without what tests bring.
+    "pytest": ("testing/",),
+    "pytest_trio": ("testing/",),
     "trio_typing": (),
     "asyncio": (),
     "importlib.import_module": (),  # the arrows below could not see it

@@ -1,4 +1,4 @@
-"""The orchestrator's side of the control API: what it asks of the container, each with its deadline."""
+"""The client of the control API: the calls to a container, each with its deadline."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _Answer = TypeVar("_Answer", bound=Wire)
 
 
 class ControlCallFailed(Exception):
-    """The container did not do what was asked.
+    """A call to the container failed.
 
     `status` is that of its answer, or None when there was none (refused, cut, or aborted by our deadline);
-    `body` is what it said, and `call` what was asked. The text has all of it but the body's further keys.
+    `body` is the answer's JSON, and `call` the method and path. The text leaves out the body's further keys.
     """
 
     def __init__(self, status: int | None, body: dict[str, Any], *, call: str) -> None:
@@ -52,7 +52,7 @@ class ControlClient:
         self._client = client
 
     async def start(self, request: StartAgentRequest, config: TownConfig) -> PublicAgent:
-        """Start an agent; aborted after 60 s, like a real caller's."""
+        """Start an agent; aborted after 60 s, as the contract's callers do."""
         answer = await self._call("POST", "/agents/start", START_SECONDS, request, config)
         return _parse(PublicAgent, answer)
 
@@ -62,12 +62,12 @@ class ControlClient:
         await self._call("POST", f"/agents/{agent_id}/message", _MESSAGE_SECONDS, body, config)
 
     async def refresh_token(self, token: Secret, town_id: str) -> RefreshAnswer:
-        """Give the container its next token; aborted after 10 s, like a real caller's."""
+        """Give the container its next token; aborted after 10 s, as the contract's callers do."""
         body = RefreshTokenRequest(token=token, town_id=town_id)
         return _parse(RefreshAnswer, await self._call("POST", "/refresh-token", REFRESH_SECONDS, body))
 
     async def status(self, agent_id: str) -> AgentStatus | None:
-        """How the agent is; None when the container does not know it."""
+        """The agent's status; None when the container does not know the agent."""
         try:
             return _parse(AgentStatus, await self._call("GET", f"/agents/{agent_id}/status", _QUICK_SECONDS))
         except ControlCallFailed as error:
@@ -81,7 +81,7 @@ class ControlClient:
         return _parse(EventPage, answer).events
 
     async def health(self) -> Health:
-        """How the container is."""
+        """The container's health."""
         return _parse(Health, await self._call("GET", "/health", _QUICK_SECONDS))
 
     async def _call(
@@ -117,7 +117,7 @@ async def open_control_client(base_url: str, token: Secret | None = None) -> Asy
     The connections are closed at the end of the block.
     """
     headers = {} if token is None else {"Authorization": f"Bearer {token.reveal()}"}
-    # Deadlines are ours, one a call; and a proxy of the environment is none for loopback.
+    # Each call sets its own deadline; and no proxy of the environment may stand between this machine and itself.
     async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=None, trust_env=False) as client:
         yield ControlClient(client)
 

@@ -1,4 +1,4 @@
-"""A stand-in for the LLM gateway: it speaks the protocol, and says that there is no model behind it."""
+"""A stand-in for the LLM gateway: it speaks the protocol, and its answers say that no model is connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hall put together: a town's store, its web application, and the way to its container."""
+"""An open hall: a town's store, its web application, and its calls to the container."""
 
 from __future__ import annotations
 

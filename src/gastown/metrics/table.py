@@ -203,6 +203,10 @@ _ALL = (
         outcome=("ready", "died", "timed_out", "refused", "failed", "cancelled"),
     ),
     _counter("gastown_server_deaths", "Kilo servers whose process ended without being told to."),
+    _counter(
+        "gastown_server_frames_dropped",
+        "Frames of kilo servers' event streams that were dropped: not JSON, or not of the shape that kilo sends.",
+    ),
     _gauge("gastown_servers", "Kilo servers whose process lives, by the role of their agent.", role=_ROLES),
     _gauge(
         "gastown_server_resident_memory",

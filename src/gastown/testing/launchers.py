@@ -69,7 +69,7 @@ class Spawn:
 
 
 class FakeServer:
-    """A server that listens; what `RunningServer` promises, and the fake behind it."""
+    """A server that listens; what `RunningServer` promises, and the fake that answers."""
 
     def __init__(self, spawn: Spawn, kilo: FakeKilo, endpoint: Endpoint, pid: int) -> None:
         self.spawn = spawn

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -48,6 +48,9 @@ TOWN = "oak"
 
 class ToldSettings(Settings):
     """Settings that say what the test says: the environment of the test run is not asked."""
+
+    def __init__(self, base_env: Mapping[str, str] | None = None, **told: Any) -> None:
+        super().__init__(base_env, **told)
 
     @classmethod
     def settings_customise_sources(
@@ -254,30 +257,43 @@ async def open_fake_town(
     `AssertionError` outside of virtual time, for a server that is left, or when an app of the network raised.
     """
     assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "the module is not in virtual time"
-    log, clock = StringIO(), WallClock()
+    with_worker = worker is not None or orchestrator is not None
+    told = ToldSettings(**_settings(folder, with_worker=with_worker) | settings)
+    with _log() as log, _plain_errors(), trio.fail_after(LONGEST_SECONDS):
+        async with open_network() as network, trio.open_nursery() as nursery:
+            knows = (worker or FakeWorker)(network)
+            if orchestrator is not None:
+                network.serve(orchestrator, knows.host)
+            launcher, clock = kilo(network), WallClock()
+            parts = _parts(told, network, launcher, clock, git=git or FakeGit(), users=users or AgentUsers())
+            async with open_town(parts) as opened:
+                network.serve(_control(opened), "town")
+                client = network.client("http://town")
+                yield FakeTown(opened, told, network, launcher, knows, client, nursery, log, clock)
+                nursery.cancel_scope.cancel(reason="the test is over")
+            assert launcher.live == []
+
+
+@contextmanager
+def _log() -> Iterator[StringIO]:
+    """What is logged within the block, a JSON object a line."""
+    log = StringIO()
     logs.configure(tuple, log)
-    told = ToldSettings(**_settings(folder, with_worker=worker is not None or orchestrator is not None) | settings)
     try:
-        with trio.fail_after(LONGEST_SECONDS):
-            async with open_network() as network, trio.open_nursery() as nursery:
-                knows = (worker or FakeWorker)(network)
-                if orchestrator is not None:
-                    network.serve(orchestrator, knows.host)
-                launcher = kilo(network)
-                parts = _parts(told, network, launcher, clock, git=git or FakeGit(), users=users or AgentUsers())
-                async with open_town(parts) as opened:
-                    network.serve(_control(opened), "town")
-                    client = network.client("http://town")
-                    yield FakeTown(opened, told, network, launcher, knows, client, nursery, log, clock)
-                    nursery.cancel_scope.cancel(reason="the test is over")
-                assert launcher.live == []
+        yield log
+    finally:
+        structlog.reset_defaults()
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Every service is a nursery: a test's own failure would be ten exception groups deep."""
+    try:
+        yield
     except BaseExceptionGroup as group:
-        # Every service is a nursery: what a test says would be ten groups deep.
         if len(found := leaves(group)) == 1 and isinstance(found[0], Exception):
             raise found[0] from None
         raise
-    finally:
-        structlog.reset_defaults()
 
 
 def _parts(

@@ -185,7 +185,7 @@ async def _turn_opened(agent: Agent, server: Server) -> None:
         if patience.cancelled_caught:
             session = str(agent.session_id)
             status = await server.rest.status(session, agent.workdir)
-            if status.get("type") != "idle":
+            if not status.is_idle:
                 turns.resync(busy=True)
             elif await server.rest.resend_unanswered(session, model=model_name(agent.request.model)):
                 log.warning("agent.prompt_sent_again", agent_id=agent.id)

@@ -68,7 +68,7 @@ async def _is_busy(agent: Agent, server: Server) -> bool | None:
             return agent.turns.is_open
         except KiloError:
             return None
-        return status.get("type") != "idle"
+        return not status.is_idle
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gastown.agents.session.condition import Progress
 from gastown.agents.session.event_log import Turns
+from gastown.kilo.models import MessageUpdated, Part, PartUpdated, TurnClosed
 from gastown.kilo.stream import KiloEvent
 
 __all__ = ["Activity"]
@@ -63,19 +64,18 @@ class Activity:
         if event.session_id == session_id:
             self.turns.take(event)
             self.progress.take(event)
-        match event.type:
-            case "message.updated":
-                self._count_message(event, session_id)
-            case "message.part.updated":
-                self._follow_tool(event.properties.get("part") or {})
-            case "session.turn.close":
+        match event.facts:
+            case MessageUpdated(info=info):
+                self._count_message(info.id, of_agent=event.session_id == session_id)
+            case PartUpdated(part=part):
+                self._follow_tool(part)
+            case TurnClosed():
                 self._turn_ended()
             case _:
                 pass
 
-    def _count_message(self, event: KiloEvent, session_id: str | None) -> None:
-        message_id = str((event.properties.get("info") or {}).get("id"))
-        if event.session_id == session_id:
+    def _count_message(self, message_id: str, *, of_agent: bool) -> None:
+        if of_agent:
             self.newest_message = max(self.newest_message or "", message_id)
         if message_id in self._messages:
             return
@@ -84,10 +84,10 @@ class Activity:
         if len(self._messages) > _REMEMBERED_MESSAGES:
             self._messages.popitem(last=False)
 
-    def _follow_tool(self, part: dict[str, Any]) -> None:
-        if part.get("type") != "tool":
+    def _follow_tool(self, part: Part) -> None:
+        if part.type != "tool":
             return
-        if (part.get("state") or {}).get("status") in ("pending", "running"):
-            self._tools[str(part.get("id"))] = str(part.get("tool"))
+        if part.tool is not None and part.state is not None and part.state.status in ("pending", "running"):
+            self._tools[part.id] = part.tool
         else:
-            self._tools.pop(str(part.get("id")), None)
+            self._tools.pop(part.id, None)

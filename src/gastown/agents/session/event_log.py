@@ -12,6 +12,7 @@ import trio
 from gastown.concurrency.hub import Hub
 from gastown.concurrency.signal import Signal
 from gastown.contract.events import AgentEvent
+from gastown.kilo.models import ErrorBody, ErrorEvent, PartDelta, Status, StatusChanged, TurnClosed, TurnOpened
 from gastown.kilo.stream import KiloEvent
 
 __all__ = ["EventLog", "TurnFailed", "Turns"]
@@ -54,12 +55,10 @@ class TurnFailed(Exception):
         self.status = status
 
     @classmethod
-    def from_event(cls, properties: dict[str, Any]) -> TurnFailed:
-        error = properties.get("error") or {}
-        data = error.get("data") or {}
-        status = data.get("statusCode")
-        message = str(data.get("message") or "no message")[:500]
-        return cls(str(error.get("name") or "UnknownError"), message, status if isinstance(status, int) else None)
+    def of(cls, error: ErrorBody | None) -> TurnFailed:
+        told = error or ErrorBody()
+        message = (told.data.message or "no message")[:500]
+        return cls((told.name or "UnknownError")[:500], message, told.data.status_code)
 
 
 class Turns:
@@ -77,7 +76,7 @@ class Turns:
         self.awaited_until = float("-inf")
         self.moved = Signal()
         self.error: TurnFailed | None = None
-        self.condition: dict[str, Any] | None = None
+        self.condition: Status | None = None
         self.opened = trio.Event()
         self.first_output = trio.Event()
         self._idle = trio.Event()
@@ -105,29 +104,29 @@ class Turns:
 
     def take(self, event: KiloEvent) -> None:
         """`first_output` means: there is a verdict on the turn before its first word, or the first word itself."""
-        match event.type:
-            case "session.turn.open":
+        match event.facts:
+            case TurnOpened():
                 self.changes += 1
                 self._busy()
-            case "session.turn.close" if event.properties.get("reason") == "superseded":
+            case TurnClosed(reason="superseded"):
                 self.changes += 1  # the next turn opens at once: not an end of work
                 self.first_output.set()
-            case "session.turn.close":
+            case TurnClosed(reason=reason):
                 self.changes += 1
                 self.is_open = False
                 self.ended += 1
                 self._idle.set()
                 self.moved.send()
-                if event.properties.get("reason") != "error":
+                if reason != "error":
                     self.first_output.set()
-            case "session.error":
-                self.error = self.error or TurnFailed.from_event(event.properties)
+            case ErrorEvent(error=error):
+                self.error = self.error or TurnFailed.of(error)
                 self.awaited_until = float("-inf")  # an error may be all that comes of a prompt
                 self.first_output.set()
                 self.moved.send()
-            case "session.status":
-                self._status(event.properties.get("status") or {})
-            case "message.part.delta":
+            case StatusChanged(status=status):
+                self._status(status)
+            case PartDelta():
                 self.first_output.set()
             case _:
                 pass
@@ -150,10 +149,9 @@ class Turns:
         self.opened.set()
         self.moved.send()
 
-    def _status(self, status: dict[str, Any]) -> None:
-        kind = status.get("type")
-        if kind in ("retry", "offline"):
-            self.condition = {k: v for k, v in status.items() if k in ("type", "attempt", "message", "next")}
+    def _status(self, status: Status) -> None:
+        if status.type in ("retry", "offline"):
+            self.condition = status
             self.first_output.set()
         else:
             self.condition = None

@@ -7,6 +7,8 @@ from collections import Counter as Multiset
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import structlog
+
 from gastown import __version__
 from gastown.agents.agent import Agent
 from gastown.concurrency.slots import Priority
@@ -16,11 +18,14 @@ from gastown.isolation.proc import resident_bytes
 from gastown.kilo.pool import Server
 from gastown.logs import dropped_lines
 from gastown.metrics.counters import Counter, Histogram, Labels
+from gastown.metrics.table import OTHER
 
 __all__ = ["Reading", "readings"]
 
 Reading = Counter | Histogram | Mapping[Labels, float]
 """Of a gauge, or of a counter that a service keeps as a number: what is not there is 0."""
+
+log = structlog.get_logger()
 
 _ROLE = "GASTOWN_AGENT_ROLE"
 
@@ -68,6 +73,7 @@ def _servers(town: Town) -> dict[str, Reading]:
         "gastown_spawn_slots_waiting": {(u.name.lower(),): slots.waiting_at(u) for u in Priority},
         "gastown_server_spawns_total": pool.spawns,
         "gastown_server_deaths_total": pool.deaths,
+        "gastown_server_frames_dropped_total": pool.dropped,
         "gastown_servers": Multiset((role,) for role, _ in sizes),
         "gastown_server_resident_memory_bytes": memory,
         "gastown_server_resident_memory_max_bytes": {(): max((size for _, size in sizes), default=0)},
@@ -83,8 +89,15 @@ def _agents(town: Town) -> dict[str, Reading]:
 
 
 def _conditions(agents: Iterable[Agent], stalled: float) -> Iterable[str]:
+    """One that cannot be told is `other`: what is odd in one agent keeps no reading of the others back."""
     for agent in agents:
-        if (condition := agent.condition(stalled)) is not None:
+        try:
+            condition = agent.condition(stalled)
+        except Exception:  # a boundary
+            log.exception("metrics.agent_unreadable", agent_id=agent.id)
+            yield OTHER
+            continue
+        if condition is not None:
             yield condition.type
 
 

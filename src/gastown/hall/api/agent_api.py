@@ -1,4 +1,4 @@
-"""The worker API for what agents do: their events, their heartbeats, their nudges (contract section 2)."""
+"""The worker API's frequent calls: events, heartbeats and nudges of agents (contract section 2)."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ async def post_heartbeat(town_id: str, rig_id: str, agent_id: str) -> Answer[Dra
 
 @agent_api.get("/agents/<agent_id>/pending-nudges")
 async def get_nudges(town_id: str, agent_id: str, **_path: str) -> Answer[Nudges]:
-    """What the agent has not been told yet, the most urgent first."""
+    """The nudges that the agent has not received yet, the most urgent first."""
     waiting = await on_board(town_id, lambda board: rig_agents.pending_nudges(board, agent_id))
     return reply(Nudges(data=waiting))
 
 
 @agent_api.post("/agents/<agent_id>/nudge-delivered")
 async def post_nudge_delivered(town_id: str, agent_id: str, **_path: str) -> Answer[None]:
-    """The agent has been told; saying so twice changes nothing."""
+    """Note that the agent received the nudge; a second call changes nothing."""
     body = _valid(_DELIVERED, await read_json(_SMALL))
     await on_board(town_id, lambda board: rig_agents.mark_delivered(board, agent_id, body.nudge_id))
     return ok()

@@ -1,4 +1,4 @@
-"""How the hall's routes read bodies and say no. Every answer is JSON; a caller's mistake is never a 5xx."""
+"""How the hall's routes read bodies and answer, with errors too. A caller's mistake is never a 5xx."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _STATUSES: dict[type[Exception], int] = {NotFound: 404, Invalid: 400, Conflict: 
 
 
 class ApiError(Exception):
-    """The request is not served: a status and a sentence that may leave the process."""
+    """An error answer: a status and a sentence that the caller may see."""
 
     def __init__(self, status: int, message: str, issues: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class Answer(Response, Generic[_Shown]):
 
 
 def answer(body: dict[str, Any], status: int = 200) -> Response:
-    """A JSON answer of the framework's: an error, or what a foreign protocol wants. All else is a model's."""
+    """A JSON answer without a model: an error, or an answer of another protocol."""
     return Response(_json(body), status, content_type="application/json")
 
 
@@ -67,7 +67,7 @@ def reply(model: _Model) -> Answer[_Model]:
 
 
 def reply_with_secrets(model: _Model) -> Answer[_Model]:
-    """`model` as JSON with its secrets, for the container, whose they are. What is unset is left out."""
+    """`model` as JSON with its secrets, for the container that owns them. Unset fields are left out."""
     return Answer(_json(reveal_json(model, by_alias=True, exclude_unset=True)), content_type="application/json")
 
 
@@ -76,7 +76,7 @@ def ok() -> Answer[None]: ...
 @overload
 def ok(data: _Data) -> Answer[_Data]: ...
 def ok(data: Any = None) -> Answer[Any]:
-    """`{success: true}`, with `data` where there is some."""
+    """`{success: true}`, with `data` if there is any."""
     if data is None:
         return Answer(_json({"success": True}), content_type="application/json")
     plain = data.model_dump() if isinstance(data, BaseModel) else [one.model_dump() for one in data]

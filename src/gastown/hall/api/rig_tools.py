@@ -220,7 +220,7 @@ async def triage_resolve(town_id: str, rig_id: str) -> Answer[Bead]:
 
 @rig_tools.post("/nudge")
 async def nudge(town_id: str, rig_id: str) -> Answer[NudgeLeft]:
-    """Of agents of the rig, and of the mayor, who may nudge in any rig."""
+    """From agents of the rig, and from the mayor, which may nudge agents of any rig."""
     body, origin = await body_as(Nudge), sender()
 
     def work(board: Transaction) -> NudgeLeft:

@@ -1,4 +1,4 @@
-"""What the tools' routes share: who calls, and what the body says."""
+"""What the tools' routes share: reading the caller and the body."""
 
 from __future__ import annotations
 

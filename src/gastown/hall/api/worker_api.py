@@ -1,8 +1,8 @@
 """The worker API (contract section 2), as far as a town on one machine needs it.
 
-Kept: the registry, snapshots, container events, and as events of that kind what an agent or the container
-reports once (completed, waiting, review results, evictions, container-ready). What agents do all the time is
-in `agent_api`.
+Kept: the registry, snapshots, container events, and, as such events, the single reports of an agent or of the
+container (completed, waiting, review results, evictions, container-ready). Frequent reports of agents are in
+`agent_api`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def require_token() -> None:
         raise ApiError(401, "A container token is needed")
     late = REFRESH_WINDOW if request.endpoint == f"{worker_api.name}.{_REFRESH}" else timedelta()
     try:
-        # An unknown town gets a secret that nobody has.
+        # For an unknown town no token is valid: its secret is a random one.
         token = Secret(shown)
         secret = await context().store.jwt_secret(claimed_town(token))
         town_id = verify(token, secret or Secret(secrets.token_hex()), context().now(), late)

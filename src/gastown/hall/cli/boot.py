@@ -42,7 +42,7 @@ class UpOptions:
 
 @dataclass
 class Boot:
-    """One boot: the hall and its container, and what was seen of them so far."""
+    """One boot: the hall and its container, and what has been observed of them so far."""
 
     options: UpOptions
     screen: Screen

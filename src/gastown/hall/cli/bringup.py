@@ -1,4 +1,4 @@
-"""Bringing a town up: a hall, a container against it, a first word from the mayor, and then until Ctrl-C."""
+"""Bringing a town up: a hall, its container and the mayor's first turn; then the town runs until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from gastown.hall.drivers.process import (
     container_environment,
     end_strays,
     run_container,
-    write_private,
 )
 from gastown.hall.hall import Hall, open_hall
 from gastown.hall.tokens import LIFETIME
+from gastown.isolation.ownership import write_whole
 
 __all__ = ["CONTROL_TOKEN", "bring_up"]
 
@@ -92,7 +92,7 @@ async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> i
 @contextmanager
 def _written(path: Path, token: Secret) -> Iterator[None]:
     """The token of the control port in a file for its owner only, for the length of the block."""
-    write_private(path, f"{token.reveal()}\n")
+    write_whole(path, f"{token.reveal()}\n", 0o600)
     try:
         yield
     finally:
@@ -145,7 +145,7 @@ async def _stay_up(boot: Boot) -> NoReturn:
 
 
 async def _hand_token(boot: Boot) -> bool:
-    """Give the container its next token: one that has slept through the end of its own cannot ask for it."""
+    """Give the container its next token: after a sleep past the expiry of its own it cannot ask for one."""
     try:
         await boot.control.refresh_token(await boot.hall.container_token(), boot.hall.town_id)
     except ControlCallFailed as error:

@@ -63,7 +63,7 @@ async def first_turn(boot: Boot, control_url: str) -> Turn:
 
 
 async def _healthy(boot: Boot) -> None:
-    """Wait for the first answer of `/health`. The container dying meanwhile is `run_container`'s to tell."""
+    """Wait for the first answer of `/health`. `run_container` reports a container that dies meanwhile."""
     with trio.move_on_after(_HEALTH_SECONDS):
         while True:
             try:
@@ -78,8 +78,8 @@ async def _healthy(boot: Boot) -> None:
 
 
 async def _gate_open(boot: Boot) -> None:
-    """Wait until a start would not have to wait. Before hydration begins the gate is open too, so that a
-    container which has not begun is waited for a moment."""
+    """Wait until a start would not have to wait. The gate is open before hydration begins, too: a container that
+    has not begun it is waited for up to two seconds."""
     began = trio.current_time()
     with trio.move_on_after(_GATE_SECONDS):
         while True:

@@ -1,4 +1,4 @@
-"""Talking to the mayor: give it a prompt, whatever state it is in, and follow its turn to the end."""
+"""Prompting the mayor, whatever its state is, and following its turn to the end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gastown.hall.hall import Hall
 
 __all__ = ["MayorLost", "Told", "Turn", "TurnReader", "follow", "tell"]
 
-_POLL_SECONDS = 0.05  # every question costs milliseconds that a starting kilo needs
+_POLL_SECONDS = 0.05  # each request costs milliseconds that a starting kilo needs
 _SILENCE_SECONDS = 5.0
 _READY_SECONDS = 120
 
 
 class MayorLost(Exception):
-    """The mayor is not there to answer. One clear sentence."""
+    """The mayor cannot answer. One clear sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ async def _try_to_tell(
         try:
             await hall.tell_mayor(control, mayor_id, prompt)
         except ControlCallFailed as error:
-            if error.status == 409:  # it ended between the question and the message
+            if error.status == 409:  # it ended between the two requests
                 return None
             raise
         by, session_id = "message", status.session_id
@@ -92,7 +92,7 @@ async def _try_to_tell(
 
 @dataclass(kw_only=True)
 class Turn:
-    """One turn as its events told it. `reason` is kilo's word for its end; None while it goes on."""
+    """One turn as its events describe it. `reason` is kilo's name for how it ended; None while it goes on."""
 
     prompted_at: datetime | None = None
     first_word_at: datetime | None = None
@@ -190,7 +190,7 @@ async def follow(
 
 
 async def _look_after(control: ControlClient, mayor_id: str) -> str:
-    """Why a silent mayor is silent, if it knows; MayorLost when it is gone."""
+    """Why a silent mayor is silent, if its status says so; MayorLost when it has ended."""
     status = await control.status(mayor_id)
     if status is None or status.status in (AgentState.EXITED, AgentState.FAILED):
         reason = status.exit_reason if status is not None else None

@@ -18,8 +18,8 @@ async def renew(
 ) -> NoReturn:
     """Call `give` when `every` has passed since it last succeeded, at first since `given`; until cancelled.
 
-    What it does not manage (False) it is asked to do again a minute later, and so it is a minute after the
-    machine has woken up, at the latest.
+    A call that fails (False) is repeated a minute later. After the machine has slept, the call comes at most a
+    minute after it woke up.
     """
     while True:
         await trio.sleep(_LOOK_SECONDS)

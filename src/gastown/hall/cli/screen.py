@@ -16,7 +16,7 @@ _COLUMNS = 100
 
 @dataclass
 class Screen:
-    """A terminal, or what stands for one. Text of others is shown without control characters."""
+    """A terminal, or a stream in its place. A model's text is shown without control characters."""
 
     out: TextIO
     width: int = _COLUMNS
@@ -31,7 +31,7 @@ class Screen:
         self.out.flush()
 
     def end_line(self) -> None:
-        """End a line that was begun, so that what others write next stands alone."""
+        """End a line that was begun, so that the next output starts on a line of its own."""
         if self._midline:
             self.out.write("\n")
             self._midline = False

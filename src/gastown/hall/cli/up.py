@@ -26,12 +26,13 @@ from gastown.hall.cli.renewal import renew
 from gastown.hall.cli.screen import Screen, open_screen
 from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.domain.town import RigRecord
-from gastown.hall.drivers.process import REFUSED, ContainerDied, write_private
+from gastown.hall.drivers.process import REFUSED, ContainerDied
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import PortTaken
 from gastown.hall.store.database import StoreError
 from gastown.hall.store.lock import DirectoryUnusable
 from gastown.hall.tokens import LIFETIME
+from gastown.isolation.ownership import write_whole
 from gastown.logs import RedactingFormatter
 
 __all__ = ["add_arguments", "add_hall_arguments", "run", "run_hall"]
@@ -196,7 +197,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """2 for what the caller can set right, 1 for the rest."""
+    """2 for what the caller can correct, 1 for other failures."""
     refused = isinstance(error, ContainerDied) and error.returncode == REFUSED
     return 2 if refused or isinstance(error, _UNUSABLE) else 1
 
@@ -206,7 +207,7 @@ async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIte
     """The file for a container of this hall, gone after the block. The token in it always has hours left."""
 
     async def write() -> None:
-        await trio.to_thread.run_sync(write_private, path, await _variables(hall, gateway))
+        await trio.to_thread.run_sync(write_whole, path, await _variables(hall, gateway), 0o600)
 
     async def write_again() -> bool:
         try:
@@ -228,7 +229,7 @@ async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIte
 
 @contextmanager
 def _removed_afterwards(path: Path) -> Iterator[None]:
-    """It holds the gateway's token, and the address of a hall that is gone then."""
+    """Remove the file at the end of the block: it holds the gateway's token and the address of a closed hall."""
     try:
         yield
     finally:

@@ -34,10 +34,10 @@ class Bar:
 
 @dataclass(kw_only=True)
 class Sightings:
-    """What `up` saw, in milliseconds since it began; None is what did not happen (yet).
+    """What `up` observed, in milliseconds since it began; None for what has not happened.
 
-    `timeline` and `startup` are the container's own words: the former counts from `spawned_ms`, the latter
-    from the moment that the start request arrived, for which `requested_ms` stands.
+    `timeline` and `startup` are reported by the container: the former counts from `spawned_ms`, the latter from
+    the arrival of the start request, for which `requested_ms` stands.
     """
 
     hall_ms: float | None = None

@@ -31,7 +31,7 @@ __all__ = [
 DEFAULT_MODEL = "anthropic/claude-sonnet-4.6"
 DEFAULT_SMALL_MODEL = "anthropic/claude-haiku-4.5"
 
-STAND_IN_TOKEN = Secret("stand-in")  # a placeholder: the gateway stand-in knows it, nobody else does
+STAND_IN_TOKEN = Secret("stand-in")  # a placeholder that only the gateway stand-in knows
 """The gateway token of a town without a real one, so that its mayor can be prewarmed all the same."""
 
 MAYOR_PROMPT = """\
@@ -82,7 +82,7 @@ def secrets_of(town: TownRecord) -> Iterator[Secret]:
     yield from (value for value in own if value and value != STAND_IN_TOKEN)
     yield from credentials_among(town.env_vars)
     for rig in town.rigs:
-        with suppress(ValueError):  # an address that nobody can use
+        with suppress(ValueError):  # an unusable address
             if password := Remote.parse(rig.git_url).password:
                 yield password
 
@@ -92,7 +92,7 @@ def mayor_context(town: TownRecord) -> MayorContext:
 
     Only what is set is sent, except the organisation, which is a string or an explicit null. A town without a
     gateway token answers with the agent's id alone, and one without a mayor with a null id: then there is
-    nothing to prewarm. Overrides of rigs never apply to the mayor, who belongs to none.
+    nothing to prewarm. Overrides of rigs never apply to the mayor, which belongs to no rig.
     """
     if town.mayor_agent_id is None:
         return MayorContext(success=True, agent_id=None)

@@ -20,6 +20,7 @@ from gastown.contract.secret import Secret
 from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.domain.town import TownRecord
 from gastown.hall.server import PortTaken
+from gastown.isolation.proc import environment_of, process_ids
 
 __all__ = [
     "REFUSED",
@@ -31,7 +32,6 @@ __all__ = [
     "container_environment",
     "end_strays",
     "run_container",
-    "write_private",
 ]
 
 SERVE = (sys.executable, "-E", "-P", "-m", "gastown", "serve")
@@ -42,7 +42,7 @@ REFUSED = 2
 """The exit code of a container that will not run with this configuration; its last line says why."""
 
 _KILL_SECONDS = 5
-_LAST_BREATH_SECONDS = 0.5
+_DEATH_SECONDS = 0.5
 _LAST_LINES = 5
 _TAIL_BYTES = 16_384
 _SWEEPS, _SWEEP_SECONDS = 20, 0.02
@@ -75,7 +75,7 @@ class ContainerOptions:
     """What a container is run with. `environment` is the child's whole environment.
 
     `drain_seconds` is how long it may take to end after a TERM. Processes that carry `homes` in their
-    environment are the town's agents; none is left behind.
+    environment are the town's agents; all of them are ended with it.
     """
 
     environment: Mapping[str, str] = field(repr=False)
@@ -118,7 +118,7 @@ class Container:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Drain it, kill what does not end in its time, and leave no agent's process behind. Not cancellable.
+        """Drain it, kill what does not end in time, and end every agent's process. Not cancellable.
 
         Takes at most the drain's seconds and about ten more.
         """
@@ -134,7 +134,7 @@ class Container:
             await trio.to_thread.run_sync(end_strays, self._options.homes)
 
     def death(self) -> ContainerDied:
-        """What there is to say about a container that has ended by itself."""
+        """The error that reports a container which has ended by itself."""
         log = self._options.log
         return ContainerDied(self._process.returncode or 0, log, _last_lines(log))
 
@@ -223,7 +223,7 @@ async def run_container(options: ContainerOptions) -> AsyncIterator[Container]:
                 yield container
             except (ControlCallFailed, ExceptionGroup):
                 # A call that was cut off may be the first sign of its end; the end is the better report.
-                with trio.move_on_after(_LAST_BREATH_SECONDS):
+                with trio.move_on_after(_DEATH_SECONDS):
                     await container.wait()  # noqa: ASYNC120
                 raise
             finally:
@@ -242,20 +242,11 @@ async def _watch(container: Container, block: trio.CancelScope) -> None:
 
 
 def _open_log(path: Path) -> int:
-    """A fresh log for its owner only; the one of the run before is kept beside it."""
+    """A new log that only its owner can read; the log of the previous run is kept beside it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists():
         path.replace(path.with_name(f"{path.name}.old"))
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-
-def write_private(path: Path, content: str) -> None:
-    """Write a file that only its owner can read. Who reads meanwhile sees the one before, or this."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(content)
-    fresh.replace(path)
 
 
 def _last_lines(path: Path) -> list[str]:
@@ -269,14 +260,14 @@ def _last_lines(path: Path) -> list[str]:
 
 
 def end_strays(homes: Path) -> None:
-    """Kill the processes of this town that nobody supervises: their environment names its homes, or one of them.
+    """Kill the unsupervised processes of this town: their environment names its homes, or one of them.
 
     Call it only while no container of the town is meant to run. kilo ends itself when its supervisor is gone,
-    but not the commands that it ran; and the container of an `up` that was killed may still be waiting for
-    that one's hall. Blocks for some milliseconds.
+    but the commands that it ran go on; and the container of an `up` that was killed may still wait for the hall
+    of that `up`. Blocks for some milliseconds.
     """
     for _ in range(_SWEEPS):
-        strays = [pid for pid in _processes() if _is_of_town(_environment_of(pid), homes)]
+        strays = [pid for pid in process_ids() if pid != os.getpid() and _is_of_town(environment_of(pid), homes)]
         if not strays:
             return
         for pid in strays:
@@ -290,18 +281,3 @@ def _is_of_town(environment: bytes, homes: Path) -> bool:
     if f"={homes}{os.sep}".encode() in environment:
         return True
     return b"GASTOWN_PARENT_PID=" in environment and f"_HOME_ROOT={homes}\0".encode() in environment
-
-
-def _processes() -> list[int]:
-    try:
-        found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-    except OSError:
-        return []
-    return [pid for pid in found if pid != os.getpid()]
-
-
-def _environment_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone meanwhile, or another user's
-        return b""

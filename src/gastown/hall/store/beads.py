@@ -101,8 +101,8 @@ def change_bead(transaction: Transaction, bead_id: str, changes: Mapping[str, An
 def move_bead(transaction: Transaction, bead_id: str, to: BeadState, *, is_retry: bool = False) -> Bead:
     """Bring a bead into another state; the bead as it is then. IllegalEdge when the state cannot follow.
 
-    A finished bead has no agent any more, and may be the last one of its convoy. A convoy that had landed has
-    not when one of its beads is opened again.
+    A bead that finishes loses its agent and may land its convoy. A convoy that had landed is active again when one
+    of its beads is opened again.
     """
     moved = bead(transaction, bead_id)
     if not check_edge(moved, to, is_retry=is_retry):
@@ -179,9 +179,10 @@ def _listed(transaction: Transaction, condition: str, *values: object) -> list[B
 
 
 def _bead(row: Row) -> Bead:
-    values = {name: row[name] for name in Bead.__dataclass_fields__}
-    parsed = {name: json.loads(row[name]) for name in ("labels", "metadata")}
-    return Bead(**values | parsed | {"depends_on": tuple(json.loads(row["depends_on"]))})
+    values: dict[str, Any] = {name: row[name] for name in Bead.__dataclass_fields__}
+    values |= {name: json.loads(row[name]) for name in ("labels", "metadata")}
+    values["depends_on"] = tuple(json.loads(row["depends_on"]))
+    return Bead(**values)
 
 
 def _free_agents(transaction: Transaction, bead_id: str) -> None:

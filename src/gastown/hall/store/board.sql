@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS beads (
     labels     TEXT NOT NULL DEFAULT '[]',             -- JSON array
     metadata   TEXT NOT NULL DEFAULT '{}',             -- JSON object; "steps" in it make a molecule
     step       INTEGER NOT NULL DEFAULT 0,             -- of those steps, how many are finished
-    assignee   TEXT,                                   -- an agent; of a message, who gets it
+    assignee   TEXT,                                   -- an agent; of a message, its recipient
     created_by TEXT,                                   -- an agent
     convoy_id  TEXT,
     created_at TEXT NOT NULL,

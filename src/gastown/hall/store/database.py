@@ -34,7 +34,7 @@ __all__ = [
 
 VERSION = 2
 _STEPS = {
-    # What a run is given is not for the next one, and a token not for the disk.
+    # Values for one run must not reach the next run, and a token must not reach the disk.
     1: """
         ALTER TABLE towns DROP COLUMN kilocode_token;
         ALTER TABLE towns DROP COLUMN organization_id;
@@ -42,7 +42,7 @@ _STEPS = {
             value, '$.env.KILOCODE_TOKEN', '$.request.envVars.KILOCODE_TOKEN'))) FROM json_each(entries));
     """,
 }
-"""From each version that there was, what leads to the next."""
+"""The script that leads from each earlier version to the next."""
 MOST_EVENTS = 10_000
 """How many container events are kept for a town."""
 
@@ -98,7 +98,7 @@ class StoredEvent:
 
 
 class Store:
-    """Plain verbs over the file. Every call is one transaction and is done when it returns.
+    """The file's operations. Every call is one transaction and is complete when it returns.
 
     Calls are served in the order of their arrival. Cancelling one waits for the statement that is running,
     which then has happened whole or not at all.
@@ -142,7 +142,7 @@ class Store:
         await self._write(sql, (*values, town_id))
 
     async def jwt_secret(self, town_id: str) -> Secret | None:
-        """What signs the town's container tokens; nothing else needs it."""
+        """The key that signs the town's container tokens."""
         rows = await self._read("SELECT jwt_secret FROM towns WHERE id = ?", (town_id,))
         return Secret(rows[0]["jwt_secret"]) if rows else None
 

@@ -1,4 +1,4 @@
-"""One hall for a data directory: a lock that the kernel gives back, however its holder ends."""
+"""One hall for a data directory: a lock that the kernel releases, however its holder ends."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _lock(handle: int, directory: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
-        who = f"process {holder}" if holder.isdigit() else "another process"
-        raise DirectoryUnusable(f"{directory} is in use by {who}; stop it, or choose another --dir") from None
+        holding = f"process {holder}" if holder.isdigit() else "another process"
+        raise DirectoryUnusable(f"{directory} is in use by {holding}; stop it, or choose another --dir") from None
     except OSError as error:
         raise DirectoryUnusable(f"cannot lock {directory}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What the container has told of its agents: their newest events, and the last heartbeat of each."""
+"""What the container reported about its agents: their newest events, and the last heartbeat of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- What the container tells of its agents. Run at every opening, so each statement says IF NOT EXISTS.
+-- What the container reports about its agents. Run at every opening, so each statement says IF NOT EXISTS.
 
 CREATE TABLE IF NOT EXISTS agent_events (
     number      INTEGER PRIMARY KEY AUTOINCREMENT,

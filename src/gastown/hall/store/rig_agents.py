@@ -142,7 +142,7 @@ def nudge(transaction: Transaction, rig_id: str, source: str | None, target: str
 
 
 def pending_nudges(transaction: Transaction, agent_id: str) -> tuple[Nudge, ...]:
-    """What the agent has not heard yet, the most urgent first."""
+    """The nudges that the agent has not received yet, the most urgent first."""
     rows = transaction.rows(
         "SELECT id AS nudge_id, message, mode, source FROM nudges"
         " WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL ORDER BY number",
@@ -153,7 +153,7 @@ def pending_nudges(transaction: Transaction, agent_id: str) -> tuple[Nudge, ...]
 
 
 def mark_delivered(transaction: Transaction, agent_id: str, nudge_id: str) -> None:
-    """Note that the agent heard the nudge; saying so twice changes nothing."""
+    """Note that the agent received the nudge; a second call changes nothing."""
     transaction.run(
         "UPDATE nudges SET delivered_at = coalesce(delivered_at, ?4)"
         " WHERE town_id = ?1 AND agent_id = ?2 AND id = ?3",
@@ -176,9 +176,10 @@ def _find(transaction: Transaction, agent_id: str) -> RigAgent | None:
 
 
 def _agent(row: Row) -> RigAgent:
-    values = {name: row[name] for name in RigAgent.__dataclass_fields__}
-    checkpoint = row["checkpoint"]
-    return RigAgent(**values | {"checkpoint": None if checkpoint is None else json.loads(checkpoint)})
+    values: dict[str, Any] = {name: row[name] for name in RigAgent.__dataclass_fields__}
+    if values["checkpoint"] is not None:
+        values["checkpoint"] = json.loads(values["checkpoint"])
+    return RigAgent(**values)
 
 
 def _make(transaction: Transaction, rig_id: str, agent_id: str, role: str, name: str) -> None:
