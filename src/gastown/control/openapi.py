@@ -31,9 +31,9 @@ _ALWAYS = (400, 500)
 _SCHEME = "bearer"
 _ACCESS = """\
 The bearer is the container's `GASTOWN_CONTROL_TOKEN`, which may do everything, its `GASTOWN_ATTACH_TOKEN` or its
-`GASTOWN_READ_TOKEN`. Each route names the scope that it needs: `read`, `attach` or `control`; each includes
-the ones before it. A container without any token asks for none. A request with the header `X-Town-Config` needs `control`,
-whatever the route.
+`GASTOWN_READ_TOKEN`. Each route names the scope that it needs: `read`, `attach` or `control`, where each includes
+the ones before it. A container without any token asks for none. A request with the header `X-Town-Config` needs
+`control`, whatever the route.
 
 Websockets, each for a stream ticket of its agent, or for a bearer with the scope `attach` in the upgrade:
 """
