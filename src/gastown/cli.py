@@ -1,4 +1,4 @@
-"""`gastown serve | up | hall | openapi`. `serve`, whose start is timed, imports nothing of the other commands."""
+"""`gastown serve | up | hall | openapi`. `serve` starts fast, because it imports nothing of the other commands."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every command with its arguments; the reference of the commands is made from it, too."""
+    """Every command with its arguments; the reference in docs/ is generated from it."""
     from gastown.hall.cli import up
 
-    parser = argparse.ArgumentParser(prog="gastown", description="One container in which a team of agents works.")
+    parser = argparse.ArgumentParser(prog="gastown", description="Run a team of coding agents in one container.")
     parser.add_argument("--version", action="version", version=f"gastown {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("serve", help="the container process; settings come from the environment")
+    commands.add_parser("serve", help="run the container process, with settings from the environment")
     commands.add_parser("openapi", help="print the control API's OpenAPI description")
-    up.add_arguments(commands.add_parser("up", help="a whole town on this machine, until Ctrl-C"))
-    up.add_hall_arguments(commands.add_parser("hall", help="the embedded orchestrator alone"))
+    up.add_arguments(commands.add_parser("up", help="run a whole town on this machine, until Ctrl-C"))
+    up.add_hall_arguments(commands.add_parser("hall", help="run the embedded orchestrator alone"))
     return parser
 
 
@@ -82,7 +82,7 @@ def _serve() -> int:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for garbage among the imports of the block, which stay: a tenth of the time to /health."""
+    """No garbage collection during the imports of the block: that saves a tenth of the time to /health."""
     gc.disable()
     try:
         yield

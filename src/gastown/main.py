@@ -61,7 +61,7 @@ async def serve(settings: Settings) -> None:
             python=find_python(settings.gastown_agent_user, settings.path),
         )
         async with open_town(parts) as opened:
-            opened.town.policy.tell(host)
+            opened.town.policy.warn_if_open(host)
             logs.configure(partial(live_secrets, settings, opened.town.roster, opened.town.services))
             shutdown = opened.town.drain.shutdown
             async with trio.open_nursery() as watches:

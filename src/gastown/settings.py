@@ -1,4 +1,4 @@
-"""The one reader of the environment: every variable, its default, its meaning."""
+"""The settings: every environment variable with its default and its meaning."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+", re.IGNORECASE)
 
 
 class BadSettings(Exception):
-    """A variable has a value that cannot be used. The message names it, and no value of it."""
+    """A variable has a value that cannot be used. The message names the variable, and not its value."""
 
 
 def _empty_is_absent(value: object) -> object:
@@ -52,7 +52,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """What a container is told from outside. Each field is the variable of the same name in capitals."""
+    """The settings of a container. Each field is the environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(
         extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
 
     gastown_api_url: Annotated[
         Text,
-        Field(description="The orchestrator (worker API). Without it the container boots and serves alone."),
+        Field(description="The orchestrator (worker API). Without it the container serves on its own."),
     ] = None
     gastown_town_id: Annotated[
         Annotated[TownId | None, BeforeValidator(_empty_is_absent)],
@@ -99,7 +99,10 @@ class Settings(BaseSettings):
     ] = None
     gastown_insecure: Annotated[
         bool,
-        Field(description="Without a token, listen beyond loopback: whoever reaches the port may do everything."),
+        Field(
+            description="Without a token, listen beyond loopback: every caller that reaches the port may do "
+            "everything."
+        ),
     ] = False
     gastown_control_origins: Annotated[
         tuple[str, ...],
@@ -143,7 +146,12 @@ class Settings(BaseSettings):
         Seconds, Field(description="The longest that hydration may hold the gate.")
     ] = 20.0
     gastown_first_word_seconds: Annotated[
-        float, Field(ge=0, le=60, description="How long an open first turn may fail the start.")
+        float,
+        Field(
+            ge=0,
+            le=60,
+            description="How long after its opening a failure of the first turn still fails the start.",
+        ),
     ] = 1.0
     gastown_stalled_seconds: Annotated[
         Seconds, Field(description="Silence after which a busy agent's condition is `stalled`.")
@@ -175,23 +183,21 @@ class Settings(BaseSettings):
     ] = Field(default_factory=mayor_tools)
     gastown_require_tickets: Annotated[
         bool,
-        Field(
-            description="Open websockets only for who shows a stream ticket of the agent; always so with tokens."
-        ),
+        Field(description="Websockets need a stream ticket of the agent; with tokens they always do."),
     ] = False
     gastown_agent_user: Annotated[
         Text,
         Field(
-            description="User, by name or number, that agents are when the control server is root; each is one of "
-            "its own if that user has subordinate ids (/etc/subuid)."
+            description="User, by name or number, that agents run as when the control server is root; each agent "
+            "has a user of its own if that one has subordinate ids (/etc/subuid)."
         ),
     ] = None
     gastown_agent_uids: Annotated[
         tuple[int, int] | None,
         NoDecode,
         Field(
-            description="Range FIRST-LAST of user ids, one for each agent that the workspace ever sees (none is "
-            "given twice, so make it large); default: that of /etc/subuid."
+            description="Range FIRST-LAST of user ids, one for each agent that the workspace ever has (none is "
+            "used twice, so make it large); default: that of /etc/subuid."
         ),
     ] = None
     gastown_parent_pid: Annotated[
@@ -240,7 +246,7 @@ class Settings(BaseSettings):
             if other is not None and other == value:
                 raise ValueError(f"must differ from {name.upper()}")
         if before and info.data.get(_TOKENS[0], value) is None:
-            raise ValueError(f"needs {_TOKENS[0].upper()} beside it: without that nobody could start an agent")
+            raise ValueError(f"needs {_TOKENS[0].upper()} beside it: without that no caller could start an agent")
         return value
 
     @field_validator("gastown_agent_uids", mode="before")

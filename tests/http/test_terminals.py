@@ -219,7 +219,8 @@ async def test_another_server_closes_the_terminals_of_the_one_before_with_a_sent
             await viewer.next()
             author = {"X-Town-Config": '{"git_author_name": "Ada"}'}
             refreshed = town.later(lambda: town.client.post("/sync-config", headers=author))
-            assert await viewer.closed() == Closed(1011, "The agent's server was replaced: open its terminal anew")
+            reason = "The agent's server was replaced: open its terminal again"
+            assert await viewer.closed() == Closed(1011, reason)
             await refreshed.result()
         assert (await town.client.get(path)).status_code == 404
 

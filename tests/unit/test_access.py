@@ -95,8 +95,10 @@ LOUD = [
 
 
 @pytest.mark.parametrize(("settings", "host", "events"), LOUD)
-def test_a_door_without_a_lock_is_told_of_loudly(settings: dict[str, Any], host: str, events: list[str]) -> None:
+def test_a_control_port_without_a_token_is_warned_of(
+    settings: dict[str, Any], host: str, events: list[str]
+) -> None:
     with structlog.testing.capture_logs() as logged:
-        access_policy(told(**settings), host).tell(host)
+        access_policy(told(**settings), host).warn_if_open(host)
     assert [(line["event"], line["log_level"]) for line in logged] == [(event, "warning") for event in events]
     assert all("GASTOWN_CONTROL_TOKEN" in line["remedy"] and line["consequence"] for line in logged)

@@ -1,1 +1,1 @@
-"""What serving ASGI applications with hypercorn in our own nursery takes."""
+"""Serving ASGI applications with hypercorn, in our own nursery."""

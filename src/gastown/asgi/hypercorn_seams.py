@@ -1,6 +1,6 @@
-"""All that is used of hypercorn 0.18 beyond what it offers as an API: whoever upgrades it looks here.
+"""Every use of hypercorn 0.18 beyond its public API. An upgrade of hypercorn has to check this file.
 
-What fails when a seam is gone is said at each of them; tests on real connections hold all three.
+Tests on real connections cover all three parts.
 """
 
 from __future__ import annotations

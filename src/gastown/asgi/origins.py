@@ -1,8 +1,8 @@
-"""The guard against web pages, for every server that listens where a browser runs.
+"""Protects servers on a machine with a browser from requests of web pages.
 
-A browser reaches loopback, and lends its reach to each page that it shows. A page may send simple requests and
-open websockets without asking (the browser then names the page in `Origin`), and one whose name is made to resolve
-to 127.0.0.1 is of the server's own origin to the browser (its name is then in `Host`).
+A browser can connect to loopback on behalf of any page that it shows. A page may send simple requests and open
+websockets without a preflight (the browser then names the page in `Origin`). A page whose host name resolves to
+127.0.0.1 even has the server's own origin for the browser (its name is then in `Host`).
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 @dataclass(frozen=True)
 class Callers:
-    """By which names a server may be called, and by which web pages.
+    """Which host names a server answers to, and which web pages may call it.
 
     With `loopback_only`, `Host` must name loopback. A page of the server's own origin may call; without
-    `named_origins` only when that is an address or `localhost`, since a name may have been made to resolve to us.
-    `listed` are further origins, in small letters. `hint` is added to the sentence that refuses a page.
+    `named_origins` only when that is an address or `localhost`, since any name can be made to resolve to us.
+    `listed` are further origins, in lower case; `hint` ends the refusal of a page.
     """
 
     loopback_only: bool
@@ -71,7 +71,7 @@ class Callers:
     hint: str = ""
 
     def refusal(self, headers: Headers) -> str | None:
-        """Why a request with these headers is not taken; None when it is."""
+        """Why a request with these headers is refused; None when it is accepted."""
         hosts, origins = _values(headers, b"host"), _values(headers, b"origin")
         host = _Authority.of(hosts[0]) if len(hosts) == 1 else None
         if self.loopback_only and (host is None or not is_loopback(host.name)):
@@ -102,21 +102,24 @@ def _values(headers: Headers, name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in headers if key.lower() == name]
 
 
+@dataclass(frozen=True)
 class GuardOrigins:
-    """An app that only gets what `callers` lets through; the rest is 403, before anything of a body is read."""
+    """Middleware that answers 403 to requests that `callers` refuses, before any body is read.
 
-    def __init__(self, app: App, callers: Callers, body: Callable[[str], Mapping[str, Any]]) -> None:
-        self._app = app
-        self._callers = callers
-        self._body = body
+    `body` makes the answer's JSON from the reason.
+    """
+
+    app: App
+    callers: Callers
+    body: Callable[[str], Mapping[str, Any]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reason = self._callers.refusal(scope["headers"]) if scope["type"] in ("http", "websocket") else None
+        reason = self.callers.refusal(scope["headers"]) if scope["type"] in ("http", "websocket") else None
         if reason is None:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         else:
             log.info("request.not_of_ours", path=scope["path"][:200], reason=reason)
-            await refuse(scope, send, 403, self._body(reason))
+            await refuse(scope, send, 403, self.body(reason))
 
 
 async def refuse(

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 DEAD_PEER_MS = 20_000
 """How long the kernel keeps a connection whose peer acknowledges nothing."""
 DISCARD_SECONDS = 2.0
-"""How long a client may go on writing what nobody reads, once it has been answered."""
+"""How long a client may go on sending a body that is not read, once it has been answered."""
 _LAST_BODY_SECONDS = 5.0
 
 
@@ -44,7 +44,7 @@ def listen(host: str, port: int, dead_peer_ms: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_peer_ms)
         listener.bind((host, port))
-        listener.listen(128)  # who comes before somebody accepts waits, and is not refused
+        listener.listen(128)  # connections that come before the server accepts wait, and are not refused
     except OSError:
         listener.close()
         raise
@@ -52,7 +52,7 @@ def listen(host: str, port: int, dead_peer_ms: int) -> socket.socket:
 
 
 def quiet_config(graceful_seconds: float) -> Config:
-    """For a server that says nothing of itself, to clients or in a log: we write the log."""
+    """A configuration without a server header and without hypercorn's own logs: we write the log."""
     config = Config()
     config.include_server_header = False
     config.graceful_timeout = graceful_seconds
@@ -63,13 +63,13 @@ def quiet_config(graceful_seconds: float) -> Config:
 
 
 class Exchange:
-    """A request and its answer over hypercorn's two channels, which ends in order whatever the app does.
+    """One request and its response, ended properly whatever the app does.
 
     - The last message of the answer gets out even when the client's end cancels the app's task (P7): else
       hypercorn never re-arms its idle timer, and every shutdown waits for idle connections.
-    - A body that the app has not read is read and dropped behind the answer. hypercorn's reader would wait for
-      ever for room in the queue of an app that has ended, or close the connection under a client that still
-      writes, which then sees a reset in place of the answer. Who writes on for longer than 2 s is cut.
+    - A body that the app has not read is read and dropped after the answer. Otherwise hypercorn's reader waits for
+      ever for room in the queue of an app that has ended, or closes the connection while the client still writes,
+      which then sees a reset in place of the answer. A client that writes for more than 2 s longer is cut.
     """
 
     def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -101,7 +101,7 @@ class Exchange:
         if last.get("body"):  # the client need not wait for its own body to be dropped
             await self._send({**last, "more_body": True})
         async with trio.open_nursery() as nursery:
-            # Beside the app, which may be reading too, and also while the end is sent: that waits for the reader.
+            # Beside the app, which may read as well, and while the end is sent, which waits for the reader.
             nursery.start_soon(self._drop, name="body dropper")
             with trio.move_on_after(DISCARD_SECONDS):
                 await self._whole.wait()
@@ -115,7 +115,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class FinishResponses:
-    """An app whose every exchange ends in order: see `Exchange`."""
+    """An app whose exchanges end properly: see `Exchange`."""
 
     app: ASGIFramework
 

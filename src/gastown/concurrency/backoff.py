@@ -11,7 +11,7 @@ __all__ = ["delays"]
 def delays(first: float, most: float, *, random: Random | None = None) -> Iterator[float]:
     """Seconds to wait, endlessly: doubling from `first` up to `most`, each drawn from the upper half.
 
-    The jitter keeps 500 containers from knocking at a worker that has just come back in the same instant.
+    The jitter keeps 500 containers from calling a worker in the same instant in which it has come back.
     """
     rng = random or Random()  # noqa: S311 - jitter, not a secret
     ceiling = first

@@ -1,4 +1,4 @@
-"""The hydration gate: fresh requests wait while the agents of the last container are being claimed."""
+"""The hydration gate: new requests wait while the agents of the previous container are being claimed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["HydrationGate"]
 class HydrationGate:
     """Open at first; closed while a `hold()` is in progress; open again when that hold ends, however it ends.
 
-    Every hold makes an event of its own and sets that very event on the way out, and a waiter waits for the
-    event that was current when it arrived. So a second hydration can never strand a waiter of the first.
-    `waiting` is how many wait now, `waits` how long those waited who do not any more.
+    Every hold creates its own event and sets it at its end; a waiter waits for the event that was current when it
+    arrived. So a second hydration can never strand a waiter of the first.
+    `waiting` is the number of waiting tasks, `waits` the histogram of finished waits.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""What was published last, kept per key, and read by any number of subscribers, each at its own pace.
+"""Publish and subscribe: the newest items per key, read by any number of subscribers at their own pace.
 
-The publisher never waits and copies nothing: a subscriber is a place in rings that are there anyway. Who falls
-behind loses what the ring has lost, is told exactly that, and goes on.
+Publishing never waits and copies nothing: a subscriber is a position in ring buffers that exist anyway. A
+subscriber that is too slow loses the items that fell out of the ring, gets a `Gap` that says which, and goes on.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 class HubClosed(Exception):
-    """Nothing will come any more; the message says why."""
+    """The hub is closed and everything has been read; the message says why it was closed."""
 
 
 @dataclass(slots=True, eq=False)
 class Published(Generic[T]):
-    """An item in its rings. `wire` is for whoever writes it out first, so that nobody does it twice."""
+    """An item in its rings. `wire` caches its serialised form, which the first subscriber to send it makes."""
 
     key: str
     id: int
@@ -81,9 +81,9 @@ class _Ring(Generic[T]):
 
 
 class Hub(Generic[T]):
-    """Rings of `size` items. Ids are the publisher's, and grow over all keys.
+    """Rings of `size` items. Ids are given by the publisher and increase over all keys.
 
-    `subscribers` are there now; `gaps` counts how often one of them was told of a loss.
+    `subscribers` is the current number; `gaps` counts the gaps that subscribers were given.
     """
 
     def __init__(self, size: int) -> None:
@@ -96,7 +96,7 @@ class Hub(Generic[T]):
         self.closed: str | None = None
 
     def publish(self, key: str, number: int, item: T) -> None:
-        """Never waits. The ring over all keys is kept only while somebody reads it."""
+        """Never waits. The ring over all keys is filled only while it has readers."""
         entry = Published(key, number, item)
         self.newest = number
         self._ring(key).add(entry)
@@ -104,12 +104,12 @@ class Hub(Generic[T]):
             self._all.add(entry)
 
     def after(self, key: str, last: int) -> list[T]:
-        """What is kept of `key` behind the id `last`, oldest first."""
+        """The kept items of `key` with ids greater than `last`, oldest first."""
         ring = self._rings.get(key)
         return [entry.item for entry in ring.after(last)] if ring is not None else []
 
     def forget(self, key: str) -> None:
-        """Keep nothing of `key` any more. Its subscribers stay; one that has not read it all loses the rest."""
+        """Drop all items of `key`. Its subscribers stay; one that has not read everything loses the rest."""
         if (ring := self._rings.get(key)) is not None:
             ring.clear()
             self._drop_if_unused(ring)
@@ -176,10 +176,10 @@ class Subscription(Generic[T]):
             self.places[self._hub.enter(None)] = self._all_since
 
     def follow(self, key: str, after: int | None = None) -> None:
-        """First what is kept of `key`, then what comes, none twice. The key need not be known yet.
+        """First the kept items of `key`, then new ones, none twice. The key need not be known yet.
 
-        With `after`, what is kept behind that id; what the ring has lost since then becomes a `Gap`. An id that
-        was never given out says nothing, and is the same as none.
+        With `after`, only the kept items with greater ids; what the ring has lost since then becomes a `Gap`. An
+        id that was never given out is ignored.
         """
         if key in self.keys:
             return
@@ -237,7 +237,7 @@ class Subscription(Generic[T]):
         return found
 
     def _read(self, ring: _Ring[T], place: int, until: int | None = None) -> list[Published[T] | Gap]:
-        """What of `ring` lies behind `place`, up to the id `until`, and before it what is lost of that."""
+        """The items of `ring` with ids after `place` up to `until`; first a `Gap` for those that are lost."""
         kept = ring.after(place)
         lost = ring.lost
         if until is not None:

@@ -1,4 +1,4 @@
-"""How late the event loop is, by a task that asks to be woken twice a second."""
+"""How late the event loop is, measured by a task that sleeps for half a second at a time."""
 
 from __future__ import annotations
 

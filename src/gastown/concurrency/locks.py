@@ -1,4 +1,4 @@
-"""One lock a name, for as long as somebody uses it."""
+"""One lock per name, for as long as it is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["NamedLocks"]
 
 
 class NamedLocks:
-    """`async with locks.of(name)`: at most one holder per name; a lock that nobody holds or waits for is gone."""
+    """`async with locks.of(name)`: at most one holder per name. A lock without holder and waiters is dropped."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()

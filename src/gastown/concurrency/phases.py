@@ -1,4 +1,4 @@
-"""What something is doing, and for how long it did what before: the bars of a waterfall."""
+"""The phases of a process over time: the bars of a waterfall chart."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Span:
 
 
 class PhaseLog:
-    """The phases of one attempt, one after the other; entering one ends the one before.
+    """The phases of one attempt, in sequence; entering one ends the previous one.
 
-    `on_enter` hears each new name: that is how a log line and `GET …/status` follow a start.
+    `on_enter` is called with each new name: so a log line and `GET …/status` follow a start.
     """
 
     def __init__(self, on_enter: Callable[[str], None] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""When and how fast a process is to leave: the first signal asks, the second presses, the third ends it."""
+"""When and how fast the process shuts down: signals ask, then shorten the budget, then end it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Shutdown"]
 log = structlog.get_logger()
 
 PRESSED_SECONDS = 5.0
-"""What a second signal leaves of the budget."""
+"""What is left of the budget after a second signal."""
 _LAST_RESORT_SECONDS = 30.0
 
 
 class Shutdown:
-    """`requested` is set by whoever asks first; from then on `budget` is the scope in which all farewells happen.
+    """`requested` is set by the first request; from then on `budget` is the cancel scope in which the drain runs.
 
     `moved` is sent whenever the budget's deadline changes.
     """
@@ -38,11 +38,11 @@ class Shutdown:
 
     @property
     def seconds_left(self) -> float | None:
-        """What is left of the budget; None as long as nobody has asked to leave."""
+        """What is left of the budget; None before a shutdown was requested."""
         return max(0.0, self.budget.deadline - trio.current_time()) if self.requested.is_set() else None
 
     def ask(self, why: str, seconds: float | None = None) -> None:
-        """Ask to leave within `seconds`, or within the usual ones. Asked again, the budget only ever shrinks."""
+        """Request a shutdown within `seconds`, or within the usual budget. Another request can only shorten it."""
         within = self._usual if seconds is None else seconds
         if not self.requested.is_set():
             self.why, self.seconds = why, within
@@ -51,7 +51,7 @@ class Shutdown:
         self._end_by(trio.current_time() + within)
 
     def tell(self, why: str) -> None:
-        """A signal: the first one asks, the second leaves five seconds, the third none."""
+        """Count a signal: the first one requests, the second leaves five seconds, the third none."""
         self._signals += 1
         log.info("container.told", why=why, signals=self._signals)
         if self._signals == 1:
@@ -62,9 +62,9 @@ class Shutdown:
             self.budget.cancel(reason=why)
 
     async def hard_exit_timer(self, disarm: AsyncExitStack) -> None:
-        """Should the event loop itself hang, a thread ends the process some time after the budget.
+        """End the process from a thread some time after the budget, should the event loop itself hang.
 
-        For the process that really leaves: it begins with being told, and lasts until `disarm` closes.
+        For a real process only. The timer starts with the request and is cancelled when `disarm` closes.
         """
         await self.requested.wait()
         timer = threading.Timer(self.seconds + _LAST_RESORT_SECONDS, os._exit, (1,))
@@ -73,14 +73,14 @@ class Shutdown:
         disarm.callback(timer.cancel)
 
     async def handle_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell on each TERM and INT, until cancelled."""
+        """Count each TERM and INT, until cancelled."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
                 self.tell(signal.Signals(number).name)
 
     async def watch_parent(self, pid: int) -> None:
-        """Leave in a hurry when the process `pid` has ended; at once when there is none."""
+        """Request a shutdown within five seconds once the process `pid` has ended, or if there is none."""
         with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(pid)
             try:
@@ -88,7 +88,7 @@ class Shutdown:
             finally:
                 os.close(descriptor)
         self.ask(f"the parent process {pid} is gone")
-        # Nobody is there any more to hear a long farewell.
+        # The town has ended with its parent: a long drain would have no receiver.
         self._end_by(trio.current_time() + PRESSED_SECONDS)
 
     def _end_by(self, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""A bounded number of spawns at a time, the most urgent first."""
+"""Spawn slots: a bounded number at a time, the most urgent first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Priority", "PrioritySlots", "Slot"]
 
 
 class Priority(IntEnum):
-    """Who goes first when a slot is free. Smaller is more urgent."""
+    """Spawn priority; lower first."""
 
     INTERACTIVE = 0
     PREWARM = 1
@@ -53,11 +53,11 @@ class Slot:
 
 
 class PrioritySlots:
-    """At most `capacity` slots are out at a time; waiters are served by urgency, then by arrival.
+    """At most `capacity` slots are out at a time; waiters are served by priority, then by arrival.
 
     Inside `hold_resumes()` no RESUME is granted: starting a server is pure CPU, and a resume beside the
     mayor costs the mayor seconds (measured: 2.2 s alone, 3.2-4.1 s beside one other, 9 s beside two, on two
-    cores). Whoever has a slot already keeps it.
+    cores). A resume that already has its slot keeps it.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -74,7 +74,7 @@ class PrioritySlots:
         return len(self._waiters)
 
     def waiting_at(self, priority: Priority) -> int:
-        """How many wait at that urgency."""
+        """How many wait with that priority."""
         return sum(waiter.priority is priority for waiter in self._waiters)
 
     async def take(self, priority: Priority) -> Slot:

@@ -1,4 +1,4 @@
-"""Waiting for whichever comes first."""
+"""Waiting for the first of several events."""
 
 from __future__ import annotations
 

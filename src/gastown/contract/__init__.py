@@ -1,1 +1,1 @@
-"""The wire: models of what the container and the orchestrator say to each other. No I/O."""
+"""The wire: models of the messages between container and orchestrator. No I/O."""

@@ -1,4 +1,4 @@
-"""Who may call what: scopes, and the bearer of a request."""
+"""Access to the control port: scopes, and the bearer of a request."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Scope", "bearer_of"]
 
 
 class Scope(IntEnum):
-    """What a token of the control port allows; each holds those before it."""
+    """What a token of the control port allows; each scope includes the ones before it."""
 
     OPEN = 0
-    """Nobody needs a token."""
+    """No token is needed."""
     READ = 1
     """See: every GET. Changes nothing."""
     ATTACH = 2

@@ -209,7 +209,7 @@ class PublicAgent(_AgentView):
 
 
 class Condition(Wire):
-    """How a starting or running agent gets on, why, and for how long.
+    """The condition of a starting or running agent, its reason and its age.
 
     Types: `starting` names its phase, and how far its git is (`progress`). `idle` and `busy`. `retrying` and
     `offline` are what kilo says of its gateway (`attempt`, and `next` in epoch milliseconds). `waiting`: a

@@ -1,4 +1,4 @@
-"""The farewell of a container on the control API, and what it tells the worker."""
+"""The drain of a container on the control API, and what the worker is told of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 class DrainPhase(StrEnum):
     """`working`: turns may still end by themselves. `saving`: what is left ends and is saved. `flushing`: the
-    registry, reports and events go out.
+    registry, reports and events are sent.
     """
 
     NONE = "none"
@@ -41,7 +41,7 @@ class FarewellStep(StrEnum):
 
 
 class TurnEnd(StrEnum):
-    """What an agent was doing when it had to go. `gone`: it ended by itself before, and nothing was left to do."""
+    """What an agent was doing when its drain began. `gone`: it had ended by itself before."""
 
     STARTING = "starting"
     IDLE = "idle"
@@ -89,7 +89,7 @@ class DrainState(Wire):
 
 
 class EvictionContext(Wire):
-    """To the worker: a polecat's work is on `branch`, for whoever takes it up."""
+    """To the worker: a polecat's unfinished work is on `branch`, for the agent that continues it."""
 
     model_config = Wire.model_config | {"alias_generator": None}
 

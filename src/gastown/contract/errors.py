@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Issue(Wire):
-    """One thing that is wrong with a request body, and where."""
+    """One fault of a request body, and its place."""
 
     path: tuple[str | int, ...]
     message: str
@@ -90,7 +90,7 @@ class AgentNotFound(ControlError):
 
 
 class AgentNotRunning(ControlError):
-    """409: the agent exists, and what was asked needs a running one."""
+    """409: the agent exists, but the request needs a running one."""
 
     status = 409
 
@@ -99,7 +99,7 @@ class AgentNotRunning(ControlError):
 
 
 class Draining(ControlError):
-    """503: this container is about to go; the orchestrator starts the agent in the next one."""
+    """503: this container is draining; the orchestrator starts the agent in the next one."""
 
     status = 503
 
@@ -177,7 +177,7 @@ class StartReplaced(ControlError):
 
 
 class BearerNeeded(ControlError):
-    """401: no token was shown, or one that is none of this container's. A stranger is not told which of them."""
+    """401: no token was shown, or an unknown one. An unauthenticated caller is not told which."""
 
     status = 401
 
@@ -186,7 +186,7 @@ class BearerNeeded(ControlError):
 
 
 class ScopeTooSmall(ControlError):
-    """403: the token is good, and not for this."""
+    """403: the token is valid, but its scope is too small."""
 
     status = 403
 
@@ -197,7 +197,7 @@ class ScopeTooSmall(ControlError):
 
 
 class TicketRequired(ControlError):
-    """401: this container opens a websocket only for who shows a stream ticket."""
+    """401: a websocket of this container needs a stream ticket."""
 
     status = 401
 

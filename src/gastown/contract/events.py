@@ -58,7 +58,7 @@ class StreamTicket(Wire):
 
 
 class Subscribe(Wire):
-    """What the client of an event stream may send: give me this agent's events too, those behind `after`."""
+    """A message of the client of an event stream: send this agent's events too, those after the id `after`."""
 
     type: Literal["subscribe"]
     agent_id: AgentId

@@ -163,7 +163,7 @@ class MergeRequest(Wire):
 
 
 class Accepted(Wire):
-    """202: the work goes on behind the answer."""
+    """202: the work goes on after the answer."""
 
     status: Literal["accepted"] = "accepted"
     message: str

@@ -63,7 +63,7 @@ Identifier = Annotated[
     str,
     StringConstraints(strict=True),
     AfterValidator(_check),
-    # The same for whoever reads the description; pydantic's own patterns cannot look ahead.
+    # The same for readers of the API description; pydantic's own patterns cannot look ahead.
     WithJsonSchema(
         {"type": "string", "maxLength": MAX_LENGTH, "pattern": r"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._:@-]*$"}
     ),
@@ -73,7 +73,7 @@ CallbackUrl = Annotated[
     StringConstraints(max_length=2000, pattern=r"^https?://[^\s\x00-\x1f\x7f]+$"),
     AfterValidator(_check_address),
 ]
-"""Where somebody wants to be told something."""
+"""An address that is called with a result."""
 OrganizationId = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")]
 """An organisation at the gateway, which is named in a header; empty means none."""
 AgentId = Identifier

@@ -1,4 +1,4 @@
-"""What probes and Prometheus are answered on the control API."""
+"""Answers of the control API to probes and to Prometheus."""
 
 from __future__ import annotations
 

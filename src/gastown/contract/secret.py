@@ -1,4 +1,4 @@
-"""Texts that nobody may see: a type that refuses every way out but one.
+"""Secret texts: a type that can be read in one way only.
 
 pydantic's `SecretStr` writes stars where the value belongs, so that a forgotten call sends a header of stars; it
 compares with `==` of `str`, and pickles and shows its value through `vars()`. Here each of those raises.
@@ -26,11 +26,11 @@ _CREDENTIAL_NAME = re.compile(
 )
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[^\s/]{16,}", re.DOTALL)
 _TO_A_HOLDER = object()
-"""The serialisation context in which secrets are written. Nobody outside of this module has it."""
+"""The serialisation context in which secrets are written. It is private to this module."""
 
 
 class Secret:  # noqa: PLW1641 - a hash, where it is seen, tells of equality
-    """A text that `reveal()` gives out, and nothing else does.
+    """A text that only `reveal()` returns.
 
     `repr` is a fixed mask. `str()`, formatting, pickling and JSON raise TypeError: what they made would be a leak,
     or a mask in the place of a credential. `==` takes the same time for every other secret of that length, and
@@ -144,7 +144,7 @@ def _only_strings(value: object) -> object:
 
 
 SecretMap = Annotated[dict[str, Secret], BeforeValidator(_only_strings)]
-"""Variables. Which of them is a credential is only known to who made them, so all count as such."""
+"""Variables. Only their author knows which of them are credentials, so all are treated as such."""
 
 BearerToken = Annotated[
     Secret,

@@ -87,7 +87,7 @@ class Health(Wire):
 
 
 class HealthStatus(Wire):
-    """`GET /health` as a stranger gets it, where tokens are configured."""
+    """`GET /health` for an unauthenticated caller, where tokens are configured."""
 
     status: Literal["ok", "degraded"]
 
@@ -104,7 +104,7 @@ class RefreshTokenRequest(Wire):
 
 
 class RefreshResult(Wire):
-    """What a refresh did for one agent. `pending`: it goes on behind the answer, which could wait no longer.
+    """What a refresh did for one agent. `pending`: it goes on after the answer, which could wait no longer.
 
     `mode` is there when the broker adds the credentials: `live`, there was nothing to do; `restart`, the server
     is replaced at the end of its turn, for `reason`.

@@ -1,1 +1,1 @@
-"""The Quart-Trio face of the container: parse, one call, wire model."""
+"""The control API on Quart-Trio: parse the request, make one call, answer with a wire model."""

@@ -51,7 +51,7 @@ SCOPES: dict[str, Scope] = {
 
 
 def create_app(here: Town) -> QuartTrio:
-    """An app that serves `here`. It owns nothing: everything that lives belongs to `assembly.open_town`."""
+    """An app that serves `here`. It owns no resources: those belong to `assembly.open_town`."""
     app = QuartTrio("gastown.control", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.config["BODY_TIMEOUT"] = BODY_SECONDS
@@ -66,13 +66,13 @@ def create_app(here: Town) -> QuartTrio:
     app.before_websocket(_begin_websocket)
     app.after_request(_end)
     open_paths = {route.path for route in ROUTES if route.scope is Scope.OPEN}
-    behind = cast(Any, AuthMiddleware(cast(App, app.asgi_app), here.policy, open_paths))
-    app.asgi_app = behind  # type: ignore[method-assign]
+    guarded = cast(Any, AuthMiddleware(cast(App, app.asgi_app), here.policy, open_paths))
+    app.asgi_app = guarded  # type: ignore[method-assign]
     return app
 
 
 async def _openapi() -> dict[str, Any]:
-    """Imported here: nobody needs it at boot, and it costs 30 ms."""
+    """Imported here: it is not needed at boot, and costs 30 ms."""
     from gastown.control.openapi import describe  # noqa: PLC0415
 
     return await describe(ROUTES, SOCKETS)
@@ -92,7 +92,7 @@ async def _begin_websocket() -> None:
 
 
 async def _end(response: Response) -> Response:
-    # Whoever polls must not drown what happens.
+    # Polling must not drown the rest of the log.
     write = log.debug if request.method == "GET" and response.status_code < 400 else log.info
     write(
         "request.served",

@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["EXTENSION", "text_frame", "text_of"]
 
 EXTENSION = "gastown.burst"
-"""The key in the scope's `extensions` under which the writer of the connection is found."""
+"""The key in the ASGI scope's `extensions` of the connection's `Burst`."""
 
 
 def text_frame(text: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What the handlers are given: one frozen, typed value, and the one way to get at it."""
+"""What the handlers may use: one frozen, typed value, and the accessor for it."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class Town:
     now: Callable[[], datetime]
     policy: AccessPolicy
     redactor: LiveRedactor = field(default_factory=lambda: LiveRedactor(tuple))
-    """For sentences that leave in answers."""
+    """Redacts secrets from the sentences in answers."""
     town_id: str | None = None
     lag: LoopLag = field(default_factory=LoopLag)
     worker_calls: Attempts = field(default_factory=worker_calls)
-    """What was asked of the worker, if there is one."""
+    """Requests to the worker, if there is one."""
     tickets: Tickets = field(default_factory=Tickets)
     merges: Merges = field(default_factory=Merges)
     dashboard: trio.Lock = field(default_factory=trio.Lock)
-    """Who writes the dashboard's file: it is read, and written anew."""
+    """Held while the dashboard's file is read and written again."""
     terminals: NamedLocks = field(default_factory=NamedLocks)
-    """Per agent: who looks for its terminal, and makes it when there is none."""
+    """Per agent: held while its terminal is looked up, and created when there is none."""
 
 
 def town() -> Town:

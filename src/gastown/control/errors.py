@@ -1,4 +1,4 @@
-"""Every error leaves as JSON with a sentence."""
+"""Every error becomes a JSON answer with a sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SENTENCES = {
 
 
 def register_errors(app: QuartTrio) -> None:
-    """Map our own errors, the framework's and everything else. Nothing of an unknown error is told."""
+    """Map our own errors, the framework's and all others. The answer to an unknown error has no details of it."""
 
     def answer(status: int, sentence: str) -> Response:
         return reply(ErrorBody(error=sentence), status, without_unset=True)

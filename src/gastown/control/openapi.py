@@ -31,8 +31,9 @@ _ALWAYS = (400, 500)
 _SCHEME = "bearer"
 _ACCESS = """\
 The bearer is the container's `GASTOWN_CONTROL_TOKEN`, which may do everything, its `GASTOWN_ATTACH_TOKEN` or its
-`GASTOWN_READ_TOKEN`. A route's scope is what it needs at least: `read`, `attach` or `control`. A container without
-any token asks for none. A request with the header `X-Town-Config` needs `control`, whatever the route.
+`GASTOWN_READ_TOKEN`. Each route names the scope that it needs: `read`, `attach` or `control`, where each includes
+the ones before it. A container without any token asks for none. A request with the header `X-Town-Config` needs
+`control`, whatever the route.
 
 Websockets, each for a stream ticket of its agent, or for a bearer with the scope `attach` in the upgrade:
 """
@@ -42,7 +43,7 @@ _PARAMETER = re.compile(r"<(\w+)>")
 async def describe(routes: Sequence[Route], sockets: Iterable[SocketRoute]) -> dict[str, Any]:
     """OpenAPI 3.1 for `routes`. A second app is described, so that the serving one is not wrapped.
 
-    OpenAPI has no word for websockets: `sockets` are told in the description of the whole.
+    OpenAPI cannot describe websockets: the description of the API lists `sockets`.
     """
     shadow = QuartTrio("gastown.control", static_folder=None)
     schema = QuartSchema(
@@ -65,7 +66,7 @@ async def describe(routes: Sequence[Route], sockets: Iterable[SocketRoute]) -> d
 
 
 def _set_media_types(operation: dict[str, Any], route: Route) -> None:
-    """quart-schema knows JSON alone; a model with a `media_type` of its own is something else."""
+    """quart-schema writes JSON for all; set the `media_type` of models that have one."""
     for status, model in route.answers.items():
         if (media_type := getattr(model, "media_type", None)) is not None:
             answer = operation["responses"][status]
@@ -92,7 +93,7 @@ def _documented(route: Route) -> Handler:
 
 
 def _complete(operation: dict[str, Any], route: Route) -> None:
-    """What quart-schema has no word for: which body must be there, and that every other error looks the same."""
+    """Add what quart-schema cannot express: whether the body is required, and the shape of every other error."""
     answers = {str(status): answer for status, answer in operation["responses"].items()}
     operation["responses"] = answers | {"default": answers["500"]}
     if route.body is not None:

@@ -1,4 +1,4 @@
-"""Reading request bodies and headers: everything that is wrong becomes a 400 that says where."""
+"""Reading request bodies and headers; every fault becomes a 400 that names its place."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def _sentence(message: str) -> str:
 
 
 def event_id(text: str | None) -> int | None:
-    """The id in `?after=`; None where there is none that could have been given out."""
+    """The id in `?after=`; None when it is missing or cannot be an id."""
     return int(text) if text is not None and text.isdecimal() and len(text) < 20 else None
 
 
 async def pass_gate(town: Town) -> None:
     """Wait for the hydration gate, then take the town config of this request: nothing changes before.
 
-    A drain lets everybody through at once; what may not happen then, the handler asks the drain.
+    A drain lets every request through at once; the handler has to ask the drain what may still happen.
     """
     await town.gate.wait(town.drain.shutdown.requested)
     adopt_town_config(town)
@@ -76,7 +76,7 @@ def _read_config(header: str) -> TownConfig | None:
     """The header's object; a key whose value has the wrong type is left out, with a warning that names it."""
     try:
         given = json.loads(header)
-    except (ValueError, RecursionError):  # the latter: brackets in brackets in brackets
+    except (ValueError, RecursionError):  # the latter: brackets nested too deeply
         return None
     if not isinstance(given, dict):
         return None

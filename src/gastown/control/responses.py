@@ -18,9 +18,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def reply(model: BaseModel, status: int = 200, *, without_unset: bool = False) -> Response:
-    """`model` as JSON. Only what the model names can leave, and of a sentence in it no secret that is live.
+    """`model` as JSON: only the fields of the model, with live secrets redacted from its texts.
 
-    What agents and kilo say for themselves, which is events, goes out as it is.
+    Events, which are the words of agents and of kilo, are sent as they are.
     """
     text = model.model_dump_json(by_alias=True, exclude_none=without_unset)
     redact = town().redactor.now().known

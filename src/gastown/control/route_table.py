@@ -1,4 +1,4 @@
-"""One table for serving and for documenting: a route cannot be served without being in /openapi.json."""
+"""One table serves and documents the routes: each served route is in /openapi.json."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Route:
 
 
 class Routes:
-    """The routes of one blueprint. A GET needs the scope `read` and all else `control`, where nothing is said."""
+    """The routes of one blueprint. By default a GET needs the scope `read`, every other method `control`."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint

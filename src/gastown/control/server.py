@@ -29,12 +29,12 @@ _MOST_MESSAGE_BYTES = 1024 * 1024
 
 
 class CannotListen(Exception):
-    """The address cannot be bound; the message is one line for the person who chose it."""
+    """The address cannot be bound; the message is one line for the operator."""
 
 
 class HypercornLayer:
-    """The outermost layer: responses are finished (P7), and a websocket gets its burst writer here, where
-    hypercorn's own `send` still comes in.
+    """The outermost ASGI layer, which needs hypercorn's own `send`: it finishes responses (P7), and gives each
+    websocket its burst writer.
     """
 
     def __init__(self, app: App) -> None:
@@ -59,7 +59,7 @@ async def _refuse_and_close(send: Send, message: dict[str, Any]) -> None:
 def listening_host(settings: Settings) -> str:
     """The address to listen on. Raises `CannotListen`.
 
-    Without a token it is loopback: "all addresses" can be narrowed to that, a certain other one cannot.
+    Without a token it is loopback: "all addresses" is narrowed to that, any other address is an error.
     """
     host = settings.gastown_control_host
     if settings.gastown_control_token is not None or settings.gastown_insecure or is_loopback(host):
@@ -68,7 +68,7 @@ def listening_host(settings: Settings) -> str:
         return _LOOPBACK_OF[host]
     raise CannotListen(
         f"GASTOWN_CONTROL_HOST is {host} and there is no token: set GASTOWN_CONTROL_TOKEN, "
-        "or GASTOWN_INSECURE=1 to let whoever reaches the port do everything"
+        "or GASTOWN_INSECURE=1 to let every caller that reaches the port do everything"
     )
 
 

@@ -1,4 +1,4 @@
-"""Websockets: the table of their routes, how one that crashes ends, and close codes."""
+"""Websockets: the table of their routes, close codes, and what happens when a handler crashes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CloseCode(IntEnum):
 
 @dataclass(frozen=True)
 class SocketRoute:
-    """The handler's docstring describes it. `scope` is what a bearer must allow where there is no ticket."""
+    """The handler's docstring describes it. `scope` is what a bearer needs where there is no ticket."""
 
     path: str
     endpoint: str

@@ -1,6 +1,6 @@
-"""Counters and histograms as plain objects: whoever counts owns one, and a scrape reads it.
+"""Counters and histograms as plain objects, owned by the code that counts and read at a scrape.
 
-They need no library: a town that is never scraped pays an addition for each event, and nothing at boot.
+They need no library: an event costs one addition, and the boot nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Counter:
 
 
 class Distribution:
-    """What was observed under one combination of labels: `counts` per bucket, the last one above all bounds."""
+    """The observations for one combination of labels: `counts` per bucket, the last one above all bounds."""
 
     __slots__ = ("counts", "total")
 
@@ -61,7 +61,7 @@ class Histogram:
         self.values: dict[Labels, Distribution] = {key: Distribution(len(self.metric.buckets)) for key in first}
 
     def observe(self, value: float, *labels: str) -> None:
-        """Take a value in. Raises `ValueError` for labels that the table does not have."""
+        """Record a value. Raises `ValueError` for labels that the table does not have."""
         key = self.metric.key(labels)
         found = self.values.get(key)
         if found is None:
@@ -72,13 +72,13 @@ class Histogram:
 
 @dataclass
 class Attempt:
-    """`outcome` is what is counted at its end; one that is left by a cancellation was cut."""
+    """`outcome` is counted at its end; an attempt that is cancelled counts as `cut`."""
 
     outcome: str = "cut"
 
 
 class Attempts:
-    """What takes time and may fail: a counter whose last label is the outcome, and a histogram with the others."""
+    """Operations that may fail: a counter whose last label is the outcome, and a histogram with the rest."""
 
     def __init__(self, counter: str, histogram: str) -> None:
         self.over = Counter(counter)

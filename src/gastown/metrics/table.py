@@ -63,13 +63,13 @@ class Metric:
 
     @property
     def most_series(self) -> int:
-        """How many lines of the exposition it can have at most."""
+        """The largest number of lines it can have in the exposition."""
         lines = len(self.buckets) + 3 if self.type is MetricType.HISTOGRAM else 1
         return lines * prod(len(values) or 1 for values in self.labels.values())
 
 
-# Every deadline of the house is a bound: the first word (1 s), a refresh (6), a read from the worker (10), the
-# gate (20), a spawn (30), a start (60). So the share that kept its deadline is read off, and not interpolated.
+# Every deadline of the program is a bound: the first word (1 s), a refresh (6), a read from the worker (10), the
+# gate (20), a spawn (30), a start (60). So the share that kept its deadline is exact, and not interpolated.
 _DEADLINES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 6.0, 10.0, 20.0, 30.0, 60.0)
 # An answer of a model: some milliseconds are the broker's own share, minutes a model that thinks before it speaks;
 # kilo itself gives up after 300 s.

@@ -1,1 +1,1 @@
-"""Who may call what on the control port."""
+"""Access to the control port: tokens, scopes, tickets and origins."""

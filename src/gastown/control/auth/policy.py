@@ -1,4 +1,4 @@
-"""The door of the control port: which web page, which bearer and which ticket gets how far.
+"""Access to the control port: which web pages, bearers and tickets are admitted, and to what.
 
 `AuthMiddleware` wraps the framework and refuses unauthenticated callers before a body is read. What the scope of a
 caller allows is checked where the route is known: `admit_request` and `admit_websocket` are the app's hooks.
@@ -38,7 +38,7 @@ __all__ = [
     "access_policy",
     "admit_request",
     "admit_websocket",
-    "caller",
+    "caller_scope",
     "ticket_agent",
 ]
 
@@ -57,7 +57,7 @@ _EXPOSED = (b"access-control-expose-headers", b"allow, retry-after, www-authenti
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """Who gets in. Without `tokens` everybody that `callers` lets through is allowed everything."""
+    """What admits a caller. Without `tokens` every caller that `callers` accepts may do everything."""
 
     tokens: Tokens
     callers: Callers
@@ -68,20 +68,20 @@ class AccessPolicy:
     def wants_tickets(self) -> bool:
         return self.require_tickets or bool(self.tokens)
 
-    def tell(self, host: str) -> None:
-        """Say loudly when the door, on `host`, has no lock."""
+    def warn_if_open(self, host: str) -> None:
+        """Log a warning when the control port, on `host`, needs no token."""
         if self.tokens:
             return
         if self.callers.loopback_only:
             consequence = "every process of this machine may do everything with the town, its agents' commands too"
             log.warning("control.unlocked", host=host, consequence=consequence, remedy=_REMEDY)
         else:
-            consequence = "whoever reaches the port may run commands here and use the town's credentials"
+            consequence = "every caller that reaches the port may run commands here and use the town's credentials"
             log.warning("control.open_to_all", host=host, consequence=consequence, remedy=_REMEDY)
 
 
 def access_policy(settings: Settings, host: str) -> AccessPolicy:
-    """The door of a container that listens on `host`."""
+    """The policy of a container that listens on `host`."""
     given = {
         Scope.CONTROL: settings.gastown_control_token,
         Scope.ATTACH: settings.gastown_attach_token,
@@ -89,7 +89,7 @@ def access_policy(settings: Settings, host: str) -> AccessPolicy:
     }
     tokens = Tokens({scope: token for scope, token in given.items() if token is not None})
     callers = Callers(
-        # With tokens a page that got in by a name gets no further. Beyond loopback our names are not known to us.
+        # With tokens, a page that guesses a name still has no token. Beyond loopback our names are unknown.
         loopback_only=not tokens and is_loopback(host),
         named_origins=bool(tokens),
         listed=frozenset(settings.gastown_control_origins),
@@ -99,7 +99,7 @@ def access_policy(settings: Settings, host: str) -> AccessPolicy:
 
 
 class AuthMiddleware:
-    """An app behind the door. `open_paths` are those for which nobody needs a token."""
+    """Refuses requests without a valid token, except those for `open_paths`."""
 
     def __init__(self, app: App, policy: AccessPolicy, open_paths: Collection[str]) -> None:
         self._app = app
@@ -116,7 +116,7 @@ class AuthMiddleware:
     async def _enter(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         origin = self._policy.callers.listed_origin(scope["headers"])
         if origin is not None and scope["type"] == "http":
-            send = partial(_share, send, origin.encode("latin-1"))
+            send = partial(_allow_origin, send, origin.encode("latin-1"))
             if _is_preflight(scope):
                 await send({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT)})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -140,12 +140,12 @@ def _is_preflight(scope: AsgiScope) -> bool:
     return scope["method"] == "OPTIONS" and asks
 
 
-async def _share(send: Send, origin: bytes, message: dict[str, object]) -> None:
-    """Let a page of `origin` see the answer."""
+async def _allow_origin(send: Send, origin: bytes, message: dict[str, object]) -> None:
+    """Add the CORS headers that let a page of `origin` read the answer."""
     if message["type"] == "http.response.start":
         headers = cast("list[tuple[bytes, bytes]]", message["headers"])
-        shared = [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), _EXPOSED]
-        message = {**message, "headers": [*headers, *shared]}
+        cors = [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), _EXPOSED]
+        message = {**message, "headers": [*headers, *cors]}
     await send(message)
 
 
@@ -153,7 +153,7 @@ def _of(scope: object) -> Scope:
     return cast(Scope, cast(AsgiScope, scope)[_CALLER])
 
 
-def caller() -> Scope:
+def caller_scope() -> Scope:
     """What the token of the present request allows."""
     return _of(request.scope)
 
@@ -161,13 +161,13 @@ def caller() -> Scope:
 def admit_request(scopes: Mapping[str, Scope]) -> None:
     """Raise `BearerNeeded` or `ScopeTooSmall` when the present request may not. `scopes` are those of endpoints.
 
-    What no route serves is told to whoever may read; what is served without a scope, to nobody but control.
+    An unknown path needs `read`, so that its 404 tells nothing to others; a route without a scope needs `control`.
     """
     endpoint = request.endpoint
     needed = Scope.READ if endpoint is None else scopes.get(endpoint, Scope.CONTROL)
     if CONFIG_HEADER in request.headers:
         needed = Scope.CONTROL  # it changes the town, whatever the route is
-    _check(needed, caller())
+    _check(needed, caller_scope())
 
 
 def _check(needed: Scope, held: Scope) -> None:
@@ -178,8 +178,8 @@ def _check(needed: Scope, held: Scope) -> None:
 def admit_websocket(policy: AccessPolicy, tickets: Tickets, scopes: Mapping[str, Scope]) -> None:
     """Check the present websocket before it is accepted: by its bearer, else by its ticket.
 
-    A ticket that is shown is used up, and must be good even where none is required. Raises what becomes the
-    answer to the upgrade.
+    A ticket that is shown is used up, and must be valid even where none is required. Raises the error that
+    becomes the answer to the upgrade.
     """
     held = _of(websocket.scope)
     by_bearer = bool(policy.tokens) and held is not Scope.OPEN

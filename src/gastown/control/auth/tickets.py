@@ -1,4 +1,4 @@
-"""Stream tickets: who may open a websocket, for clients that cannot send a header with it."""
+"""Stream tickets: access to a websocket for clients that cannot send a header with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tickets:
         return len(self._outstanding)
 
     def issue(self, agent_id: str) -> str:
-        """A new ticket; the oldest one goes when there are too many."""
+        """A new ticket; the oldest one is dropped when there are too many."""
         name = secrets.token_urlsafe(32)
         self._outstanding[name] = _Ticket(agent_id, trio.current_time() + LIFETIME_SECONDS)
         while len(self._outstanding) > MOST_TICKETS:
@@ -37,7 +37,7 @@ class Tickets:
         return name
 
     def use(self, name: str) -> str | None:
-        """Use up a ticket; returns the agent that it is for, None when it opens nothing (any more)."""
+        """Use up a ticket; returns the agent that it is for, None when it is unknown, used or expired."""
         ticket = self._outstanding.pop(name, None)
         if ticket is None or ticket.expires <= trio.current_time():
             return None

@@ -13,10 +13,10 @@ __all__ = ["Tokens"]
 
 
 class Tokens:
-    """Which bearer allows what. False when there is no token at all: then everybody may do everything.
+    """The scope of each bearer token. False when there is none at all: then every caller may do everything.
 
-    Only digests are kept and compared, under a key of this process and all of them each time: how long an answer
-    takes says nothing about a token, not even its length or which one it was.
+    Only digests are kept and compared, under a key of this process and all of them each time: the time of
+    an answer says nothing about a token, not even its length or which one it was.
     """
 
     def __init__(self, tokens: Mapping[Scope, Secret]) -> None:

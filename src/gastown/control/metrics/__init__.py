@@ -1,1 +1,1 @@
-"""The text of `/metrics` and the readings behind it."""
+"""The text of `/metrics`, and the readings in it."""

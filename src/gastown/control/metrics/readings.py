@@ -1,4 +1,4 @@
-"""What the metrics of the table are at this moment, read from the town's living objects."""
+"""The current values of the metrics in the table, read from the town's objects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ROLE = "GASTOWN_AGENT_ROLE"
 
 
 def readings(town: Town) -> dict[str, Reading]:
-    """By the metrics' names; of every metric of the table but those of the process."""
+    """Readings by metric name, of every metric in the table but those of the process."""
     return {
         "gastown_build_info": {(__version__, kilo_version(town.services.defaults.kilo_bin)): 1},
         **_starts(town),

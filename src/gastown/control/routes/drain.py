@@ -1,4 +1,4 @@
-"""`/drain`: let the container leave, and see how far it is."""
+"""`/drain`: shut the container down in order, and follow its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/agents/…/pending-nudges` and `/nudge-delivered`: passed on to the worker, whose answer is ours."""
+"""`/agents/…/pending-nudges` and `/nudge-delivered`: forwarded to the worker, and its answer forwarded back."""
 
 from __future__ import annotations
 

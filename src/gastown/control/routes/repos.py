@@ -1,4 +1,4 @@
-"""`/repos/setup` and `/git/merge`: accepted at once, done behind the answer."""
+"""`/repos/setup` and `/git/merge`: accepted at once, done after the answer."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ async def events_of_all() -> None:
 
 @sockets("/agents/<agent_id>/stream")
 async def events_of_one(agent_id: str) -> None:
-    """An agent's kept events, behind `?after=` if given, then live ones. `?ticket=` is a stream ticket."""
+    """An agent's kept events (after the id in `?after=`), then live ones. `?ticket=` is a stream ticket."""
     await _stream(agent_id)
 
 
@@ -88,7 +88,7 @@ async def _stream(agent_id: str | None) -> None:
 
 
 def _burst() -> Burst:
-    """What writes several frames: hypercorn's connection, else one message after the other."""
+    """The writer of several frames: hypercorn's connection, else one message after the other."""
     extensions = cast(dict[str, Any], websocket.scope["extensions"])
     burst: Burst | None = extensions.get(EXTENSION)
     if burst is not None:
@@ -103,7 +103,7 @@ def _burst() -> Burst:
 
 
 class _Stream:
-    """One connection: what its client wants, and what it is given. `only` is the agent its ticket is for."""
+    """One connection: its client's subscriptions, and the frames sent. `only` is the agent its ticket is for."""
 
     def __init__(
         self, subscription: Subscription[AgentEvent], only: str | None, now: Callable[[], datetime]
@@ -114,9 +114,9 @@ class _Stream:
         self._faults: deque[str] = deque(maxlen=_KEPT_FAULTS)
 
     async def listen(self) -> None:
-        """Take what the client says, until cancelled."""
+        """Handle the client's messages, until cancelled."""
         while True:
-            fault = self._heed(await websocket.receive())
+            fault = self._obey(await websocket.receive())
             if fault is not None:
                 self._faults.append(fault)
                 self._subscription.wake()
@@ -137,8 +137,8 @@ class _Stream:
             if frames:
                 await burst(frames)
 
-    def _heed(self, message: str | bytes | None) -> str | None:
-        """Do what the client asks for; returns what is wrong with it."""
+    def _obey(self, message: str | bytes | None) -> str | None:
+        """Carry out the client's message; returns what is wrong with it, or None."""
         try:
             asked = Subscribe.model_validate_json(message or "")
         except pydantic.ValidationError as error:

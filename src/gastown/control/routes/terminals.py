@@ -1,4 +1,4 @@
-"""Terminals: what a user types into, and sees, in the agent's own kilo."""
+"""Terminals in the agent's own kilo server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ sockets = SocketRoutes(blueprint)
 
 _REQUEST_SECONDS = 20.0
 _WAITING_FRAMES = 256
-"""Input that may wait for the terminal to be there, or to take it; who types faster is cut."""
+"""Input frames that may wait until the terminal takes them; a faster client is disconnected."""
 _CURSOR = re.compile(r"-1|[0-9]{1,15}")
 
 
@@ -158,7 +158,7 @@ class _Viewer:
     async def _watch(self) -> None:
         await wait_any(self._server.retirement, self._server.ended)
         if self._agent.state is AgentState.RUNNING and self._server.retirement.is_set():
-            self._end(CloseCode.GONE, "The agent's server was replaced: open its terminal anew")
+            self._end(CloseCode.GONE, "The agent's server was replaced: open its terminal again")
         else:
             self._end(CloseCode.GONE, "The agent's server has ended")
 

@@ -24,7 +24,7 @@ from gastown.contract.town import (
     Synced,
 )
 from gastown.contract.wire import iso
-from gastown.control.auth.policy import caller
+from gastown.control.auth.policy import caller_scope
 from gastown.control.context import Town, town
 from gastown.control.requests import parse, pass_gate
 from gastown.control.responses import reply
@@ -45,13 +45,13 @@ _LONGEST_NONCE = 200
 async def health() -> Response:
     """Whether the container serves, and what boot hydration did. Answers before hydration has begun.
 
-    Where tokens are configured, who shows none is told the `status` alone.
+    Where tokens are configured, a caller without one gets the `status` alone.
     """
     here = town()
     status: Literal["ok", "degraded"] = "degraded" if here.report.state == "failed" else "ok"
-    if caller() < Scope.READ:
+    if caller_scope() < Scope.READ:
         return reply(HealthStatus(status=status))
-    if caller() >= Scope.CONTROL:
+    if caller_scope() >= Scope.CONTROL:
         _acknowledge(here)
     answer = Health(
         status=status,
@@ -126,7 +126,7 @@ def _keep(here: Town, context: str) -> None:
 
 
 def _kept(path: Path) -> list[dict[str, str]]:
-    """What is kept so far; a file that cannot be read starts anew, since only the newest page matters."""
+    """What is kept so far; an unreadable file counts as empty, since only the newest page matters."""
     try:
         kept = json.loads(read_small(path) or "[]")
     except ValueError:
