@@ -6,6 +6,7 @@ What is claimed here is checked against the real one in tests/kilo/test_kilo_con
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -22,6 +23,7 @@ HEARTBEAT_SECONDS = 10.0
 BASE_TOOLS = ("bash", "read", "edit", "write")
 MAYOR_TOOLS = mayor_tools()
 _RETRY_PAUSES = (2, 4, 9, 19, 33)
+_WITH_ID = re.compile(r"/(?:ses|pty|net)_[^/]+")
 _DURABLE = ("session.updated", "message.updated", "message.part.updated", "message.removed")
 
 
@@ -33,7 +35,7 @@ class Script:
     It knows the models of its configuration, unless not `knows_configured`, and `models` beside them.
     The first `loses` prompts are stored and get no turn, as when a fresh instance's first turn is being aborted.
     `hangs` are routes ("GET /experimental/tool/ids") that never answer, `broken` routes that answer 500, `odd`
-    holds what routes answer instead of what a kilo says.
+    holds what routes answer instead of what a kilo says; there, "*" stands for an id in a path.
     """
 
     instance_seconds: float = 0.2
@@ -163,9 +165,13 @@ class FakeKilo:
         frame = {"payload": payload}
         if directory is not None:
             frame = {"directory": directory, "project": "global", "payload": payload}
+        self.publish(json.dumps(frame))
+
+    def publish(self, frame: str) -> None:
+        """Send a frame as it is, also one that no kilo sends."""
         for listener in [] if self.silent else list(self._listeners):
             try:
-                listener.send_nowait(f"data: {json.dumps(frame)}\n\n")
+                listener.send_nowait(f"data: {frame}\n\n")
             except (trio.WouldBlock, trio.BrokenResourceError):
                 self._listeners.remove(listener)
 
@@ -177,8 +183,8 @@ class FakeKilo:
             await trio.sleep_forever()
         if route in self.script.broken:
             return _error(500, "UnknownError", "Unexpected server error")
-        if route in self.script.odd:
-            return answer(self.script.odd[route])
+        if (odd := _WITH_ID.sub("/*", route)) in self.script.odd:
+            return answer(self.script.odd[odd])
         try:
             body = asked.json()
         except ValueError:
