@@ -239,7 +239,7 @@ UNREADABLE = (
 
 
 def test_a_frame_that_no_kilo_sends_is_dropped_and_counted() -> None:
-    """None of them is kept, each is counted, one line tells of many, and the good frames between them are heard."""
+    """None is kept, each is counted, one line tells of many, and the good frames between them are heard."""
 
     async def work(town: FakeTown) -> None:
         await town.start(ODD)

@@ -31,6 +31,7 @@ from gastown.kilo.frames import FrameReader
 from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
+from gastown.kilo.stream import event_of
 from gastown.kilo.terminal import KiloTerminals
 from gastown.testing.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from gastown.testing.kilo import Script
@@ -118,7 +119,11 @@ class Talk:
         async with self.client.stream("/global/event") as chunks:
             async for chunk in chunks:
                 first = not self.frames
-                self.frames += [json.loads(data) for data in reader.feed(chunk)]
+                for data in reader.feed(chunk):
+                    self.frames.append(json.loads(data))
+                    event_of(
+                        data, lambda: None
+                    )  # a model that does not fit the real server's event fails the test
                 self.heard.set()
                 self.heard = trio.Event()
                 if first and self.frames:
