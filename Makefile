@@ -64,10 +64,25 @@ soak: setup ## agents started, messaged, stopped and crashed at random: make soa
 
 .PHONY: fuzz
 fuzz: setup ## the searches of tests/fuzz, twenty times as long and at random: make fuzz FUZZ_FACTOR=100
-	@FUZZ_FACTOR=$(or $(FUZZ_FACTOR),20) .venv/bin/pytest tests/fuzz $(ARGS)
+	@# A search may take an hour; the time after which a test counts as hanging follows.
+	@FUZZ_FACTOR=$(or $(FUZZ_FACTOR),20) .venv/bin/pytest tests/fuzz -o faulthandler_timeout=7200 $(ARGS)
+
+.PHONY: coverage
+coverage: setup ## which lines the unit and http tests run; fails below the floor in pyproject.toml
+	@tools/system-packages
+	@.venv/bin/coverage run -m pytest tests/unit tests/http $(ARGS)
+	@.venv/bin/coverage report
+
+.PHONY: mutants
+mutants: setup ## small changes to the code, drawn at random: which do the tests notice? make mutants COUNT=30 SEED=1 ARGS='--help'
+	@tools/system-packages
+	@.venv/bin/python -m tools.mutants $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: lint
-lint: setup $(DEPLOY_CHECKED) ## ruff, flake8-async, mypy, pyright, and what a release and deploy/ are read with
+lint: lint-python $(DEPLOY_CHECKED) ## make lint-python, and what reads deploy/ (500 MB of tools, the first time)
+
+.PHONY: lint-python
+lint-python: setup ## ruff, flake8-async, mypy, pyright, the project table and the changelog's fragments
 	.venv/bin/validate-pyproject pyproject.toml
 	.venv/bin/towncrier build --draft --version next >/dev/null
 	.venv/bin/ruff check .
@@ -79,6 +94,10 @@ lint: setup $(DEPLOY_CHECKED) ## ruff, flake8-async, mypy, pyright, and what a r
 	find tests bench -name '*.py' -print0 | xargs -0 .venv/bin/flake8-async --disable=$(ASYNC_OFF),ASYNC110,ASYNC221
 	.venv/bin/mypy
 	.venv/bin/pyright src
+
+.PHONY: architecture
+architecture: setup ## record the tree of tasks of an open town into docs/explanation/architecture.md
+	@.venv/bin/python -m tools.site.architecture
 
 .PHONY: docs
 docs: setup ## build the documentation into site/; a broken link is an error
@@ -102,6 +121,10 @@ bench-broker: ## what the broker adds to a streamed answer
 bench-boot bench-events bench-git bench-memory bench-drain bench-broker: bench-%: setup
 	@.venv/bin/python -m bench.$* $(ARGS)
 
+.PHONY: bench-pairs
+bench-pairs: setup ## this checkout against another revision, in turn: make bench-pairs BASE=REV ARGS='events --pairs 5'
+	@.venv/bin/python -m bench.pairs --base $(BASE) $(ARGS)
+
 .PHONY: dist
 dist: setup ## wheel and sdist in dist/, the same bytes each time
 	@rm -rf dist
@@ -122,5 +145,5 @@ lock: ## remake the locks: make lock ARGS=--upgrade
 
 .PHONY: clean
 clean: ## remove what setup, tests and tools have made
-	rm -rf .venv .tools .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
+	rm -rf .venv .tools .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage .mutants dist site
 	find $(PYTHON_FOLDERS) -name __pycache__ -type d -prune -exec rm -rf {} +

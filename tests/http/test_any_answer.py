@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,11 +15,12 @@ import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from gastown.testing.clock import in_virtual_time, threads_in_place
 from gastown.testing.kilo import Script
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import MemoryNetwork
 from gastown.testing.scrape import scrape
-from gastown.testing.town import FakeTown, open_fake_town, threads_inline
+from gastown.testing.town import FakeTown, open_fake_town
 
 ODD, GOOD = "odd-1", "pole-1"
 SESSION = f"ses_{ODD}_1"
@@ -97,15 +98,6 @@ frames = st.one_of(
 ).map(json.dumps)
 
 
-@contextmanager
-def inline() -> Iterator[None]:
-    """As the fixture of that name, which hypothesis cannot have for each example."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trio.to_thread, "run_sync", threads_inline)
-        patch.setattr(trio._path, "run_sync", threads_inline)
-        yield
-
-
 def in_a_town(work: Callable[[FakeTown], Awaitable[None]], script: Script) -> None:
     """Do something in a town with a good neighbour, under virtual time."""
 
@@ -120,8 +112,8 @@ def in_a_town(work: Callable[[FakeTown], Awaitable[None]], script: Script) -> No
             await work(town)
             await the_neighbour_goes_on(town)
 
-    with TemporaryDirectory() as name, inline():
-        trio.run(run, Path(name), clock=trio.testing.MockClock(autojump_threshold=0))
+    with TemporaryDirectory() as name, threads_in_place():
+        in_virtual_time(partial(run, Path(name)))
 
 
 async def the_neighbour_goes_on(town: FakeTown) -> None:

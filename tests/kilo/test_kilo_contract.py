@@ -33,8 +33,8 @@ from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.stream import event_of
 from gastown.kilo.terminal import KiloTerminals
-from gastown.testing.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from gastown.testing.kilo import Script
+from gastown.testing.kilo.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import open_network
 from gastown.testing.town import start_request
@@ -121,9 +121,7 @@ class Talk:
                 first = not self.frames
                 for data in reader.feed(chunk):
                     self.frames.append(json.loads(data))
-                    event_of(
-                        data, lambda: None
-                    )  # a model that does not fit the real server's event fails the test
+                    event_of(data, lambda: None)  # fails where a model does not fit
                 self.heard.set()
                 self.heard = trio.Event()
                 if first and self.frames:

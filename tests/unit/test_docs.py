@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -13,11 +15,11 @@ from gastown.agents.agent import EDGES
 from gastown.contract.tools import tools
 from gastown.contract.town import Hydration
 from gastown.metrics.table import METRICS
-from tests.faults.faults import FAULTS
+from gastown.testing.faults import FAULTS
 from tools.site import cli, http_api, log_events, settings, worker_api
 from tools.site.__main__ import NotBuilt, build
 from tools.site.pages import DOCS, REPOSITORY, SOURCE, reference, stage
-from tools.site.tree import read_rooms, read_tree
+from tools.site.tree import Node, parse_tree, read_rooms, read_tree
 
 TESTS = REPOSITORY / "tests"
 HAND_WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "adr" or path.name == "index.md")
@@ -65,7 +67,7 @@ def test_what_is_secret_is_told_among_the_credentials() -> None:
     ("name", "expected"),
     [
         *(("KILOCODE_TOKEN", "secret"), ("GASTOWN_TOWN_ID", "text"), ("GASTOWN_CONTROL_HOST", "text")),
-        *(("GASTOWN_CONTROL_ORIGINS", "list"), ("GASTOWN_AGENT_UIDS", "range"), ("GASTOWN_BROKER", "on or off")),
+        *(("GASTOWN_CONTROL_ORIGINS", "list"), ("GASTOWN_AGENT_UIDS", "range")),
         *(("GASTOWN_DRAIN_SECONDS", "number"), ("GASTOWN_CONTROL_PORT", "whole number")),
         ("GASTOWN_PARENT_PID", "whole number"),
     ],
@@ -187,11 +189,26 @@ def test_the_picture_of_an_agents_life_has_the_edges_of_the_table() -> None:
     assert drawn == {(before.value, after.value) for before, afters in EDGES.items() for after in afters}
 
 
-def test_the_picture_of_the_tasks_has_the_tree_of_the_composition_root() -> None:
-    tree = read_tree(SOURCE)
-    front = next(node for node in tree.inside[-1].inside if node.name == "front")
-    assert [node.name for node in front.inside] == ["hypercorn", "loop watch", "boot hydration"]
-    assert [task.name for task in front.inside[2].inside] == ["claim", "mayor prewarm"]
+def test_the_recorded_tree_of_tasks_is_that_of_a_town_that_opens_now() -> None:
+    """`make architecture` records it anew; a process of its own, because the town takes the signals."""
+    page = (DOCS / "explanation" / "architecture.md").read_text("utf-8")
+    command = [sys.executable, "-m", "tools.site.architecture", "--print"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    recorded, now = read_tree(page), parse_tree(done.stdout)
+    assert in_any_order(recorded) == in_any_order(now)
+    assert [node.name for node in recorded.inside] == [node.name for node in now.inside]
+
+
+def in_any_order(node: Node) -> tuple[str, str, list[object]]:
+    """A tree whose tasks are sorted: which of two tasks begins first is no part of the architecture."""
+    return node.name, node.note, sorted(map(in_any_order, node.inside), key=repr)
+
+
+def test_the_recorded_tree_has_what_opens_around_what() -> None:
+    """The broker opens before the pool of servers, the roster of agents before what serves."""
+    names = [node.name for node in read_tree((DOCS / "explanation" / "architecture.md").read_text("utf-8")).inside]
+    assert names.index("broker") < names.index("pool") < names.index("roster") < names.index("serve")
 
 
 def test_the_picture_of_the_rooms_has_those_of_the_house() -> None:

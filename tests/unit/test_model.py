@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gastown.agents.agent import ACTIVE, EDGES, Agent, IllegalTransition
+from gastown.agents.launch.desired import Desired
 from gastown.agents.session.event_log import EventLog
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.kilo.stream import KiloEvent
@@ -36,11 +37,10 @@ def changes() -> list[str]:
 @pytest.fixture
 async def agent(changes: list[str]) -> Agent:
     return Agent(
-        StartAgentRequest.model_validate(start_request("pole-1")),
+        Desired(StartAgentRequest.model_validate(start_request("pole-1")), given=10),
         workdir="/w",
         now=lambda: NOW,
         events=EventLog(lambda: NOW),
-        inherited=None,
         on_change=lambda: changes.append("changed"),
     )
 

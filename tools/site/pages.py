@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tools.site import agent_tools, cli, http_api, log_events, metrics, settings, worker_api
 from tools.site.markdown import sentence, title_and_lead
-from tools.site.tree import draw, draw_rooms, read_rooms, read_tree
+from tools.site.tree import draw_rooms, draw_tree_of, read_rooms
 
 __all__ = ["DOCS", "REPOSITORY", "SOURCE", "reference", "stage"]
 
@@ -23,7 +23,6 @@ STYLES = Path(__file__).with_name("site.css")
 
 _PICTURE = re.compile(r"^!\[(?P<told>[^\]]*)\]\((?P<file>[^)\s]+\.svg)\)$", re.MULTILINE)
 _CARDS = re.compile(r"^<!-- cards: (?P<folder>[\w/-]+) -->$", re.MULTILINE)
-_TREE = "<!-- the tree of tasks -->"
 _ROOMS = "<!-- the rooms -->"
 
 
@@ -63,7 +62,7 @@ def _finished(page: Path, pages: Path) -> str:
     text = _PICTURE.sub(lambda found: _figure(page.parent / found["file"], found["told"]), text)
     text = _CARDS.sub(lambda found: _cards(page, pages, found["folder"]), text)
     text = text.replace(_ROOMS, draw_rooms(read_rooms(REPOSITORY / "CONTRIBUTING.md")))
-    return text.replace(_TREE, draw(read_tree(SOURCE)))
+    return draw_tree_of(text)
 
 
 def _figure(picture: Path, told: str) -> str:

@@ -1,20 +1,35 @@
-"""The tree of tasks as a picture, drawn from the docstring of the composition root."""
+"""The tree of tasks and the rooms of the house, as text in a page and as pictures on the site."""
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-__all__ = ["Node", "draw", "draw_rooms", "read_rooms", "read_tree"]
+__all__ = [
+    "Node",
+    "between_marks",
+    "draw",
+    "draw_rooms",
+    "draw_tree_of",
+    "parse_tree",
+    "read_rooms",
+    "read_tree",
+    "text_of",
+]
 
 _ROW = re.compile(r"^(?P<stem>[│├└─ ]*)(?P<name>\S.*?)(?: {2,}(?P<note>\S.*))?$")
 _STEP = 3
 """Columns that one level is indented by."""
-
-
+_NOTES = 48
+"""The column in which notes begin."""
+_MARKED = re.compile(
+    r"(?P<begin><!-- recorded by make architecture -->\n\n)"
+    r"```text\n(?P<tree>.*?)```"
+    r"(?P<end>\n\n<!-- end of the record -->)",
+    re.DOTALL,
+)
 _ARROWS = re.compile(r"^`(contract ← .+)`", re.MULTILINE)
 
 
@@ -27,24 +42,53 @@ class Node:
     inside: list[Node] = field(default_factory=list)
 
 
-def read_tree(source: Path) -> Node:
-    """The tree in the docstring of `main.py`."""
-    told = ast.get_docstring(ast.parse((source / "main.py").read_text("utf-8"))) or ""
-    picture = told.split("\n\n")[1].splitlines()
+def text_of(node: Node) -> str:
+    """The tree as text, a row for each node."""
+    return "".join(f"{row}\n" for row in _rows(node, "", ""))
+
+
+def _rows(node: Node, stem: str, below: str) -> list[str]:
+    rows = [f"{stem + node.name:{_NOTES}}  {node.note}".rstrip()]
+    for inner in node.inside:
+        last = inner is node.inside[-1]
+        rows += _rows(inner, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
+    return rows
+
+
+def between_marks(page: str, tree: str) -> str:
+    """The page with `tree` where the record of the last one is."""
+    done, times = _MARKED.subn(lambda found: f"{found['begin']}```text\n{tree}```{found['end']}", page)
+    if times != 1:
+        raise ValueError("the page has no place for the tree of tasks")
+    return done
+
+
+def read_tree(page: str) -> Node:
+    """The tree that a page has between its marks."""
+    marked = _MARKED.search(page)
+    if marked is None:
+        raise ValueError("the page has no place for the tree of tasks")
+    return parse_tree(marked["tree"])
+
+
+def parse_tree(text: str) -> Node:
+    """The tree that `text_of` wrote."""
     above: list[Node] = []
-    for line in picture:
+    for line in text.splitlines():
         row = _ROW.match(line)
         if row is None:
-            raise ValueError(f"main.py: not a row of the tree: {line!r}")
-        if not row["stem"].strip("│ ") and above and not row["note"]:
-            above[-1].note += f" {row['name']}"  # a note that goes on in the next row
-            continue
+            raise ValueError(f"not a row of the tree: {line!r}")
         node, depth = Node(row["name"], row["note"] or ""), len(row["stem"]) // _STEP
         del above[depth:]
         if above:
             above[-1].inside.append(node)
         above.append(node)
     return above[0]
+
+
+def draw_tree_of(page: str) -> str:
+    """A page with its tree as a picture, where it has one."""
+    return _MARKED.sub(lambda _: draw(read_tree(page)), page)
 
 
 def draw(node: Node) -> str:

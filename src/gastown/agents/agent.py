@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import structlog
 import trio
 
+from gastown.agents.launch.desired import Desired
 from gastown.agents.launch.environment import BrokerEndpoint
 from gastown.agents.lifecycle.start_metrics import CountedStart, Outcome
 from gastown.agents.session.activity import Activity
@@ -18,7 +20,7 @@ from gastown.agents.session.saving import Saving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError, StartDeadlineExceeded
-from gastown.contract.secret import Secret, credentials_among
+from gastown.contract.secret import credentials_among
 from gastown.git.rig import RigReport
 from gastown.isolation.users import User
 from gastown.kilo.pool import Lease
@@ -59,20 +61,20 @@ class Agent:
 
     def __init__(
         self,
-        request: StartAgentRequest,
+        desired: Desired,
         *,
         workdir: str,
         now: Callable[[], datetime],
         events: EventLog,
-        inherited: Mapping[str, Secret] | None,
         on_change: Callable[[], None],
         outbox: Outbox | None = None,
     ) -> None:
         self.attempt = secrets.token_hex(4)
-        self.request = request
+        self.desired = desired
         self.workdir = workdir
-        self.inherited = inherited
-        self.secrets = (*credentials_among(request.env_vars), *credentials_among(inherited or {}))
+        self.secrets = tuple(
+            chain(credentials_among(self.request.env_vars), credentials_among(desired.inherited or {}))
+        )
         self.endpoint: BrokerEndpoint | None = None
         self.user: User | None = None
         self.state = AgentState.STARTING
@@ -110,13 +112,22 @@ class Agent:
         return self.request.agent_id
 
     @property
+    def request(self) -> StartAgentRequest:
+        """The start request as it stands after all changes."""
+        return self.desired.request
+
+    def change(self, generation: int, fields: Mapping[str, Any]) -> None:
+        """Want other values of the request's fields from now on, as given in `generation`."""
+        self.desired = self.desired.change(generation, fields)
+
+    @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
 
     @property
     def is_resumed(self) -> bool:
         """Whether the registry of an earlier container brought it, rather than a caller of this one."""
-        return self.inherited is not None
+        return self.desired.inherited is not None
 
     def become(self, state: AgentState, reason: str | None = None) -> None:
         """The one place where the state changes; each change is logged, kept as an event, and announced."""

@@ -54,8 +54,6 @@ class Town:
     redactor: LiveRedactor = field(default_factory=lambda: LiveRedactor(tuple))
     """For sentences that leave in answers."""
     town_id: str | None = None
-    livez_seconds: float = 60.0
-    """How long the event loop may stand still before /livez says 503."""
     lag: LoopLag = field(default_factory=LoopLag)
     worker_calls: Attempts = field(default_factory=worker_calls)
     """What was asked of the worker, if there is one."""
@@ -65,8 +63,6 @@ class Town:
     """Who writes the dashboard's file: it is read, and written anew."""
     terminals: NamedLocks = field(default_factory=NamedLocks)
     """Per agent: who looks for its terminal, and makes it when there is none."""
-    refresh_answer_seconds: float = field(default=9.0)
-    """The caller of a refresh aborts at 10 s; what is not finished by then is reported as pending."""
 
 
 def town() -> Town:

@@ -74,7 +74,7 @@ _DEADLINES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 6.0, 10.0, 20.0, 30.0, 60.0)
 # An answer of a model: some milliseconds are the broker's own share, minutes a model that thinks before it speaks;
 # kilo itself gives up after 300 s.
 _FIRST_BYTE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 6.0, 20.0, 60.0, 300.0)
-# A wake-up of a quiet loop is late by less than a millisecond; from 1 s on the thread answers /livez.
+# A wake-up of a quiet loop is late by less than a millisecond; from 1 s on `loop.stood_still` is logged.
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 6.0, 20.0, 60.0)
 _KIB, _MIB = 1024.0, 1024.0 * 1024.0
 # A new conversation has some 100 KiB; 64 MiB is the usual limit of what is saved.

@@ -11,14 +11,13 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.lifecycle.startup import spec_of
+from gastown.agents.launch.environment import authorship
 from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import save_at_the_end
 from gastown.concurrency.locks import NamedLocks
 from gastown.contract.agents import AgentState, Role
 from gastown.contract.drain import DrainReceipt, EvictionContext, FarewellStep, TurnEnd
 from gastown.git.errors import GitError
-from gastown.git.identity import IDENTITY
 from gastown.git.rig import RigGit, limited
 from gastown.git.save import commit_all, has_unpushed, push, unlock
 from gastown.kilo.errors import KiloError
@@ -50,7 +49,7 @@ class AgentDrainParts:
 
     roster: DrainingRoster
     services: AgentServices
-    worker: WorkerClient | None
+    worker: WorkerClient
     git_of: Callable[[Agent], RigGit]
     worktrees: NamedLocks = field(default_factory=NamedLocks)
 
@@ -176,7 +175,7 @@ class AgentDrain:
 
     async def _commit_and_push(self, parts: AgentDrainParts) -> None:
         agent, git = self.agent, parts.git_of(self.agent)
-        identity = {name: spec_of(agent, parts.services).env[name] for name in IDENTITY}
+        identity = authorship(agent.request, parts.services.credentials.current)
         alone = all(other.workdir != agent.workdir for other in parts.roster.active())
         try:
             with limited("commit", _COMMIT_SECONDS):
@@ -192,10 +191,10 @@ class AgentDrain:
         except GitError as error:
             self.lost.append(f"the work: {error}")
             return
-        if agent.request.role == Role.POLECAT and parts.worker is not None:
-            await self._write_context(parts, parts.worker)
+        if agent.request.role == Role.POLECAT and parts.worker.is_configured:
+            await self._write_context(parts)
 
-    async def _write_context(self, parts: AgentDrainParts, worker: WorkerClient) -> None:
+    async def _write_context(self, parts: AgentDrainParts) -> None:
         """Tell the worker on which branch a polecat's work is, for whoever takes it up."""
         request = self.agent.request
         context = EvictionContext(
@@ -204,7 +203,7 @@ class AgentDrain:
         self.reported = False
         try:
             with trio.fail_after(_CONTEXT_SECONDS):
-                await worker.report("eviction-context", context, (request.rig_id, request.agent_id))
+                await parts.worker.report("eviction-context", context, (request.rig_id, request.agent_id))
             self.reported = True
         except (WorkerError, trio.TooSlowError) as error:
             self.lost.append(f"the eviction context: {str(error) or f'no answer in {_CONTEXT_SECONDS:g} s'}")

@@ -82,7 +82,7 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
     `fetch`, `worktree`.
     """
     request, repositories = agent.request, services.repositories
-    rig = _rig_of(request, services, agent.inherited)
+    rig = _rig_of(request, services, agent.desired.inherited)
     git = repositories.git(rig, agent.workdir, agent.user)
     agent.repository = (git.report, repositories.report(rig.rig_id))
     try:

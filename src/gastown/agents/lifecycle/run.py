@@ -192,7 +192,7 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
         if agent.request.is_mayor:
             calm.enter_context(services.pool.slots.hold_resumes())
         agent.user = services.users.acquire(agent.request, agent.workdir)
-        agent.endpoint = admit(agent, services)
+        agent.endpoint = admit(lambda: agent.desired, agent.user, services)
         await prepare(agent, services)
         await _on_servers(agent, services, options.priority, calm)
 

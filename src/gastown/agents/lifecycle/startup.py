@@ -18,7 +18,7 @@ from gastown.agents.session.event_log import TurnFailed
 from gastown.agents.session.snapshots import restore_conversation
 from gastown.concurrency.slots import Priority
 from gastown.concurrency.waiting import wait_any
-from gastown.contract.errors import StartFailed
+from gastown.contract.errors import AgentNotRunning, StartFailed
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.git.errors import GitError
 from gastown.git.workspace import OutsideRoot, prepare_workspace
@@ -68,12 +68,13 @@ class StartupReport:
 
 def spec_of(agent: Agent, services: AgentServices) -> ServerSpec:
     """The server that the agent needs now, with the credentials of this moment."""
+    if agent.endpoint is None:
+        raise AgentNotRunning(agent.id, agent.state)
     return derive(
         agent.request,
         agent.workdir,
         services.credentials.current,
         services.defaults,
-        inherited=agent.inherited,
         endpoint=agent.endpoint,
         user=agent.user,
     )

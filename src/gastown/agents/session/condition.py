@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from gastown.agents.session.event_log import Turns
+from gastown.concurrency.signal import Signal
 from gastown.contract.agents import Condition
 from gastown.kilo.models import Asked, Replied, Status, StatusChanged, TurnClosed
 from gastown.kilo.stream import KiloEvent
@@ -33,7 +34,7 @@ class Progress:
         self.probed_at: float | None = None
         self.unanswered_since: float | None = None
         self.offline_request: str | None = None
-        self._moved = trio.Event()
+        self._status_said = Signal()
 
     def take(self, event: KiloEvent) -> None:
         """An event of the agent's session, after the turns have taken it."""
@@ -75,7 +76,7 @@ class Progress:
 
     async def changed(self) -> None:
         """Return after the session's next status."""
-        await self._moved.wait()
+        await self._status_said.wait()
 
     def condition(self, stalled_after: float) -> Condition:
         """The worst that is true now, with its reason and its age. `stalled_after` is in seconds."""
@@ -103,8 +104,7 @@ class Progress:
         self.offline_request = status.request_id if status.type == "offline" else None
         if status.type != self._said:
             self._said, self._said_since = status.type, now
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
+        self._status_said.send()
 
 
 def _condition(kind: str, age: float, reason: str | None = None, **details: int) -> Condition:

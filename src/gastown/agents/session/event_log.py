@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from gastown.concurrency.hub import Hub
+from gastown.concurrency.signal import Signal
 from gastown.contract.events import AgentEvent
 from gastown.kilo.models import ErrorBody, ErrorEvent, PartDelta, Status, StatusChanged, TurnClosed, TurnOpened
 from gastown.kilo.stream import KiloEvent
@@ -65,7 +66,7 @@ class Turns:
 
     The end of a turn is `session.turn.close`; `session.idle` comes twice, early or never (kilo-facts 2).
     `changes` grows with every turn that opens or closes: who asks the server compares it before and after.
-    `ended` counts the ends of work. `moved` is set, and replaced, when anything of this changes.
+    `ended` counts the ends of work. `moved` is sent when anything of this changes.
     """
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class Turns:
         self.changes = 0
         self.ended = 0
         self.awaited_until = float("-inf")
-        self.moved = trio.Event()
+        self.moved = Signal()
         self.error: TurnFailed | None = None
         self.condition: Status | None = None
         self.opened = trio.Event()
@@ -90,7 +91,7 @@ class Turns:
     def prompted(self) -> None:
         """A prompt was accepted: until its turn opens, or does not open in time, work is not done."""
         self.awaited_until = trio.current_time() + _OPENS_WITHIN_SECONDS
-        self._signal()
+        self.moved.send()
 
     @property
     def is_done(self) -> bool:
@@ -115,14 +116,14 @@ class Turns:
                 self.is_open = False
                 self.ended += 1
                 self._idle.set()
-                self._signal()
+                self.moved.send()
                 if reason != "error":
                     self.first_output.set()
             case ErrorEvent(error=error):
                 self.error = self.error or TurnFailed.of(error)
                 self.awaited_until = float("-inf")  # an error may be all that comes of a prompt
                 self.first_output.set()
-                self._signal()
+                self.moved.send()
             case StatusChanged(status=status):
                 self._status(status)
             case PartDelta():
@@ -138,7 +139,7 @@ class Turns:
         else:
             self.is_open = False
             self._idle.set()
-            self._signal()
+            self.moved.send()
 
     def _busy(self) -> None:
         self.is_open = True
@@ -146,11 +147,7 @@ class Turns:
         if self._idle.is_set():
             self._idle = trio.Event()
         self.opened.set()
-        self._signal()
-
-    def _signal(self) -> None:
-        moved, self.moved = self.moved, trio.Event()
-        moved.set()
+        self.moved.send()
 
     def _status(self, status: Status) -> None:
         if status.type in ("retry", "offline"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter as Multiset
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,10 +11,10 @@ import structlog
 
 from gastown import __version__
 from gastown.agents.agent import Agent
-from gastown.broker.metrics import BrokerMetrics
 from gastown.concurrency.slots import Priority
 from gastown.contract.drain import DrainPhase
 from gastown.control.context import Town
+from gastown.isolation.proc import resident_bytes
 from gastown.kilo.pool import Server
 from gastown.logs import dropped_lines
 from gastown.metrics.counters import Counter, Histogram, Labels
@@ -28,7 +27,6 @@ Reading = Counter | Histogram | Mapping[Labels, float]
 
 log = structlog.get_logger()
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _ROLE = "GASTOWN_AGENT_ROLE"
 
 
@@ -136,8 +134,7 @@ def _worker(town: Town) -> dict[str, Reading]:
 
 
 def _broker(town: Town) -> dict[str, Reading]:
-    broker = town.services.broker
-    figures = broker.figures if broker is not None else BrokerMetrics()
+    figures = town.services.broker.figures
     return {
         "gastown_broker_requests_total": figures.over,
         "gastown_broker_requests_in_progress": {(to,): n for to, n in figures.in_progress.items()},
@@ -158,14 +155,6 @@ def _drain(town: Town) -> dict[str, Reading]:
 
 def _role_of(server: Server) -> str:
     return server.spec.env.get(_ROLE, "")
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
-    except OSError:
-        return 0
 
 
 def kilo_version(kilo_bin: str) -> str:
