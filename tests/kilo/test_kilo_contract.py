@@ -22,7 +22,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from gastown.agents.launch.environment import ChildDefaults, derive
+from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, derive
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.kilo.client import Endpoint, KiloClient, http_client
@@ -65,7 +65,13 @@ def spec_for(folder: Path, gateway_url: str) -> ServerSpec:
     )
     workdir = folder / "work"
     workdir.mkdir()
-    spec = derive(request, str(workdir), Credentials(), defaults)
+    spec = derive(
+        request,
+        str(workdir),
+        Credentials(),
+        defaults,
+        endpoint=BrokerEndpoint(gateway_url, Secret("bearer")),
+    )
     config = json.loads(spec.env["KILO_CONFIG_CONTENT"])
     config["provider"]["kilo"]["models"] = {name: {} for name in MODELS}
     content = json.dumps(config)
