@@ -22,7 +22,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from gastown.agents.launch.environment import ChildDefaults, derive
+from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, derive
 from gastown.agents.session.usage import UsageMeter
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
@@ -32,6 +32,7 @@ from gastown.kilo.frames import FrameReader
 from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
+from gastown.kilo.stream import event_of
 from gastown.kilo.terminal import KiloTerminals
 from gastown.testing.kilo import Script
 from gastown.testing.kilo.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
@@ -65,7 +66,13 @@ def spec_for(folder: Path, gateway_url: str) -> ServerSpec:
     )
     workdir = folder / "work"
     workdir.mkdir()
-    spec = derive(request, str(workdir), Credentials(), defaults)
+    spec = derive(
+        request,
+        str(workdir),
+        Credentials(),
+        defaults,
+        endpoint=BrokerEndpoint(gateway_url, Secret("bearer")),
+    )
     config = json.loads(spec.env["KILO_CONFIG_CONTENT"])
     config["provider"]["kilo"]["models"] = {name: {} for name in MODELS}
     content = json.dumps(config)
@@ -119,7 +126,9 @@ class Talk:
         async with self.client.stream("/global/event") as chunks:
             async for chunk in chunks:
                 first = not self.frames
-                self.frames += [json.loads(data) for data in reader.feed(chunk)]
+                for data in reader.feed(chunk):
+                    self.frames.append(json.loads(data))
+                    event_of(data, lambda: None)  # fails where a model does not fit
                 self.heard.set()
                 self.heard = trio.Event()
                 if first and self.frames:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gastown.kilo import frames
 from gastown.kilo.frames import FrameReader, FrameTooLarge
 
 STREAM = (
@@ -33,3 +34,23 @@ def test_a_frame_without_end_is_given_up() -> None:
 
 def test_many_frames_may_be_larger_than_one_may() -> None:
     assert len(FrameReader(100).feed(b"data: 12345678\n\n" * 50)) == 50
+
+
+def test_each_byte_of_an_unfinished_frame_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame without an end, in small pieces: the work grows with the bytes and not with their square."""
+    searched = 0
+
+    class Counting:
+        def search(self, text: bytearray, begin: int) -> object:
+            nonlocal searched
+            searched += len(text) - begin
+            return end.search(text, begin)
+
+    end = frames._END
+    monkeypatch.setattr(frames, "_END", Counting())
+    reader = FrameReader(1 << 25)
+    pieces = [b"data: x\n" * 31_000, *[b"data:x\n"] * 3000]
+    for piece in pieces:
+        assert reader.feed(piece) == []
+    assert searched <= sum(map(len, pieces)) + 3 * len(pieces)
+    assert len(reader.feed(b"\n")) == 1

@@ -66,6 +66,16 @@ async def test_a_refusal_that_is_not_json_is_still_a_refusal() -> None:
         await client_of(Answers(iter([b"\xffnope"]), 502)).call("GET", "/session")
 
 
+@pytest.mark.parametrize(
+    "content", [b"[]", b"5", b'{"name": "E", "data": []}', b'{"name": 5, "data": {"message": {}}}']
+)
+async def test_a_refusal_of_another_shape_is_still_a_refusal(content: bytes) -> None:
+    """An error status is KiloRefused whatever its body, which is then told as it is."""
+    with pytest.raises(KiloRefused) as refused:
+        await client_of(Answers(iter([content]), 400)).call("GET", "/session")
+    assert str(refused.value) == f"kilo answered GET /session with 400 Error: {content.decode()}"
+
+
 async def test_a_small_answer_does_not_become_a_large_one() -> None:
     packed = Answers(iter([gzip.compress(b'"' + b"x" * 2 * MOST_BYTES + b'"')]), content_encoding="gzip")
     client = client_of(packed)

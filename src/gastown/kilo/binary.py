@@ -23,7 +23,7 @@ class KiloMissing(Exception):
 
 
 def find_kilo(configured: str | None, path: str) -> str:
-    """The configured executable, else `kilo` on `path`; npm's wrapper is replaced by the binary behind it.
+    """The configured executable, else `kilo` on `path`; npm's wrapper is replaced by the binary that it runs.
 
     The wrapper is a Node script that runs the binary as its child: 41 MB more, and a KILL to it leaves the
     server running (kilo-facts 1).
@@ -40,7 +40,7 @@ def find_kilo(configured: str | None, path: str) -> str:
 
 
 def _native(executable: Path) -> Path | None:
-    """The binary behind npm's wrapper: the package for this machine, installed beside or below it."""
+    """The binary that npm's wrapper runs: the package for this machine, installed beside or below it."""
     with executable.open("rb") as file:
         if not file.read(64).startswith(b"#!"):
             return None

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _USER = "kilo"
 MOST_BYTES = 32 * 1024 * 1024
-"""More than a kilo server has to say at once. Behind one stands an agent, which may mean harm."""
+"""More than a kilo server has to say at once. An agent works in it, and may mean harm."""
 
 
 def http_client() -> httpx2.AsyncClient:

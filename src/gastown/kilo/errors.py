@@ -47,7 +47,7 @@ class NotReady(KiloError):
 class ServerDied(KiloError):
     """The process ended by itself. `exit` is None when it could not even be started.
 
-    `stderr` are its last words without a credential (`ServerSpec.redacted`): they are told to who asked for it.
+    `stderr` are its last words without a credential (`ServerSpec.redacted`): the caller is told them.
     """
 
     def __init__(self, ended: Exit | None, stderr: tuple[str, ...], reason: str = "") -> None:

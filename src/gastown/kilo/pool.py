@@ -1,4 +1,4 @@
-"""Who owns kilo servers: one per working directory and home, started one after the other, reused when equal."""
+"""Pool of `kilo serve` processes: at most one per (workdir, home), reused when the spec fingerprint matches."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Lease:
         return self.server.running.leftovers
 
     def park(self) -> None:
-        """Leave the server running behind the lease, for a successor whose spec is equal."""
+        """Leave the server running after the lease, for a successor whose spec is equal."""
         self._parked = True
 
     async def spawn_beside(self, spec: ServerSpec, phases: PhaseLog) -> Server:
@@ -263,7 +263,7 @@ class ServerPool:
         await server.gone.wait()
 
     async def discard(self, key: tuple[str, str]) -> None:
-        """Retire the parked server of `key`, if there is one that nobody leases."""
+        """Retire the parked server of `key`, if there is one that is not leased."""
         for server in list(self._servers):
             if server.spec.key == key and not server.leased:
                 await self.retire(server)

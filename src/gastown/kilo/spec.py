@@ -21,7 +21,7 @@ class ServerSpec:
     """Everything that decides what a server is: two servers of equal specs are interchangeable.
 
     `env` is the whole environment of the child and holds credentials, so it is left out of the repr.
-    `required_tools` must be registered before the server counts as ready. `user` is who its process is.
+    `required_tools` must be registered before the server counts as ready. `user` is the user of its process.
     """
 
     argv: tuple[str, ...]

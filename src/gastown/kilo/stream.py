@@ -16,7 +16,7 @@ from gastown.kilo.frames import FrameReader, FrameTooLarge
 from gastown.kilo.models import EVENTS, FRAME, EventFacts, parse, read
 from gastown.metrics.counters import Counter
 
-__all__ = ["DroppedFrames", "KiloEvent", "follow_events"]
+__all__ = ["DroppedFrames", "KiloEvent", "event_of", "follow_events"]
 
 log = structlog.get_logger()
 
@@ -112,7 +112,7 @@ async def _read_once(
                     silence.deadline = trio.current_time() + SILENCE_SECONDS
                     for data in frames.feed(chunk):
                         try:
-                            event = _parse(data, connected)
+                            event = event_of(data, connected)
                         except KiloGarbled as error:
                             dropped.add(len(data), error)
                             continue
@@ -123,7 +123,7 @@ async def _read_once(
     return "silence" if silence.cancelled_caught else "end of stream"
 
 
-def _parse(data: bytes, connected: Callable[[], None]) -> KiloEvent | None:
+def event_of(data: bytes, connected: Callable[[], None]) -> KiloEvent | None:
     """The event of a session in this frame, if it holds one.
 
     `sync` frames repeat other frames in a durable form; those without a session are kilo's own housekeeping.

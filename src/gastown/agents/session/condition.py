@@ -65,7 +65,7 @@ class Progress:
             self.unanswered_since = trio.current_time()
 
     def not_told(self, request: str) -> None:
-        """An offline session could not be told to try again. It will not ask anew, so its request stands."""
+        """An offline session could not be told to try again. It will not ask again, so its request stands."""
         if self.offline_request is None:
             self.offline_request = request
 

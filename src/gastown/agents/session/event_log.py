@@ -24,7 +24,7 @@ _OPENS_WITHIN_SECONDS = 10.0
 
 
 class EventLog:
-    """The newest events of each agent, and who listens to them. Ids grow over the whole container."""
+    """The newest events of each agent, and the subscribers to them. Ids grow over the whole container."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
@@ -32,7 +32,7 @@ class EventLog:
         self.hub: Hub[AgentEvent] = Hub(KEPT)
 
     def append(self, agent_id: str, event: str, data: dict[str, Any], attempt_id: str | None = None) -> AgentEvent:
-        """Keep an event, and let those know who listen; waits for nobody."""
+        """Keep an event, and wake the subscribers; never waits."""
         number = next(self._ids)
         record = AgentEvent(id=number, event=event, data=data, timestamp=self._now(), attempt_id=attempt_id)
         self.hub.publish(agent_id, number, record)
@@ -65,7 +65,7 @@ class Turns:
     """The turns of one session, as its events tell them.
 
     The end of a turn is `session.turn.close`; `session.idle` comes twice, early or never (kilo-facts 2).
-    `changes` grows with every turn that opens or closes: who asks the server compares it before and after.
+    `changes` grows with every turn that opens or closes: code that asks the server compares it before and after.
     `ended` counts the ends of work. `moved` is sent when anything of this changes.
     """
 

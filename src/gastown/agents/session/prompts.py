@@ -9,7 +9,7 @@ __all__ = ["send_prompt"]
 
 
 async def send_prompt(agent: Agent, prompt: str) -> None:
-    """Queue a prompt behind the turn that is open. Raises `AgentNotRunning` and `KiloError`.
+    """Queue a prompt, which waits for the turn that is open. Raises `AgentNotRunning` and `KiloError`.
 
     Model and system text go with each prompt: kilo keeps the one for longer than wanted, and the other not at all.
     """

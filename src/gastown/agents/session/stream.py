@@ -19,7 +19,7 @@ __all__ = ["listen", "reconcile"]
 log = structlog.get_logger()
 
 _NEWEST = 20
-"""Messages asked for after a gap: more than a turn of some minutes stores while nobody listens."""
+"""Messages asked for after a gap: more than a turn of some minutes stores while no stream is open."""
 _TRIES = 3
 
 

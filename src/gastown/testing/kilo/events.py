@@ -56,10 +56,13 @@ class Events:
         self._listeners.clear()
 
     def _publish(self, payload: dict[str, Any], directory: str) -> None:
-        frame = _frame({"directory": directory, "project": "global", "payload": payload})
+        self.publish(json.dumps({"directory": directory, "project": "global", "payload": payload}))
+
+    def publish(self, frame: str) -> None:
+        """Send a frame as it is, also one that no kilo sends."""
         for listener in [] if self.silent else list(self._listeners):
             try:
-                listener.send_nowait(frame)
+                listener.send_nowait(f"data: {frame}\n\n")
             except (trio.WouldBlock, trio.BrokenResourceError):
                 self._listeners.remove(listener)
 

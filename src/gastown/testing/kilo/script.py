@@ -23,7 +23,7 @@ class Script:
     reached. The server knows the models of its configuration, unless not `knows_configured`, and `models`
     beside them. The first `loses` prompts are stored and get no turn, as when a fresh instance's first turn is
     being aborted. `hangs` are routes ("GET /experimental/tool/ids") that never answer, `broken` routes that answer
-    500, `odd` holds what routes answer instead of what a kilo says.
+    500, `odd` holds what routes answer instead of what a kilo says; in its routes "*" stands for an id.
     """
 
     instance_seconds: float = 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import trio
@@ -16,6 +17,7 @@ from gastown.testing.kilo.turns import Turns, named_error
 __all__ = ["FakeKilo"]
 
 _UNEXPECTED = "Unexpected server error"
+_WITH_ID = re.compile(r"/(?:ses|pty|net)_[^/]+")
 
 
 class FakeKilo:
@@ -38,6 +40,7 @@ class FakeKilo:
         self.ptys = FakePtys()
         self.app = locked(self.ptys.beside(app_of(self._handle)), "kilo", password)
         self.emit = self._events.emit
+        self.publish = self._events.publish
         self.end_streams = self._events.end
         self.interrupt = self._turns.interrupt
 
@@ -79,8 +82,8 @@ class FakeKilo:
             await trio.sleep_forever()
         if route in self.script.broken:
             return _error(500, "UnknownError", _UNEXPECTED)
-        if route in self.script.odd:
-            return answer(self.script.odd[route])
+        if (odd := _WITH_ID.sub("/*", route)) in self.script.odd:
+            return answer(self.script.odd[odd])
         try:
             body = asked.json()
         except ValueError:
