@@ -166,7 +166,7 @@ def _watched(recorder: _Recorder) -> Iterator[None]:
 
         async def __aexit__(
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-        ) -> bool:
+        ) -> bool | None:
             return await self._manager.__aexit__(kind, error, trace)
 
     opening = trio.open_nursery
