@@ -108,7 +108,7 @@ ENV LANG=C.UTF-8 \
     GASTOWN_KILO_BIN=/opt/kilo/bin/kilo
 WORKDIR /workspace
 EXPOSE 8080
-# /livez answers also while the town drains or its event loop is busy.
+# /livez answers also while the town drains; it does not when the event loop has been blocked for 5 s.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["/bin/sh", "-c", "exec curl --fail --silent --show-error --output /dev/null http://127.0.0.1:${GASTOWN_CONTROL_PORT:-8080}/livez"]
 # The control server stays root, because it becomes each agent's user; what agents run never is.

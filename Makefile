@@ -121,6 +121,10 @@ bench-broker: ## what the broker adds to a streamed answer
 bench-boot bench-events bench-git bench-memory bench-drain bench-broker: bench-%: setup
 	@.venv/bin/python -m bench.$* $(ARGS)
 
+.PHONY: bench-pairs
+bench-pairs: setup ## this checkout against another revision, in turn: make bench-pairs BASE=REV ARGS='events --pairs 5'
+	@.venv/bin/python -m bench.pairs --base $(BASE) $(ARGS)
+
 .PHONY: dist
 dist: setup ## wheel and sdist in dist/, the same bytes each time
 	@rm -rf dist

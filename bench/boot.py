@@ -26,8 +26,9 @@ from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.secret import reveal_json
 from gastown.contract.town import Health, Hydration, RefreshAnswer
 from gastown.contract.worker import RegistryEntry
-from gastown.hall.config import town_config
-from gastown.hall.container import (
+from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
+from gastown.hall.domain.town import town_config
+from gastown.hall.drivers.process import (
     Container,
     ContainerOptions,
     base_environment,
@@ -35,7 +36,6 @@ from gastown.hall.container import (
     container_environment,
     run_container,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
@@ -93,7 +93,7 @@ async def boot(options: argparse.Namespace, data: Path) -> Figures:
         container_options = ContainerOptions(
             environment=environment, log=data / "serve.log", homes=data / "homes", drain_seconds=30
         )
-        async with open_dispatch(f"http://127.0.0.1:{port}") as dispatch:
+        async with open_control_client(f"http://127.0.0.1:{port}") as dispatch:
             spawned = trio.current_time()
             async with run_container(container_options) as container:
                 await measure(figures, options, hall, dispatch, container, spawned)
@@ -104,7 +104,7 @@ async def measure(
     figures: Figures,
     options: argparse.Namespace,
     hall: Hall,
-    dispatch: Dispatch,
+    dispatch: ControlClient,
     container: Container,
     spawned: float,
 ) -> None:
@@ -124,7 +124,7 @@ async def measure(
         await refresh(figures, hall, dispatch)
 
 
-async def start_mayor(figures: Figures, hall: Hall, dispatch: Dispatch) -> None:
+async def start_mayor(figures: Figures, hall: Hall, dispatch: ControlClient) -> None:
     """As a user would: 0.3 s after the container answers for the first time."""
     await trio.sleep(0.3)
     sent = trio.current_time()
@@ -134,7 +134,7 @@ async def start_mayor(figures: Figures, hall: Hall, dispatch: Dispatch) -> None:
         raise SystemExit(f"boot: the mayor is {agent.status}, not running")
 
 
-async def resumes_settled(figures: Figures, dispatch: Dispatch, spawned: float) -> Hydration:
+async def resumes_settled(figures: Figures, dispatch: ControlClient, spawned: float) -> Hydration:
     """Wait until every agent of the registry is running or has failed."""
     with trio.fail_after(180):
         while True:
@@ -147,7 +147,7 @@ async def resumes_settled(figures: Figures, dispatch: Dispatch, spawned: float) 
             await trio.sleep(0.1)  # a poll costs CPU that the spawns need
 
 
-async def refresh(figures: Figures, hall: Hall, dispatch: Dispatch) -> None:
+async def refresh(figures: Figures, hall: Hall, dispatch: ControlClient) -> None:
     token = await hall.container_token()
     sent = trio.current_time()
     answer: RefreshAnswer = await dispatch.refresh_token(token, hall.town_id)
@@ -166,17 +166,17 @@ async def refresh(figures: Figures, hall: Hall, dispatch: Dispatch) -> None:
         raise SystemExit(f"boot: the refresh reached only {figures.refreshed_at_last} agents")
 
 
-async def port_of(dispatch: Dispatch, agent_id: str) -> int | None:
+async def port_of(dispatch: ControlClient, agent_id: str) -> int | None:
     status = await dispatch.status(agent_id)
     return status.server_port if status else None
 
 
-async def answered(dispatch: Dispatch) -> Health:
+async def answered(dispatch: ControlClient) -> Health:
     with trio.fail_after(30):
         while True:
             try:
                 return await dispatch.health()
-            except DispatchError:
+            except ControlCallFailed:
                 await trio.sleep(0.005)
 
 

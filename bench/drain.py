@@ -16,7 +16,7 @@ import trio
 from bench.boot import KILO, kilo_alone
 from bench.processes import run
 from gastown.contract.agents import StartAgentRequest
-from gastown.hall.config import town_config
+from gastown.hall.domain.town import town_config
 from gastown.kilo.server import launch
 from tests.kilo.town import RealTown, eventually, real_town
 

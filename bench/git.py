@@ -25,7 +25,7 @@ import trio
 from bench.processes import run
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.contract.town import TownConfig
-from gastown.hall.config import town_config
+from gastown.hall.domain.town import town_config
 from tests.git.server import GitServer, open_git_server
 from tests.kilo.town import RealTown, real_town
 

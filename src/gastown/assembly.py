@@ -19,6 +19,7 @@ from gastown.agents.drain.agent import AgentDrainParts
 from gastown.agents.drain.town import Drain, DrainParts
 from gastown.agents.heartbeats import Heartbeats
 from gastown.agents.launch.broker_access import TownUpstreams
+from gastown.agents.launch.desired import ContainerDefaults
 from gastown.agents.launch.environment import ChildDefaults
 from gastown.agents.launch.repositories import git_of
 from gastown.agents.roster import Roster, open_roster
@@ -31,6 +32,7 @@ from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.shutdown import Shutdown
 from gastown.concurrency.slots import PrioritySlots
+from gastown.concurrency.supervise import open_supervisor
 from gastown.contract.secret import Secret
 from gastown.contract.tools import plugin_file
 from gastown.contract.town import TownConfig
@@ -51,10 +53,10 @@ from gastown.kilo.pool import Refused, open_pool
 from gastown.kilo.server import Launcher
 from gastown.logs import LiveRedactor
 from gastown.settings import Settings
-from gastown.worker.calls import worker_calls
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
 from gastown.worker.heartbeat import open_heartbeats
+from gastown.worker.no_worker import NoWorker
 from gastown.worker.nudges import NudgeDesk
 from gastown.worker.outbox.pump import open_outbox
 from gastown.worker.registry import RegistryWriter, open_registry_writer
@@ -109,7 +111,7 @@ class Open:
     town: Town
     hydration: Hydration | None
     registry: RegistryWriter | None
-    worker: WorkerClient | None
+    worker: WorkerClient
 
 
 @asynccontextmanager
@@ -127,13 +129,13 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
                 writer.changed()
 
         roster = await stack.enter_async_context(open_roster(services, changed))
-        if worker is not None:
+        if worker.is_configured:
             writers.append(await stack.enter_async_context(open_registry_writer(worker, roster.registry)))
         heartbeats = Heartbeats(roster, secrets.token_hex(8))
         await stack.enter_async_context(
             open_heartbeats(worker, heartbeats.beats, services.reports.container_ready)
         )
-        background = await stack.enter_async_context(trio.open_nursery())
+        background = await stack.enter_async_context(open_supervisor())
         report, gate = BootReport(parts.process_start), HydrationGate()
         town = Town(
             roster=roster,
@@ -152,18 +154,16 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
             town_id=settings.gastown_town_id,
             policy=access_policy(settings, listening_host(settings)),
-            livez_seconds=settings.gastown_livez_seconds,
-            worker_calls=worker.calls if worker is not None else worker_calls(),
+            worker_calls=worker.calls,
         )
         hydration = None
-        if worker is not None:
+        if worker.is_configured:
             hydration = Hydration(gate, worker, roster, writers[0], report, settings.gastown_gate_seconds)
         yield Open(town, hydration, writers[0] if writers else None, worker)
-        background.cancel_scope.cancel(reason="the town closes")
 
 
 async def open_services(
-    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, credentials: LiveCredentials
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient, credentials: LiveCredentials
 ) -> AgentServices:
     """What every agent's life needs, for as long as `stack` is open."""
     settings = parts.settings
@@ -236,31 +236,24 @@ def initial_credentials(settings: Settings) -> Credentials:
     )
 
 
-def open_worker(
-    settings: Settings, client: httpx2.AsyncClient, credentials: LiveCredentials
-) -> WorkerClient | None:
-    """The worker's client, or None where the container was given no worker."""
+def open_worker(settings: Settings, client: httpx2.AsyncClient, credentials: LiveCredentials) -> WorkerClient:
+    """The worker's client, or its stand-in where the container was given no worker."""
     if settings.gastown_api_url is None or settings.gastown_town_id is None:
-        return None
+        return NoWorker()
     return WorkerClient(client, settings.gastown_api_url, settings.gastown_town_id, credentials)
 
 
 async def open_agents_broker(
-    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, credentials: LiveCredentials
-) -> Broker | None:
-    """The broker for as long as `stack` is open; None when agents get the credentials themselves."""
+    stack: AsyncExitStack, parts: Parts, worker: WorkerClient, credentials: LiveCredentials
+) -> Broker:
+    """The broker for as long as `stack` is open."""
     settings = parts.settings
-    if not settings.gastown_broker:
-        log.warning("broker.off", consequence="agents hold the credentials of the town")
-        return None
     gateway_url = (settings.kilo_api_url or DEFAULT_GATEWAY).rstrip("/")
     upstreams = TownUpstreams(worker, credentials, settings.gastown_api_url, gateway_url)
     return await stack.enter_async_context(parts.open_broker(upstreams))
 
 
-async def open_git(
-    stack: AsyncExitStack, parts: Parts, worker: WorkerClient | None, live: LiveCredentials
-) -> Tools:
+async def open_git(stack: AsyncExitStack, parts: Parts, worker: WorkerClient, live: LiveCredentials) -> Tools:
     """git's credentials and the service that gives them out, for as long as `stack` is open."""
     settings = parts.settings
     source = GitTokens(
@@ -291,9 +284,7 @@ def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None =
         home_root=settings.gastown_agent_home_root,
         base_env=settings.base_env,
         parent_pid=os.getpid(),
-        api_url=settings.gastown_api_url,
-        kilocode_token=settings.kilocode_token,
-        organization_id=settings.gastown_organization_id,
+        counts=ContainerDefaults(settings.kilocode_token, settings.gastown_organization_id),
         mayor_tools=frozenset(settings.gastown_mayor_tools),
         plugin=plugin_file().as_uri(),
         git=git,
@@ -302,13 +293,12 @@ def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None =
 
 def live_secrets(settings: Settings, roster: Roster, services: AgentServices) -> list[Secret]:
     """Every value that must not be seen in the log, at this moment."""
-    bearers = services.broker.grants.bearers() if services.broker is not None else []
     return [
         *settings.secrets(),
         *services.credentials.current.secrets(),
         *services.repositories.tools.credentials.secrets(),
         *roster.secrets(),
-        *bearers,
+        *services.broker.grants.bearers(),
         *services.pool.secrets(),
     ]
 

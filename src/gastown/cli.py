@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["serve"] and len(given) == 1:
         return _serve()
 
-    from gastown.hall import up
+    from gastown.hall.cli import up
 
     parser = build_parser()
     options = parser.parse_args(given)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command with its arguments; the reference of the commands is made from it, too."""
-    from gastown.hall import up
+    from gastown.hall.cli import up
 
     parser = argparse.ArgumentParser(prog="gastown", description="One container in which a team of agents works.")
     parser.add_argument("--version", action="version", version=f"gastown {__version__}")

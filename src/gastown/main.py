@@ -22,8 +22,8 @@ from gastown.agents.drain.town import run_drain
 from gastown.assembly import Open, Parts, drain_parts, live_secrets, open_town
 from gastown.boot.accounts import agent_users, find_python
 from gastown.boot.hydrate import Hydration, hydrate
+from gastown.concurrency.loop_watch import watch_loop
 from gastown.control.app import create_app
-from gastown.control.liveness import watch_loop
 from gastown.control.server import listen_on, listening_host, serve_app
 from gastown.kilo.binary import find_kilo
 from gastown.kilo.client import http_client
@@ -80,10 +80,10 @@ async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
     stop, hydrating = trio.Event(), trio.CancelScope()
     host, port = listener.getsockname()[:2]
     async with trio.open_nursery() as front:
-        adopt = await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
+        await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
         log.info("container.serving", host=host, port=port)
         front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
-        async with watch_loop(listener, opened.town.lag, opened.town.livez_seconds, adopt):
+        async with watch_loop(opened.town.lag):
             await shutdown.requested.wait()
             hydrating.cancel(reason="the container drains")
             await run_drain(opened.town.drain, drain_parts(opened))

@@ -164,16 +164,10 @@ class Settings(BaseSettings):
     gastown_git_seconds: Annotated[
         Seconds, Field(description="Any other git operation on a repository, a merge as a whole.")
     ] = 120.0
-    gastown_livez_seconds: Annotated[
-        Seconds, Field(description="How long the event loop may stand still before /livez answers 503.")
-    ] = 60.0
     gastown_drain_seconds: Annotated[Seconds, Field(description="Budget of the shutdown.")] = 300.0
     gastown_snapshot_mb: Annotated[
         int, Field(ge=1, le=4096, description="The largest kilo.db that is saved at the worker, in MiB.")
     ] = 64
-    gastown_broker: Annotated[
-        bool, Field(description="Agents reach the worker and the gateway through the broker; off: by themselves.")
-    ] = True
     gastown_mayor_tools: Annotated[
         tuple[str, ...],
         NoDecode,

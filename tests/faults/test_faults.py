@@ -11,10 +11,9 @@ import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gastown.testing.town import open_fake_town, threads_inline
-from tests.conftest import in_virtual_time
-from tests.faults.faults import FAULTS
-from tests.faults.lab import open_lab
+from gastown.testing.clock import in_virtual_time, threads_in_place
+from gastown.testing.faults import FAULTS, open_lab
+from gastown.testing.town import open_fake_town
 
 
 async def suffer(open_town, schedule: list[tuple[str, float]]) -> None:
@@ -58,7 +57,5 @@ SCHEDULES = st.lists(
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
 def test_a_town_survives_any_sequence_of_faults(schedule: list[tuple[str, float]]) -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trio.to_thread, "run_sync", threads_inline)
-        patch.setattr(trio._path, "run_sync", threads_inline)
+    with tempfile.TemporaryDirectory() as folder, threads_in_place():
         in_virtual_time(partial(suffer, partial(open_fake_town, Path(folder)), schedule))

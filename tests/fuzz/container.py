@@ -24,8 +24,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 async def serve(folder: Path) -> None:
-    locked = {"gastown_broker": True, "gastown_control_token": Secret(TOKEN)}
-    async with open_fake_town(folder, **locked) as town, trio.open_nursery() as nursery:
+    async with open_fake_town(folder, gastown_control_token=Secret(TOKEN)) as town, trio.open_nursery() as nursery:
         for agent_id in AGENTS:
             answer = await town.start(agent_id, headers=BEARER)
             assert answer.status_code == 201, answer.text

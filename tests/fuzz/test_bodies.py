@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gastown.contract.town import TownConfig
 from gastown.control.app import ROUTES
-from gastown.testing.town import open_fake_town, start_request, threads_inline
-from tests.conftest import in_virtual_time
+from gastown.testing.clock import in_virtual_time, threads_in_place
+from gastown.testing.town import open_fake_town, start_request
 from tests.fuzz.budget import examples
 from tests.fuzz.test_parsers import JSON
 
@@ -80,7 +78,5 @@ async def send(requests: list[tuple[tuple[str, str, Any], bytes]], headers: list
     st.lists(HEADERS, max_size=4),
 )
 def test_whatever_is_sent_is_answered_and_no_answer_is_a_crash(requests, headers) -> None:
-    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trio.to_thread, "run_sync", threads_inline)
-        patch.setattr(trio._path, "run_sync", threads_inline)
+    with tempfile.TemporaryDirectory() as name, threads_in_place():
         in_virtual_time(partial(send, requests, headers, Path(name)))

@@ -6,7 +6,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from gastown.git.repos import Repositories, open_repositories
 from gastown.git.rig import GitLimits, Rig, Tools
 from gastown.git.workspace import WorkspacePaths
 from tests.git.server import GitServer, open_git_server
-from tests.git.town import TIMES, OpenTown, open_git_town
+from tests.git.town import TIMES, OpenTown
 
 LONGEST_SECONDS = 60
 """What no test needs: a hang becomes a failure."""
@@ -125,6 +124,4 @@ def quick_clock() -> trio.testing.MockClock:
 async def git_town(tmp_path: Path, quick_clock: trio.testing.MockClock) -> AsyncIterator[OpenTown]:
     """`async with git_town(...) as town`: see `open_git_town`. Needs `quick_clock` among the test's arguments."""
     async with open_git_server(tmp_path / "served") as server:
-        open_town = partial(open_git_town, tmp_path, server)
-        open_town.server = server
-        yield open_town
+        yield OpenTown(tmp_path, server)

@@ -134,8 +134,8 @@ class GitServer:
         if not good:
             challenge = 'WWW-Authenticate: Basic realm="git"\r\n' if status == 401 else ""
             said = f"your token {password} is not good"  # as unwise servers do
-            head = f"HTTP/1.1 {status} No\r\n{challenge}Content-Type: text/plain\r\nContent-Length: {len(said)}"
-            await stream.send_all(f"{head}\r\nConnection: close\r\n\r\n{said}".encode())
+            refusal = f"HTTP/1.1 {status} No\r\n{challenge}Content-Type: text/plain\r\nContent-Length: {len(said)}"
+            await stream.send_all(f"{refusal}\r\nConnection: close\r\n\r\n{said}".encode())
             return
         if self.before is not None:
             self.before(asked)

@@ -101,13 +101,11 @@ async def test_a_start_that_gives_up_leaves_the_clone_to_the_next_one(place):
 async def test_an_eviction_in_the_middle_of_a_clone_ends_git_and_leaves_nothing(place):
     place.server.make("r", FILES)
     place.server.hold = trio.Event()
-    async with place.life() as life:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(worktree, place, life)
-            await place.server.held.wait()
-            assert gits(place) != []
-            nursery.cancel_scope.cancel()
-        life.repositories.nursery.cancel_scope.cancel()
+    async with place.life() as life, trio.open_nursery() as nursery:
+        nursery.start_soon(worktree, place, life)
+        await place.server.held.wait()
+        assert gits(place) != []
+        nursery.cancel_scope.cancel()
     assert gits(place) == []
     assert place.names() == set()
     place.server.hold = None

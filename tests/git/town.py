@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ __all__ = ["TIMES", "GitTown", "OpenTown", "open_git_town"]
 TIMES = 4
 """How many seconds of the town's clock pass in one real second. The fakes wait on that clock, git does not."""
 
-OpenTown = Callable[..., AbstractAsyncContextManager["GitTown"]]
 QUICK = Script(instance_seconds=0.0, open_seconds=0.0, word_seconds=0.0, turn_seconds=0.1)
 
 
@@ -76,6 +76,17 @@ class GitTown:
             return rig if rig.get("state") in ("ready", "failed") else None
 
         return look
+
+
+@dataclass(frozen=True)
+class OpenTown:
+    """Opens towns in `folder` whose rigs come from `server`; see `open_git_town`."""
+
+    folder: Path
+    server: GitServer
+
+    def __call__(self, **options: Any) -> AbstractAsyncContextManager[GitTown]:
+        return open_git_town(self.folder, self.server, **options)
 
 
 @asynccontextmanager

@@ -113,7 +113,6 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "GASTOWN_KILO_BIN": "/bin/true",
         "GASTOWN_CONTROL_PORT": "0",
-        "GASTOWN_BROKER": "off",
         "GASTOWN_WORKSPACE_ROOT": str(folder / "rigs"),
         "GASTOWN_AGENT_HOME_ROOT": str(folder / "homes"),
         **variables,

@@ -42,7 +42,7 @@ def as_agent(town: FakeTown, agent_id: str) -> httpx2.AsyncClient:
 
 
 async def test_a_server_holds_no_credential_of_the_town(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True, gastown_session_token="canary-session") as town:
+    async with town_on_fakes(gastown_session_token="canary-session") as town:
         town.opened.town.services.credentials.replace_token(Secret("canary-container"))
         await town.start("pole-1", envVars=ENV, headers=config(git_auth={"gitlab_token": "canary-gitlab"}))
         env = town.kilo.server("pole-1").spec.env
@@ -54,7 +54,7 @@ async def test_a_server_holds_no_credential_of_the_town(town_on_fakes) -> None:
 
 
 async def test_the_registry_keeps_the_real_credentials_for_the_next_container(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.hydrated()
         await town.start("pole-1", envVars=ENV)
         await town.opened.registry.flushed()
@@ -65,7 +65,7 @@ async def test_the_registry_keeps_the_real_credentials_for_the_next_container(to
 
 
 async def test_a_mayors_start_finds_the_server_that_was_prewarmed_for_it(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         town.mayor_known()
         await town.hydrated()
         assert (await town.start("mayor-1")).status_code == 201
@@ -74,7 +74,7 @@ async def test_a_mayors_start_finds_the_server_that_was_prewarmed_for_it(town_on
 
 
 async def test_a_refresh_is_live_for_nine_agents_without_a_restart_and_in_no_time(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True, gastown_spawn_slots=9) as town:
+    async with town_on_fakes(gastown_spawn_slots=9) as town:
         names = ["mayor-1", *(f"pole-{number}" for number in range(8))]
         for name in names:
             assert (await town.start(name)).status_code == 201
@@ -90,7 +90,7 @@ async def test_a_refresh_is_live_for_nine_agents_without_a_restart_and_in_no_tim
 
 
 async def test_a_new_gateway_token_and_organisation_are_on_the_next_call_of_every_agent(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
         seen: list[tuple[str, str, str | None]] = []
 
         async def gateway(asked: Any) -> Any:
@@ -114,13 +114,13 @@ async def test_a_new_gateway_token_and_organisation_are_on_the_next_call_of_ever
         assert seen == [
             ("/api/organizations/org-1/models", "Bearer canary-gateway", "org-1"),
             ("/api/organizations/org-2/models", "Bearer canary-new", "org-2"),
-            ("/api/openrouter/models", "Bearer canary-gateway", None),
+            ("/api/openrouter/models", "Bearer canary-new", None),
         ]
         assert len(town.kilo.spawns) == 1
 
 
 async def test_the_shells_variables_are_live_and_one_that_is_gone_is_gone(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1", envVars=ENV, headers=config(env_vars={"COLOUR": "red", "PATH": "/evil"}))
         client = as_agent(town, "pole-1")
         before = (await client.get("/broker/environment")).json()["variables"]
@@ -132,7 +132,7 @@ async def test_the_shells_variables_are_live_and_one_that_is_gone_is_gone(town_o
 
 
 async def test_what_is_frozen_in_a_server_replaces_it_at_the_end_of_the_turn_and_says_why(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1")
         old = town.kilo.server("pole-1")
         synced = await town.client.post("/sync-config", headers=config(git_author_name="Ada"))
@@ -148,7 +148,7 @@ async def test_what_is_frozen_in_a_server_replaces_it_at_the_end_of_the_turn_and
 
 
 async def test_the_bearer_of_an_agent_that_has_ended_is_dead_and_its_next_start_has_another(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1")
         client, first = as_agent(town, "pole-1"), bearer(town, "pole-1")
         assert (await client.get("/broker/environment")).status_code == 200
@@ -177,7 +177,7 @@ async def words(town: FakeTown, agent_id: str) -> AsyncIterator[AsyncIterator[by
 
 @pytest.mark.parametrize("end", ["stop", "crash"])
 async def test_an_agent_that_ends_is_cut_off_before_its_server_has_left(town_on_fakes, end: str) -> None:
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
         await town.start("pole-1")
         town.kilo.stop_seconds = 5
         client, server = as_agent(town, "pole-1"), town.kilo.server("pole-1")
@@ -195,7 +195,7 @@ async def test_an_agent_that_ends_is_cut_off_before_its_server_has_left(town_on_
 async def test_an_agent_that_goes_on_in_the_next_container_is_cut_off_when_its_server_has_left(
     town_on_fakes,
 ) -> None:
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
         await town.start("pole-1")
         town.kilo.stop_seconds = 5
         client, roster = as_agent(town, "pole-1"), town.opened.town.roster
@@ -209,7 +209,7 @@ async def test_an_agent_that_goes_on_in_the_next_container_is_cut_off_when_its_s
 
 
 async def test_a_mayor_that_comes_back_after_a_crash_has_the_bearer_that_it_had(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("mayor-1")
         client, first = as_agent(town, "mayor-1"), town.kilo.server("mayor-1")
         town.kilo.kill(first)
@@ -219,7 +219,7 @@ async def test_a_mayor_that_comes_back_after_a_crash_has_the_bearer_that_it_had(
 
 
 async def test_a_start_that_replaces_another_one_goes_on_with_its_server_and_bearer(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1")
         first = bearer(town, "pole-1")
         await town.start("pole-1")
@@ -228,7 +228,7 @@ async def test_a_start_that_replaces_another_one_goes_on_with_its_server_and_bea
 
 
 async def test_an_expired_container_token_is_renewed_for_an_agents_call(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1")
         primed: list[str] = []
 
@@ -246,12 +246,3 @@ async def test_an_expired_container_token_is_renewed_for_an_agents_call(town_on_
         reply = await as_agent(town, "pole-1").get(PRIME.format("pole-1"))
         assert reply.json() == {"success": True}
         assert primed == ["Bearer stale", "Bearer fresh"]
-
-
-async def test_without_the_broker_agents_hold_the_credentials_and_the_log_says_so(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=False) as town:
-        await town.start("pole-1", envVars=ENV)
-        env = town.kilo.server("pole-1").spec.env
-        assert (env["KILOCODE_TOKEN"], env["GASTOWN_API_URL"]) == ("canary-gateway", "http://worker")
-        assert "GASTOWN_BROKER_URL" not in env
-        assert len(town.logged("broker.off")) == 1

@@ -56,10 +56,9 @@ async def test_a_change_does_not_touch_the_turn_that_is_open(town_on_fakes) -> N
     "body",
     [
         {"model": "test/large", "smallModel": "test/third"},
-        {"model": "test/large", "organizationId": "org-2"},
         {"model": "test/nobody-knows"},
     ],
-    ids=["small model", "organisation", "unknown model"],
+    ids=["small model", "unknown model"],
 )
 async def test_what_is_frozen_in_the_server_restarts_it_when_it_is_idle(
     town_on_fakes, body: dict[str, Any]

@@ -11,10 +11,10 @@ import httpx2
 import pytest
 import trio
 
-from gastown.hall import crew
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.ledger import Ledger
+from gastown.hall.store import rig_agents
+from gastown.hall.store.transaction import Transaction
 from gastown.testing.hall import agent_events, heartbeats
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
@@ -36,11 +36,11 @@ class Town:
         with trio.fail_after(30):
             return await self._client.request(method, f"/api/towns/oak{path}", headers=self._headers, **content)
 
-    async def look(self, work: Callable[[Ledger], T]) -> T:
-        return await self.hall.store.transaction(lambda db: work(Ledger(db, "oak", "2030-05-01T12:00:00.000Z")))
+    async def look(self, work: Callable[[Transaction], T]) -> T:
+        return await self.hall.store.transaction("oak", work)
 
     async def kept(self, agent_id: str = "pole-1") -> list[tuple[str, dict[str, Any]]]:
-        return await self.look(lambda ledger: agent_events(ledger, agent_id))
+        return await self.look(lambda board: agent_events(board, agent_id))
 
 
 @pytest.fixture
@@ -123,13 +123,13 @@ async def test_a_nudge_waits_until_it_is_said_to_be_delivered(town: Town) -> Non
     mayor = (await town.hall.town()).mayor_agent_id
     assert (await town.ask("GET", PENDING)).json() == {"success": True, "data": []}
 
-    def leave(ledger: Ledger) -> list[str]:
-        ledger.run(
+    def leave(board: Transaction) -> list[str]:
+        board.run(
             "INSERT INTO rig_agents (town_id, rig_id, id, role, name, created_at)"
             " VALUES (?1, 'r1', 'pole-1', 'polecat', 'Nux', ?2)",
-            ledger.now,
+            board.now,
         )
-        return [crew.nudge(ledger, "r1", mayor, "pole-1", mode, mode) for mode in ("queue", "immediate")]
+        return [rig_agents.nudge(board, "r1", mayor, "pole-1", mode, mode) for mode in ("queue", "immediate")]
 
     later, now = await town.look(leave)
     waiting = (await town.ask("GET", PENDING)).json()["data"]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 
 M, R = "/api/mayor/oak/tools", "/api/towns/oak/rigs/r1"

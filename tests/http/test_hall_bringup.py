@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from gastown.hall.bringup import CONTROL_TOKEN, UpOptions, bring_up
-from gastown.hall.container import ContainerDied
+from gastown.hall.cli.boot import UpOptions
+from gastown.hall.cli.bringup import CONTROL_TOKEN, bring_up
+from gastown.hall.cli.screen import Screen
+from gastown.hall.drivers.process import ContainerDied
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.screen import Screen
 
 # Says that it drains, to the orchestrator, and ends. It never answers /health.
 REPORTS_ITS_DRAIN = """

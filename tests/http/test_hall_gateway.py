@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from gastown.contract.secret import Secret
-from gastown.hall.config import mayor_context
-from gastown.hall.gateway import stand_in_text
+from gastown.hall.domain.town import mayor_context
+from gastown.hall.gateway_stub import stand_in_text
 from gastown.hall.hall import HallOptions, open_hall
 
 COMPLETIONS = "/api/openrouter/chat/completions"

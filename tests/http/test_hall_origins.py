@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from gastown.contract.secret import Secret
+from gastown.hall.api.context import HallContext, StandIn
 from gastown.hall.app import create_app
-from gastown.hall.context import HallContext, StandIn
 from gastown.hall.hall import Hall, HallOptions, open_hall
 
 

@@ -18,11 +18,11 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
+from gastown.hall.api.worker_api import SNAPSHOT_LIMIT
 from gastown.hall.app import LOGGER
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.tokens import claimed_town, mint, verify
-from gastown.hall.worker_api import SNAPSHOT_LIMIT
 
 START = {
     "agentId": "pole-1",
@@ -283,7 +283,7 @@ async def test_a_snapshot_that_says_it_is_too_large_is_413_before_it_is_read(tow
 
 
 async def test_a_snapshot_that_turns_out_too_large_is_413(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gastown.hall.worker_api.SNAPSHOT_LIMIT", 100_000)
+    monkeypatch.setattr("gastown.hall.api.worker_api.SNAPSHOT_LIMIT", 100_000)
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(20):

@@ -164,7 +164,7 @@ async def test_a_conversation_that_cannot_be_saved_is_a_failed_save(town_on_fake
 
 
 async def test_what_passes_the_broker_is_counted_by_where_it_goes_and_what_comes_back(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
 
         async def gateway(asked: Any) -> Any:
             return answer({}, 402 if asked.path == "/api/user" else 200)
@@ -198,7 +198,7 @@ async def test_a_streamed_answer_is_timed_to_its_first_byte_and_is_in_progress_u
         await trio.sleep(2)
         return Frames(words())
 
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
         town.network.serve(app_of(gateway), "gateway")
         await town.start("pole-1")
         asked = town.later(partial(as_agent(town).get, MODELS))
@@ -223,7 +223,7 @@ async def test_a_request_that_gets_no_whole_answer_is_counted_as_that(town_on_fa
     async def gateway(_: Any) -> Any:
         return Frames(breaks_off())
 
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
         if upstream != "nobody":
             town.network.serve(app_of(gateway), "gateway")
         await town.start("pole-1")
@@ -243,7 +243,7 @@ async def test_a_request_whose_agent_leaves_is_cut(town_on_fakes, who: str) -> N
     async def gateway(_: Any) -> Any:
         await trio.sleep_forever()
 
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
         town.network.serve(app_of(gateway), "gateway")
         await town.start("pole-1")
 
@@ -272,7 +272,7 @@ async def test_when_a_town_has_lived_every_metric_of_the_table_is_there_with_its
     async def gateway(_: Any) -> Any:
         return answer({})
 
-    async with town_on_fakes(gastown_broker=True, kilo_api_url="http://gateway") as town:
+    async with town_on_fakes(kilo_api_url="http://gateway") as town:
         town.network.serve(app_of(gateway), "gateway")
         await town.hydrated()
         await town.start("pole-1")

@@ -68,7 +68,7 @@ async def test_an_agent_of_which_no_heartbeat_can_be_made_costs_its_own_only(tow
     async with town_on_fakes(kilo=odd("GET /nothing", None)) as town:
         for name in ("pole-1", "odd-1", "pole-2"):
             await town.start(name)
-        town.opened.town.roster.get("odd-1").last_event_type = {"of": "no kilo"}
+        town.opened.town.roster.get("odd-1").activity.last_event_type = {"of": "no kilo"}
         await trio.sleep_until(65)
         assert sorted(beats(town)) == [("pole-1", 30), ("pole-1", 60), ("pole-2", 30), ("pole-2", 60)]
         assert [line["agent_id"] for line in town.logged("heartbeat.not_built")] == ["odd-1", "odd-1"]

@@ -100,7 +100,7 @@ class Orchestrator:
 
 
 async def test_it_does_not_notice_that_the_towns_token_has_expired(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("mayor-1")
         await town.start("pole-1")
         worker = Orchestrator(town)
@@ -119,7 +119,7 @@ async def test_it_does_not_notice_that_the_towns_token_has_expired(town_on_fakes
 
 
 async def test_its_own_refresh_and_retry_work_and_teach_it_nothing(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1")
         worker = Orchestrator(town)
         worker.stubborn = True
@@ -134,7 +134,7 @@ async def test_its_own_refresh_and_retry_work_and_teach_it_nothing(town_on_fakes
 
 
 async def test_a_body_too_large_to_be_kept_gets_there_by_its_own_retry(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1")
         worker = Orchestrator(town)
         plugin = OldPlugin(town, "pole-1")
@@ -143,7 +143,7 @@ async def test_a_body_too_large_to_be_kept_gets_there_by_its_own_retry(town_on_f
 
 
 async def test_calls_that_are_refused_together_refresh_once(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True, gastown_spawn_slots=4) as town:
+    async with town_on_fakes(gastown_spawn_slots=4) as town:
         names = [f"pole-{number}" for number in range(4)]
         for name in names:
             await town.start(name)
@@ -157,7 +157,7 @@ async def test_calls_that_are_refused_together_refresh_once(town_on_fakes) -> No
 
 
 async def test_the_end_of_its_agent_ends_it_its_refresh_included(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_broker=True) as town:
+    async with town_on_fakes() as town:
         await town.start("pole-1")
         Orchestrator(town)
         plugin = OldPlugin(town, "pole-1")

@@ -1,7 +1,8 @@
-"""A new container token: live at once, and the agents' servers restarted with it, side by side."""
+"""A new container token is live at once; what is frozen in a server restarts it at the end of its turn."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -35,14 +36,20 @@ async def refresh(town: FakeTown, token: str = "new-token") -> dict[str, Any]:
     return answer.json()
 
 
-def tokens(town: FakeTown) -> dict[str, str]:
-    """The token of each live server."""
-    return {s.spawn.agent_id: s.spec.env["GASTOWN_CONTAINER_TOKEN"] for s in town.kilo.live}
+async def rename(town: FakeTown, author: str = "Ada") -> dict[str, dict[str, Any]]:
+    """Let commits have another author, which is frozen in each server; what the answer says of each agent."""
+    header = {"X-Town-Config": json.dumps({"git_author_name": author})}
+    answer = await town.client.post("/sync-config", headers=header)
+    return {result["agentId"]: result for result in answer.json()["results"]}
 
 
-def results(answer: dict[str, Any]) -> dict[str, tuple[bool, bool]]:
-    """Success and pending of each agent."""
-    return {r["agentId"]: (r["success"], r.get("pending", False)) for r in answer["results"]}
+def authors(town: FakeTown) -> dict[str, str]:
+    """The author of each live server."""
+    return {s.spawn.agent_id: s.spec.env["GIT_AUTHOR_NAME"] for s in town.kilo.live}
+
+
+def failures(town: FakeTown) -> list[tuple[str, str]]:
+    return [(line["agent_id"], line["reason"]) for line in town.logged("agent.restart_failed")]
 
 
 def second_spawn(agent_id: str, fate: Fate) -> Any:
@@ -88,38 +95,44 @@ async def test_without_agents_there_is_nothing_to_restart(town_on_fakes) -> None
         assert await refresh(town) == {"refreshed": True, "agentsRestarted": 0, "agentsFailed": 0, "results": []}
 
 
-async def test_the_answer_lists_every_agent_with_what_became_of_it(town_on_fakes) -> None:
+async def test_the_answer_lists_every_agent_the_mayor_first(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await start_all(town, ["pole-1", "mayor-1"])
-        answer = await refresh(town)
-        durations = [result.pop("durationMs") for result in answer["results"]]
-        assert answer == {
+        live = {"success": True, "durationMs": 0, "mode": "live"}
+        assert await refresh(town) == {
             "refreshed": True,
-            "agentsRestarted": 2,
+            "agentsRestarted": 0,
             "agentsFailed": 0,
-            "results": [{"agentId": "mayor-1", "success": True}, {"agentId": "pole-1", "success": True}],
+            "results": [{"agentId": name, **live} for name in ("mayor-1", "pole-1")],
         }
-        assert durations == [2500, 5000]
 
 
-async def test_every_server_has_the_new_token_afterwards(town_on_fakes) -> None:
+async def test_a_refresh_writes_the_registry_again(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        await start_all(town, ["pole-1", "pole-2"])
+        await town.hydrated()
+        await start_all(town, ["pole-1"])
+        await town.opened.registry.flushed()
+        before = len(town.worker.registries)
         await refresh(town)
-        assert tokens(town) == {"pole-1": "new-token", "pole-2": "new-token"}
+        await town.opened.registry.flushed()
+        assert len(town.worker.registries) == before + 1
 
 
-async def test_sessions_survive_a_refresh(town_on_fakes) -> None:
+async def test_every_server_has_the_new_author_afterwards_and_its_session(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         sessions = await start_all(town, ["mayor-1", "pole-1"])
-        await refresh(town)
+        answer = await rename(town)
+        assert [result["mode"] for result in answer.values()] == ["restart", "restart"]
+        await trio.sleep(10)
+        assert authors(town) == {"mayor-1": "Ada", "pole-1": "Ada"}
         assert [(await town.status(name))["sessionId"] for name in ("mayor-1", "pole-1")] == sessions
 
 
 async def test_a_restarted_agent_is_listened_to_and_takes_messages(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await start_all(town, ["pole-1"])
-        await refresh(town)
+        await rename(town)
+        await trio.sleep(10)
         before = len(await town.events("pole-1"))
         await town.client.post("/agents/pole-1/message", json={"prompt": "and then?"})
         await trio.sleep(5)
@@ -133,32 +146,36 @@ async def test_the_mayor_goes_first(town_on_fakes, attempt: int) -> None:
     async with town_on_fakes(gastown_spawn_slots=1) as town:
         await start_all(town, ["pole-1", "pole-2", "mayor-1", "pole-3"])
         before = len(town.kilo.spawns)
-        await refresh(town)
+        await rename(town)
+        await trio.sleep(20)
         assert town.kilo.order[before] == "mayor-1"
+        assert set(authors(town).values()) == {"Ada"}
 
 
-async def test_the_same_token_again_restarts_nobody(town_on_fakes) -> None:
+async def test_the_same_configuration_again_restarts_nothing(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await start_all(town, ["pole-1"])
-        await refresh(town)
+        await rename(town)
+        await trio.sleep(10)
         before = len(town.kilo.spawns)
-        answer = await refresh(town)
-        assert (answer["results"], len(town.kilo.spawns)) == (
-            [{"agentId": "pole-1", "success": True, "durationMs": 0}],
-            before,
-        )
+        answer = await rename(town)
+        await trio.sleep(10)
+        assert (answer["pole-1"]["mode"], len(town.kilo.spawns)) == ("live", before)
 
 
-async def test_a_restart_that_hangs_is_ended_after_6_seconds_and_touches_nobody_else(town_on_fakes) -> None:
+async def test_a_restart_that_hangs_is_ended_after_6_seconds_touches_no_other_and_is_tried_again(
+    town_on_fakes,
+) -> None:
     async with town_on_fakes(gastown_spawn_slots=4) as town:
         await start_all(town, ["mayor-1", "pole-1", "pole-2"])
         town.kilo.fate = second_spawn("pole-1", NEVER)
-        answer = await refresh(town)
-        assert results(answer) == {"mayor-1": (True, False), "pole-1": (False, False), "pole-2": (True, False)}
-        assert (answer["agentsRestarted"], answer["agentsFailed"]) == (2, 1)
-        failed = answer["results"][1]
-        assert failed["error"] == "the new server was not ready after 6 s (phase spawn); the old one goes on"
-        assert 6_000 <= failed["durationMs"] < 9_000
+        await rename(town)
+        await trio.sleep(9)
+        reason = "the new server was not ready after 6 s (phase spawn); the old one goes on"
+        assert failures(town) == [("pole-1", reason)]
+        assert authors(town) == {"mayor-1": "Ada", "pole-1": "pole-1 (gastown)", "pole-2": "Ada"}
+        await trio.sleep(20)
+        assert authors(town)["pole-1"] == "Ada"
 
 
 @pytest.mark.parametrize(
@@ -172,9 +189,10 @@ async def test_a_new_server_that_crashes_fails_its_agent_only(town_on_fakes, fat
     async with town_on_fakes() as town:
         await start_all(town, ["pole-1", "pole-2"])
         town.kilo.fate = second_spawn("pole-1", fate)
-        answer = await refresh(town)
-        assert results(answer) == {"pole-1": (False, False), "pole-2": (True, False)}
-        assert next(r["error"] for r in answer["results"] if r["agentId"] == "pole-1") == error
+        await rename(town)
+        await trio.sleep(20)
+        assert failures(town) == [("pole-1", error)]
+        assert authors(town) == {"pole-1": "pole-1 (gastown)", "pole-2": "Ada"}
 
 
 BAD = [
@@ -193,12 +211,13 @@ async def test_after_a_failed_restart_the_old_server_serves_and_is_listened_to(t
         (session,) = await start_all(town, ["pole-1"])
         old = town.kilo.server("pole-1")
         town.kilo.fate = second_spawn("pole-1", fate)
-        assert results(await refresh(town)) == {"pole-1": (False, False)}
-        await trio.sleep(5)
+        await rename(town)
+        await trio.sleep(9)
+        assert len(failures(town)) == 1
         assert (town.kilo.live, len(town.opened.town.services.pool.servers)) == ([old], 1)
         before = len(await town.events("pole-1"))
         await town.client.post("/agents/pole-1/message", json={"prompt": "still there?"})
-        await trio.sleep(5)
+        await trio.sleep(1)
         assert len(await town.events("pole-1")) > before
         status = await town.status("pole-1")
         assert (status["status"], status["sessionId"], status["serverPort"]) == ("running", session, old.port)
@@ -220,8 +239,9 @@ async def test_a_new_server_that_cannot_be_used_is_ended_and_the_old_one_goes_on
         await start_all(town, ["pole-1"])
         old = town.kilo.server("pole-1")
         town.kilo.scripts["pole-1"] = script
-        assert results(await refresh(town)) == {"pole-1": (False, False)}
-        await trio.sleep(5)
+        await rename(town)
+        await trio.sleep(9)
+        assert len(failures(town)) == 1
         assert (town.kilo.live, len(town.opened.town.services.pool.servers)) == ([old], 1)
         await town.client.post("/agents/pole-1/message", json={"prompt": "still there?"})
         await trio.sleep(5)
@@ -229,93 +249,63 @@ async def test_a_new_server_that_cannot_be_used_is_ended_and_the_old_one_goes_on
         assert kinds.count("session.turn.close") == 2
 
 
-async def test_a_failed_restart_does_not_end_the_turn_of_the_old_server(town_on_fakes) -> None:
-    async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(turn_seconds=100))) as town:
-        await start_all(town, ["pole-1"])
-        town.kilo.fate = second_spawn("pole-1", Fate(1, dies_after=0.1))
-        await refresh(town)
-        assert await town.condition("pole-1") == "busy"
-        await trio.sleep(100)
-        closes = [e["data"]["reason"] for e in await town.events("pole-1") if e["event"] == "session.turn.close"]
-        assert closes == ["completed"]
-
-
-async def test_after_a_failed_restart_the_next_refresh_works(town_on_fakes) -> None:
+async def test_after_a_failed_restart_the_next_change_works(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await start_all(town, ["pole-1"])
-        town.kilo.fate = second_spawn("pole-1", NEVER)
-        await refresh(town)
-        assert results(await refresh(town, "newer-token")) == {"pole-1": (True, False)}
-        assert tokens(town) == {"pole-1": "newer-token"}
+        town.kilo.fate = second_spawn("pole-1", Fate(1, Exit(1)))
+        await rename(town)
+        await trio.sleep(10)
+        await rename(town, "Bea")
+        await trio.sleep(10)
+        assert authors(town) == {"pole-1": "Bea"}
 
 
-async def test_who_is_not_ready_after_9_seconds_is_pending_and_goes_on(town_on_fakes) -> None:
-    async with town_on_fakes(gastown_spawn_slots=1) as town:
-        names = [f"pole-{n}" for n in range(6)]
-        await start_all(town, names)
-        began = trio.current_time()
-        answer = await refresh(town)
-        assert round(trio.current_time() - began, 3) == 9
-        assert sorted(results(answer).values()) == [(False, True)] * 3 + [(True, False)] * 3
-        assert (answer["agentsRestarted"], answer["agentsFailed"]) == (3, 0)
-        await trio.sleep(20)
-        assert tokens(town) == dict.fromkeys(names, "new-token")
-
-
-async def test_a_refresh_goes_on_when_its_caller_leaves(town_on_fakes) -> None:
+async def test_a_restart_goes_on_when_its_caller_leaves(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await start_all(town, ["pole-1"])
-        request = town.later(lambda: refresh(town))
+        request = town.later(lambda: rename(town))
         await trio.sleep(1)
         request.leave()
         await trio.sleep(10)
-        assert tokens(town) == {"pole-1": "new-token"}
+        assert authors(town) == {"pole-1": "Ada"}
 
 
-async def test_an_open_turn_is_resumed_by_the_new_server(town_on_fakes) -> None:
-    async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(turn_seconds=1000))) as town:
+async def test_a_busy_server_is_restarted_at_the_end_of_its_turn(town_on_fakes) -> None:
+    async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(turn_seconds=100))) as town:
         await start_all(town, ["pole-1"])
-        assert results(await refresh(town)) == {"pole-1": (True, False)}
-        await trio.sleep(5)
-        asked = [a.path.rpartition("/")[2] for a in town.kilo.server("pole-1").kilo.asked if a.method == "POST"]
-        assert (asked, await town.condition("pole-1")) == (["resume"], "busy")
-
-
-async def test_an_agent_that_is_still_starting_gets_the_new_token_too(town_on_fakes) -> None:
-    async with town_on_fakes() as town:
-        town.start_soon("pole-1")
-        await trio.sleep(1)
-        assert results(await refresh(town)) == {"pole-1": (True, False)}
-        assert tokens(town) == {"pole-1": "new-token"}
+        await rename(town)
+        assert await town.condition("pole-1") == "busy"
+        await trio.sleep(110)
+        closes = [e["data"]["reason"] for e in await town.events("pole-1") if e["event"] == "session.turn.close"]
+        assert (closes, authors(town)) == (["completed"], {"pole-1": "Ada"})
 
 
 @pytest.mark.parametrize("after", [0.0, 1.0, 2.0, 2.1, 2.2, 2.2001, 2.3, 2.5])
-async def test_an_agent_that_ends_meanwhile_is_no_failure(town_on_fakes, after: float) -> None:
+async def test_an_agent_that_ends_meanwhile_leaves_no_successor(town_on_fakes, after: float) -> None:
+    """Also one that is stopped while its new server waits for the switch."""
     async with town_on_fakes(gastown_spawn_slots=4) as town:
         await start_all(town, ["pole-1", "pole-2"])
-        request = town.later(lambda: refresh(town))
+        await rename(town)
         await trio.sleep(after)
         await town.client.post("/agents/pole-1/stop", json={})
-        assert (await request.result())["agentsFailed"] == 0
-        assert tokens(town) == {"pole-2": "new-token"}
+        await trio.sleep(10)
+        assert authors(town) == {"pole-2": "Ada"}
 
 
-async def test_two_refreshes_at_the_same_time_end_with_the_newest_token(town_on_fakes) -> None:
+async def test_two_changes_at_the_same_time_end_with_the_newest_one(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await start_all(town, ["pole-1", "pole-2"])
-        first = town.later(lambda: refresh(town, "one"))
+        await rename(town, "one")
         await trio.sleep(0.5)
-        second = town.later(lambda: refresh(town, "two"))
-        await first.result()
-        await second.result()
-        await trio.sleep(10)
-        assert tokens(town) == {"pole-1": "two", "pole-2": "two"}
+        await rename(town, "two")
+        await trio.sleep(20)
+        assert authors(town) == {"pole-1": "two", "pole-2": "two"}
 
 
 async def test_a_fresh_start_finds_a_slot_while_agents_restart(town_on_fakes) -> None:
     async with town_on_fakes(gastown_spawn_slots=2) as town:
         await start_all(town, [f"pole-{n}" for n in range(4)])
-        town.later(lambda: refresh(town))
+        await rename(town)
         await trio.sleep(0.1)
         start = town.start_soon()
         assert ((await start.result()).status_code, round(start.seconds, 1)) == (201, 2.8)

@@ -32,7 +32,7 @@ def refused_town(town_on_fakes: Any) -> Refused:
 
     @asynccontextmanager
     async def opened(*brings: str, token: str | None = "old", **settings: Any) -> AsyncIterator[FakeTown]:
-        told = {"gastown_container_token": token, "gastown_broker": True} | settings
+        told = {"gastown_container_token": token} | settings
         async with town_on_fakes(**told) as town:
             town.worker.expired |= {"old", "bad", ""}
             town.worker.statuses[REFRESH] = 401

@@ -289,7 +289,6 @@ BODIES: dict[str, Any] = {
 
 STATES = {
     "a town that goes well": (FakeLauncher, None),
-    "a town with a broker": (FakeLauncher, None),
     "servers that crash and print their environment": (crashing, None),
     "servers that die at work and print their environment": (dying, None),
     "a worker that is away": (FakeLauncher, "down"),
@@ -362,7 +361,7 @@ def reprs_of(*roots: object) -> str:
 @pytest.mark.parametrize("state", STATES)
 async def test_no_route_and_no_repr_tells_one_whatever_the_town_is_in(town_on_fakes, state: str) -> None:
     kilo, worker = STATES[state]
-    async with town_on_fakes(kilo=kilo, gastown_broker="broker" in state, **SETTINGS) as town:
+    async with town_on_fakes(kilo=kilo, **SETTINGS) as town:
         plant(town)
         trouble(town.worker, worker)
         with trio.move_on_after(200):
@@ -371,13 +370,12 @@ async def test_no_route_and_no_repr_tells_one_whatever_the_town_is_in(town_on_fa
         await trio.sleep(120)
         assert len(town.logged()) > 20
         assert found(await everything_said(town, said, reprs_of(town.opened, town.settings))) == []
-        if "broker" in state:
-            assert "gtb." not in town.log.getvalue() + said + reprs_of(town.opened)
+        assert "gtb." not in town.log.getvalue() + said + reprs_of(town.opened)
 
 
 async def test_the_town_knows_every_secret_that_it_has(town_on_fakes) -> None:
     """Else the second line, which is the log's and the answers', would have a hole."""
-    async with town_on_fakes(gastown_broker=True, **SETTINGS) as town:
+    async with town_on_fakes(**SETTINGS) as town:
         plant(town)
         await town.hydrated()
         await with_secrets(town, "pole-3")

@@ -27,7 +27,7 @@ from gastown.testing.sockets import Closed, open_socket
 
 GUARD_SECONDS = 60
 NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
-OPEN_DOOR = AccessPolicy(Tokens({}), Callers(loopback_only=True))
+OPEN_POLICY = AccessPolicy(Tokens({}), Callers(loopback_only=True))
 UPGRADE = (
     b"GET /agents/a/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -41,7 +41,7 @@ async def serving() -> AsyncIterator[tuple[EventLog, int, trio.Event]]:
     here: Any = SimpleNamespace(
         services=SimpleNamespace(events=events),
         tickets=Tickets(),
-        door=OPEN_DOOR,
+        policy=OPEN_POLICY,
         now=lambda: NOW,
         redactor=LiveRedactor(tuple),
     )

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from gastown.agents.roster import EVENTS_KEPT_SECONDS
+from gastown.asgi import hypercorn_seams
 from gastown.control.auth.tickets import LIFETIME_SECONDS, MOST_TICKETS
 from gastown.control.routes import streams
 from gastown.testing.sockets import Closed, Socket, open_socket, refusal
@@ -195,8 +196,32 @@ async def test_each_event_is_written_out_once_for_all_clients(town_on_fakes, mon
         assert len(written) == 1
 
 
+async def test_a_large_backlog_is_written_in_several_bursts(town_on_fakes, monkeypatch) -> None:
+    """A megabyte in one piece would lie in memory once more for every client that reads slowly."""
+    sizes: list[int] = []
+    plain = hypercorn_seams.burst_of
+
+    def burst_of(send: Any) -> Any:
+        burst = plain(send)
+
+        async def measured(frames: list[bytes]) -> None:
+            sizes.append(sum(map(len, frames)))
+            await burst(frames)
+
+        return measured
+
+    monkeypatch.setattr(hypercorn_seams, "burst_of", burst_of)
+    async with town_on_fakes() as town:
+        for _ in range(20):
+            town.opened.town.services.events.append("a", "large", {"said": "x" * 50_000})
+        async with socket(town, "/agents/a/stream") as stream:
+            assert len(await stream.events(20)) == 20
+    assert sum(sizes) > 1_000_000
+    assert max(sizes) < streams._BURST_BYTES + 60_000
+
+
 async def test_without_hypercorns_seam_the_same_frames_come_one_by_one(town_on_fakes, monkeypatch) -> None:
-    monkeypatch.setattr("gastown.control.bursts.burst_of", lambda _: None)
+    monkeypatch.setattr("gastown.asgi.hypercorn_seams.burst_of", lambda _: None)
     async with town_on_fakes() as town:
         town.opened.town.services.events.append("a", "short", {})
         town.opened.town.services.events.append("a", "long", {"text": "ä" * 1000})

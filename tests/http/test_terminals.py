@@ -10,7 +10,7 @@ import pytest
 import trio
 from wsproto.utilities import LocalProtocolError
 
-from gastown.testing.ptys import FakePty
+from gastown.testing.kilo.ptys import FakePty
 from gastown.testing.sockets import Closed, Socket, open_socket
 from gastown.testing.town import FakeTown
 
@@ -241,3 +241,15 @@ async def test_a_kilo_that_hangs_is_a_504_after_20_seconds(town_on_fakes) -> Non
         began = trio.current_time()
         answer = await town.client.post("/agents/mayor-1/pty")
         assert (answer.status_code, trio.current_time() - began) == (504, 20)
+
+
+async def test_an_agent_that_stops_while_its_kilo_is_asked_is_a_409(town_on_fakes) -> None:
+    """What kilo says last would be a 502: the agent is looked at again once kilo has answered."""
+    async with town_on_fakes() as town:
+        await town.start("mayor-1")
+        town.kilo.server("mayor-1").kilo.script.hangs = frozenset({"GET /pty"})
+        asked = town.later(lambda: town.client.get("/agents/mayor-1/pty"))
+        await trio.testing.wait_all_tasks_blocked()
+        await town.client.post("/agents/mayor-1/stop")
+        answer = await asked.result()
+        assert (answer.status_code, "mayor-1" in answer.json()["error"]) == (409, True)

@@ -22,10 +22,10 @@ from gastown.contract.git import ReviewResult
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.contract.worker import Heartbeat, PrewarmComplete, RegistryEntry
-from gastown.hall import crew
-from gastown.hall.config import RigRecord
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.ledger import Ledger
+from gastown.hall.store import rig_agents
+from gastown.hall.store.transaction import Transaction
 from gastown.hall.tokens import mint
 from gastown.testing.hall import agent_events, heartbeats
 from gastown.testing.network import open_network
@@ -106,11 +106,11 @@ async def the_hall(folder: Path) -> AsyncIterator[Side]:
         assert secret is not None
         credentials = LiveCredentials(Credentials(container_token=await hall.container_token()))
 
-        async def look(work: Callable[[Ledger], Any]) -> Any:
-            return await store.transaction(lambda db: work(Ledger(db, "oak", "2030-05-01T12:00:00.000Z")))
+        async def look(work: Callable[[Transaction], Any]) -> Any:
+            return await store.transaction("oak", work)
 
         async def events() -> Events:
-            kept: Events = await look(lambda ledger: agent_events(ledger, PLACE[1]))
+            kept: Events = await look(lambda board: agent_events(board, PLACE[1]))
             return kept
 
         async def reported(report: str) -> list[dict[str, Any]]:
@@ -125,13 +125,13 @@ async def the_hall(folder: Path) -> AsyncIterator[Side]:
             return kept[PLACE[1]]
 
         async def nudge(message: str, mode: str) -> str:
-            def leave(ledger: Ledger) -> str:
-                ledger.run(
+            def leave(board: Transaction) -> str:
+                board.run(
                     "INSERT OR IGNORE INTO rig_agents (town_id, rig_id, id, role, name, created_at)"
                     " VALUES (?1, ?2, ?3, 'polecat', 'Nux', ?4)",
-                    *(*PLACE, ledger.now),
+                    *(*PLACE, board.now),
                 )
-                return crew.nudge(ledger, PLACE[0], None, PLACE[1], message, mode)
+                return rig_agents.nudge(board, PLACE[0], None, PLACE[1], message, mode)
 
             left: str = await look(leave)
             return left

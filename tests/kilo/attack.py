@@ -14,12 +14,13 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(sys.argv[1])
 ORDERS = json.loads((FOLDER / "orders.json").read_text())
 MARKS = [mark[::-1].encode() for mark in ORDERS["skram"]]
 SMALL = 4 * 1024 * 1024
-found: dict[str, object] = {}
+found: dict[str, Any] = {}
 
 
 def marks_in(content: bytes) -> list[str]:
@@ -195,7 +196,7 @@ def stolen_key() -> str:
     for pid in ORDERS["servers"]:
         if key := environment_of(pid).get("GASTOWN_GIT_KEY"):
             return key
-    return ORDERS["victim"]["git_key"]  # as if somebody had told it
+    return str(ORDERS["victim"]["git_key"])  # as if it had been told
 
 
 def helper(key: str) -> bool:

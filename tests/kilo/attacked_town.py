@@ -21,7 +21,7 @@ import httpx2
 import trio
 
 import gastown
-from gastown.hall.container import choose_port
+from gastown.hall.drivers.process import choose_port
 from gastown.testing.asgi import Answer, Asked, Frames, answer, app_of
 from gastown.testing.town import start_request
 from tests.git.server import GitServer, open_git_server
@@ -80,7 +80,8 @@ class AttackedTown:
         headers = {"X-Town-Config": json.dumps(town)}
         started = await self.client.post("/agents/start", json=body | changes, headers=headers)
         assert started.status_code == 201, (started.text, self.log()[-3000:])
-        return started.json()
+        answer: dict[str, Any] = started.json()
+        return answer
 
     async def turn_closed(self, agent_id: str) -> str:
         """How the agent's first turn ended."""
@@ -127,7 +128,8 @@ class AttackedTown:
         assert sent.status_code == 200, sent.text
         report = trio.Path(self.folder / "reports" / f"{attacker}.json")
         await eventually(report.exists, 90)
-        return json.loads(await report.read_text())
+        found: dict[str, Any] = json.loads(await report.read_text())
+        return found
 
     def homes(self) -> dict[str, os.stat_result]:
         """What is known of each agent's home, by its name."""
@@ -258,7 +260,7 @@ async def _control(
     command = [python_for_all(), "-m", "gastown", "serve"]
     if capabilities is not None:
         command = ["setpriv", "--bounding-set", capabilities, *command]
-    who = {} if run_as is None else {"user": run_as, "group": run_as, "extra_groups": []}
+    who: dict[str, Any] = {} if run_as is None else {"user": run_as, "group": run_as, "extra_groups": []}
     with log.open("wb") as file:
         os.fchmod(file.fileno(), 0o600)
         process = await trio.lowlevel.open_process(

@@ -31,6 +31,8 @@ class Plugin:
 
     async def ask(self, command: str, **rest: Any) -> Any:
         with trio.fail_after(30):
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
             await self._process.stdin.send_all(json.dumps({"command": command, **rest}).encode() + b"\n")
             while b"\n" not in self._read:
                 chunk = await self._process.stdout.receive_some()
@@ -43,7 +45,7 @@ class Plugin:
         return said["value"]
 
     async def call(self, tool: str, **args: Any) -> str:
-        return await self.ask("call", tool=tool, args=args)
+        return str(await self.ask("call", tool=tool, args=args))
 
 
 @asynccontextmanager
@@ -61,5 +63,6 @@ async def open_plugin(**environment: str) -> AsyncIterator[Plugin]:
         process.kill()
         with trio.move_on_after(10, shield=True):
             await process.wait()
-        await process.stdin.aclose()
-        await process.stdout.aclose()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            await pipe.aclose()

@@ -32,8 +32,8 @@ from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
 from gastown.kilo.terminal import KiloTerminals
-from gastown.testing.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from gastown.testing.kilo import Script
+from gastown.testing.kilo.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import open_network
 from gastown.testing.town import start_request
@@ -266,7 +266,7 @@ def milestones(said: list[tuple[str, dict[str, Any]]]) -> list[str]:
 
 
 async def last_message(kilo: Talk, session: str) -> dict[str, Any]:
-    return (await kilo.rest.messages(session, newest=1))[-1]["info"]
+    return (await kilo.rest.messages(session, newest=1))[-1].info.given()
 
 
 async def test_a_turn_opens_speaks_and_closes_in_this_order(kilo: Talk) -> None:
@@ -283,7 +283,7 @@ async def test_a_turn_opens_speaks_and_closes_in_this_order(kilo: Talk) -> None:
         "session.turn.close completed",
     ]
     assert "completed" in (await last_message(kilo, session))["time"]
-    assert await kilo.rest.status(session, kilo.directory) == {"type": "idle"}
+    assert (await kilo.rest.status(session, kilo.directory)).is_idle
 
 
 async def test_the_stream_begins_with_a_greeting_and_repeats_messages_as_sync(kilo: Talk) -> None:
@@ -328,7 +328,7 @@ async def test_an_aborted_turn_closes_as_interrupted_and_can_be_resumed(kilo: Ta
     session = await kilo.session()
     await kilo.prompt(session, SLOW)
     await kilo.until(session, "message.part.delta")
-    assert (await kilo.rest.status(session, kilo.directory))["type"] == "busy"
+    assert (await kilo.rest.status(session, kilo.directory)).type == "busy"
     running = await last_message(kilo, session)
     await kilo.rest.abort(session)
     assert (await kilo.until(session, "session.turn.close"))["reason"] == "interrupted"
@@ -374,7 +374,7 @@ async def test_an_offline_session_waits_until_it_is_told_to_try_again(which: str
         await query.prompt(session, TALKS)
         asked = await query.until(session, "session.network.asked")
         status = await query.rest.status(session, query.directory)
-        assert (status["type"], status["requestID"]) == ("offline", asked["id"])
+        assert (status.type, status.request_id) == ("offline", asked["id"])
         await query.rest.retry_network(asked["id"], query.directory)
         again = await query.until(session, "session.network.asked", times=2)
         assert again["id"] != asked["id"]
@@ -428,7 +428,7 @@ async def test_a_permission_is_asked_for_and_answered_under_one_id(
         session = made["id"]
         await query.prompt(session, ACTS)
         asked = await query.until(session, "permission.asked")
-        assert (await query.rest.status(session, query.directory))["type"] == "busy"
+        assert (await query.rest.status(session, query.directory)).type == "busy"
         where = {"directory": query.directory}
         await query.client.call("POST", f"/permission/{asked['id']}/reply", {"reply": "once"}, where)
         replied = await query.until(session, "permission.replied")

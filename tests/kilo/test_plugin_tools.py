@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from gastown.contract.tools import Tool, tools
+from gastown.hall.api.context import HallContext
 from gastown.hall.app import create_app
-from gastown.hall.config import RigRecord
-from gastown.hall.context import HallContext
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from tests.kilo.plugin import Plugin, PluginError, open_plugin
 

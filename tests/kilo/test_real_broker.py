@@ -76,17 +76,16 @@ async def test_a_rig_agent_is_shown_its_context_in_every_call_of_the_turn(tmp_pa
     assert asked.count(("POST", f"{base}/status")) == 1
 
 
-@pytest.mark.parametrize("broker", [True, False], ids=["broker", "classic"])
 async def test_kilo_asks_its_gateway_for_the_organisations_models_for_words_and_for_a_search(
-    tmp_path: Path, log: StringIO, *, broker: bool
+    tmp_path: Path, log: StringIO
 ) -> None:
-    """And gets all of it through the broker, which asks for nothing that kilo would not ask for without one."""
+    """And gets all of it through the broker."""
     world = World([("websearch", {"query": "barn paint"})])
     world.go_on.set()
     world.other["/api/exa/search"] = {"results": [{"title": "Red", "url": "http://paint.test"}]}
     # Else a hash of the session's id decides whether the gateway searches, or a service that is not here.
     ours = {"KILO_WEBSEARCH_PROVIDER": "exa"}
-    async with open_world_and_town(tmp_path, world, environment=ours, gastown_broker=broker) as town:
+    async with open_world_and_town(tmp_path, world, environment=ours) as town:
         body = request("pole-1", lightweight=True, organizationId="org-1")
         assert (await town.client.post("/agents/start", json=body)).status_code == 201
         assert await town.turn_closed("pole-1") == "completed"

@@ -7,7 +7,7 @@ import pytest
 
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.town import GitAuth, TownConfig
-from gastown.hall.config import town_config
+from gastown.hall.domain.town import town_config
 from tests.git.server import open_git_server
 from tests.kilo.town import RealTown, eventually, real_town
 

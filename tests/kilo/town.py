@@ -15,7 +15,8 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import Health
-from gastown.hall.container import (
+from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
+from gastown.hall.drivers.process import (
     Container,
     ContainerOptions,
     base_environment,
@@ -23,7 +24,6 @@ from gastown.hall.container import (
     container_environment,
     run_container,
 )
-from gastown.hall.dispatch import Dispatch, DispatchError, open_dispatch
 from gastown.hall.hall import Hall, HallOptions, open_hall
 
 KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"
@@ -32,7 +32,7 @@ KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"
 @dataclass
 class RealTown:
     hall: Hall
-    dispatch: Dispatch
+    dispatch: ControlClient
     container: Container
     data: Path
     url: str
@@ -66,7 +66,8 @@ class RealTown:
             health = await self.dispatch.health()
             return health if health.hydration.prewarm not in (None, "asking", "running") else None
 
-        return await eventually(ready)
+        health: Health = await eventually(ready)
+        return health
 
 
 @asynccontextmanager
@@ -90,16 +91,16 @@ async def real_town(
             environment=child, log=data / "serve.log", homes=data / "homes", drain_seconds=30
         )
         url = f"http://127.0.0.1:{port}"
-        async with open_dispatch(url, Secret(token)) as dispatch, run_container(options) as container:
+        async with open_control_client(url, Secret(token)) as dispatch, run_container(options) as container:
             town = RealTown(hall, dispatch, container, data, url, {"Authorization": f"Bearer {token}"})
             await eventually(lambda: _answers(dispatch))
             yield town
 
 
-async def _answers(dispatch: Dispatch) -> Health | None:
+async def _answers(dispatch: ControlClient) -> Health | None:
     try:
         return await dispatch.health()
-    except DispatchError:
+    except ControlCallFailed:
         return None
 
 

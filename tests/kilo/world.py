@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import trio
@@ -18,6 +18,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from gastown.assembly import Open, Parts, open_town
+from gastown.contract.secret import Secret
 from gastown.control.app import create_app
 from gastown.kilo.client import http_client
 from gastown.kilo.server import Launcher, launch
@@ -140,8 +141,8 @@ async def open_world_and_town(
             told = ToldSettings(
                 gastown_town_id="oak",
                 gastown_api_url=worker,
-                gastown_container_token="canary-container",
-                gastown_session_token="canary-session",
+                gastown_container_token=Secret("canary-container"),
+                gastown_session_token=Secret("canary-session"),
                 gastown_workspace_root=str(folder / "rigs"),
                 gastown_agent_home_root=str(folder / "homes"),
                 base_env=inherited | dict(environment or {}),
@@ -158,7 +159,7 @@ async def open_world_and_town(
                     process_start=trio.current_time(),
                 )
                 async with open_town(parts) as opened:
-                    transport = httpx2.ASGITransport(app=create_app(opened.town))
+                    transport = httpx2.ASGITransport(app=cast("Any", create_app(opened.town)))
                     async with httpx2.AsyncClient(
                         transport=transport, base_url="http://127.0.0.1", timeout=90
                     ) as client:

@@ -52,7 +52,13 @@ def test_the_wheel_holds_what_is_no_python(wheel: Path) -> None:
     """By name, so that a rule which leaves them out is seen even if git leaves them out too."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    wanted = {"hall/schema.sql", "hall/board.sql", "kilo/plugin/gastown.js", "kilo/plugin/tools.json", "py.typed"}
+    wanted = {
+        "hall/store/schema.sql",
+        "hall/store/board.sql",
+        "kilo/plugin/gastown.js",
+        "kilo/plugin/tools.json",
+        "py.typed",
+    }
     assert {f"gastown/{name}" for name in wanted} - names == set()
 
 

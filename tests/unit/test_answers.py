@@ -25,10 +25,10 @@ from gastown.contract.wire import Wire
 from gastown.contract.worker import WorkerRefusal
 from gastown.control.app import ROUTES
 from gastown.control.responses import fit_to_be_seen
-from gastown.hall.answers import Answer
+from gastown.hall.api.answers import Answer
+from gastown.hall.api.context import HallContext, StandIn
+from gastown.hall.api.responses import Shown
 from gastown.hall.app import create_app
-from gastown.hall.context import HallContext, StandIn
-from gastown.hall.shown import Shown
 from gastown.logs import Redactor
 
 HOUSE = Path(__file__).parents[2] / "src" / "gastown"
@@ -52,7 +52,7 @@ OPEN = {
     "Bead.labels": "what agents have written for each other",
     "Bead.metadata": "the same",
     "Convoy.metadata": "the same",
-    "CrewMember.checkpoint": "the same",
+    "RigAgent.checkpoint": "the same",
     "StoredRegistry.data": "the container's own, as it sent it",
 }
 """Fields of any shape, and what is in them."""
@@ -170,7 +170,7 @@ def test_an_answer_is_made_only_where_models_become_answers(folder: str) -> None
     }
     expected = {
         "control": {"control/responses.py", "control/routes/probes.py"},  # metrics are a text
-        "hall": {"hall/answers.py", "hall/gateway.py", "hall/worker_api.py"},
+        "hall": {"hall/api/answers.py", "hall/gateway_stub.py", "hall/api/worker_api.py"},
     }
     assert found <= expected[folder]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gastown.agents.launch.broker_access import AgentAccess
+from gastown.agents.launch.desired import Desired
 from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, derive
 from gastown.broker.grants import Gateway
 from gastown.contract.agents import StartAgentRequest
@@ -72,11 +73,14 @@ def test_a_proxy_is_not_asked_for_the_broker(base: dict[str, str], expected: str
 def test_the_newest_word_on_the_organisation_wins_whoever_said_it(inherited: dict[str, Secret] | None) -> None:
     request = REQUEST.model_copy(update={"organization_id": "of-the-request"})
     live = LiveCredentials(Credentials(town=TownConfig(organization_id="of-the-town")))
-    access = AgentAccess(lambda: request, inherited, live, DEFAULTS)
+    desired = Desired(request, live.next_generation())
+    if inherited is not None:
+        desired = Desired.stored(request, inherited)
+    access = AgentAccess(lambda: desired, live, DEFAULTS)
     said = [access.gateway().organization]
     live.replace_town(TownConfig(organization_id="newer"))
     said.append(access.gateway().organization)
-    request = request.model_copy(update={"organization_id": "newest"})
+    desired = desired.change(live.next_generation(), {"organization_id": "newest"})
     said.append(access.gateway().organization)
     assert said == ["of-the-request", "newer", "newest"]
 
@@ -84,7 +88,7 @@ def test_the_newest_word_on_the_organisation_wins_whoever_said_it(inherited: dic
 def test_a_resumed_agents_token_is_the_towns_and_else_what_the_registry_had() -> None:
     bare = REQUEST.model_copy(update={"env_vars": {}})
     live = LiveCredentials(Credentials())
-    access = AgentAccess(lambda: bare, RESUMED, live, DEFAULTS)
+    access = AgentAccess(lambda: Desired.stored(bare, RESUMED), live, DEFAULTS)
     before = access.gateway()
     live.replace_town(TownConfig(kilocode_token=Secret("of-the-town")))
     assert (before, access.gateway()) == (
@@ -101,7 +105,7 @@ def test_no_custom_variable_takes_the_place_of_one_of_the_servers(user: User | N
     env = derive(REQUEST, "/w", Credentials(), defaults, endpoint=DOOR, user=user).env
     custom = {name: Secret("custom") for name in (*env, "COLOUR")}
     request = REQUEST.model_copy(update={"env_vars": custom})
-    access = AgentAccess(lambda: request, None, LiveCredentials(Credentials()), defaults, user)
+    access = AgentAccess(lambda: Desired(request, 10), LiveCredentials(Credentials()), defaults, user)
     assert {"GIT_CONFIG_COUNT", "NO_PROXY"} <= set(env)
     assert access.variables().keys() - {"GH_TOKEN"} == {"COLOUR"}
 

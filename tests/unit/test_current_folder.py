@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gastown.git.access import HelperAccess
-from gastown.hall.container import SERVE
+from gastown.hall.drivers.process import SERVE
 
 PLANTED = ("h2", "sitecustomize", "usercustomize", "structlog", "trio", "json", "argparse", "gastown")
 COMMAND = str(Path(sys.executable).with_name("gastown"))

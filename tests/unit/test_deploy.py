@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from gastown.concurrency import shutdown
+from gastown.concurrency.loop_watch import STUCK_SECONDS
 from gastown.contract.secret import Secret
 from gastown.control.app import ROUTES
-from gastown.hall import up
+from gastown.hall.cli import up
 from gastown.hall.hall import HallOptions, open_hall
 from gastown.metrics.table import METRICS
 from gastown.settings import Settings
@@ -234,12 +235,13 @@ def test_every_probe_asks_a_path_that_is_served() -> None:
     assert (asked | {agent_drain}) - PATHS == set()
 
 
-def test_a_town_whose_loop_stands_still_is_not_given_the_time_of_a_drain() -> None:
-    """Docs/adr/0022 says why; `preStop` has to fit in, because it comes first."""
+def test_a_loop_that_is_stuck_for_a_minute_is_restarted_without_the_time_of_a_drain() -> None:
+    """Docs/adr/0035 says why; `preStop` has to fit in, because it comes first."""
     (agent_drain,) = re.findall(r"--max-time (\d+)", container()["lifecycle"]["preStop"]["exec"]["command"][-1])
     liveness = container()["livenessProbe"]
     assert int(agent_drain) < liveness["terminationGracePeriodSeconds"] <= 15
-    assert (liveness["timeoutSeconds"], liveness["failureThreshold"]) == (5, 3)
+    assert liveness["failureThreshold"] * liveness["periodSeconds"] == 60
+    assert STUCK_SECONDS <= liveness["timeoutSeconds"] < liveness["periodSeconds"]
 
 
 def test_a_pod_and_a_service_of_compose_have_the_same_least_rights() -> None:

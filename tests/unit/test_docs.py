@@ -15,7 +15,7 @@ from gastown.agents.agent import EDGES
 from gastown.contract.tools import tools
 from gastown.contract.town import Hydration
 from gastown.metrics.table import METRICS
-from tests.faults.faults import FAULTS
+from gastown.testing.faults import FAULTS
 from tools.site import cli, http_api, log_events, settings, worker_api
 from tools.site.__main__ import NotBuilt, build
 from tools.site.pages import DOCS, REPOSITORY, SOURCE, reference, stage
@@ -67,7 +67,7 @@ def test_what_is_secret_is_told_among_the_credentials() -> None:
     ("name", "expected"),
     [
         *(("KILOCODE_TOKEN", "secret"), ("GASTOWN_TOWN_ID", "text"), ("GASTOWN_CONTROL_HOST", "text")),
-        *(("GASTOWN_CONTROL_ORIGINS", "list"), ("GASTOWN_AGENT_UIDS", "range"), ("GASTOWN_BROKER", "on or off")),
+        *(("GASTOWN_CONTROL_ORIGINS", "list"), ("GASTOWN_AGENT_UIDS", "range")),
         *(("GASTOWN_DRAIN_SECONDS", "number"), ("GASTOWN_CONTROL_PORT", "whole number")),
         ("GASTOWN_PARENT_PID", "whole number"),
     ],

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gastown.agents.launch.environment import ChildDefaults, derive, is_reserved, registry_environment
+from gastown.agents.launch.desired import ContainerDefaults, Desired, Effective, effective, is_reserved
+from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, derive, shell_variables
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth, TownConfig
@@ -21,8 +22,8 @@ DEFAULTS = ChildDefaults(
     home_root="/tmp",
     base_env={"PATH": "/bin", "LANG": "C.UTF-8", "KILO_API_URL": "https://gateway.test"},
     parent_pid=7,
-    api_url="https://worker.test",
 )
+BROKER = BrokerEndpoint("http://broker.test", Secret("bearer"))
 CREDENTIALS = Credentials(container_token=Secret("container-jwt"), session_token=Secret("session-jwt"))
 WORKDIR = "/workspace/rigs/r1/worktrees/b"
 BODY = {
@@ -50,14 +51,28 @@ def town(**config: Any) -> Credentials:
 
 
 def child(
-    live: Credentials = CREDENTIALS,
-    *,
-    inherited: dict[str, str] | None = None,
-    defaults: ChildDefaults = DEFAULTS,
-    **changes: Any,
+    live: Credentials = CREDENTIALS, *, defaults: ChildDefaults = DEFAULTS, **changes: Any
 ) -> dict[str, str]:
-    env = None if inherited is None else {name: Secret(value) for name, value in inherited.items()}
-    return dict(derive(request(**changes), WORKDIR, live, defaults, inherited=env).env)
+    """The environment of the server."""
+    return dict(derive(request(**changes), WORKDIR, live, defaults, endpoint=BROKER).env)
+
+
+def desired(inherited: dict[str, str] | None = None, **changes: Any) -> Desired:
+    if inherited is None:
+        return Desired(request(**changes), given=10)
+    return Desired.stored(request(**changes), {name: Secret(value) for name, value in inherited.items()})
+
+
+def shell(
+    live: Credentials = CREDENTIALS, *, inherited: dict[str, str] | None = None, **changes: Any
+) -> dict[str, str]:
+    """What a command of the agent gets beside the environment of the server."""
+    variables = shell_variables(desired(inherited, **changes), live, DEFAULTS)
+    return {name: value.reveal() for name, value in variables.items()}
+
+
+def counts(live: Credentials = CREDENTIALS, inherited: dict[str, str] | None = None, **changes: Any) -> Effective:
+    return effective(desired(inherited, **changes), live, ContainerDefaults())
 
 
 def config(env: dict[str, str]) -> dict[str, Any]:
@@ -71,7 +86,8 @@ def test_a_plain_polecat_gets_exactly_these_variables() -> None:
     assert env == {
         "PATH": "/bin",
         "LANG": "C.UTF-8",
-        "KILO_API_URL": "https://gateway.test",
+        "KILO_API_URL": "http://broker.test",
+        "KILO_OPENROUTER_BASE": "http://broker.test/api/openrouter",
         "KILO_TELEMETRY_LEVEL": "off",
         "KILO_DISABLE_FFF": "1",
         "KILO_DISABLE_AUTOUPDATE": "1",
@@ -91,23 +107,20 @@ def test_a_plain_polecat_gets_exactly_these_variables() -> None:
         "GIT_AUTHOR_EMAIL": "Nux@gastown.local",
         "GIT_COMMITTER_NAME": "Nux (gastown)",
         "GIT_COMMITTER_EMAIL": "Nux@gastown.local",
-        "GASTOWN_API_URL": "https://worker.test",
-        "GASTOWN_CONTAINER_TOKEN": "container-jwt",
-        "GASTOWN_SESSION_TOKEN": "session-jwt",
-        "KILOCODE_TOKEN": "kilo-token",
-        "KILO_AUTH_CONTENT": '{"kilo":{"key":"kilo-token","type":"api"}}',
+        "GASTOWN_API_URL": "http://broker.test",
+        "GASTOWN_BROKER_URL": "http://broker.test",
+        "GASTOWN_CONTAINER_TOKEN": "bearer",
+        "GASTOWN_SESSION_TOKEN": "bearer",
+        "KILOCODE_TOKEN": "bearer",
+        "KILO_AUTH_CONTENT": '{"kilo":{"key":"bearer","type":"api"}}',
     }
 
 
-def test_the_configuration_names_models_agents_permissions_and_the_gateway_token() -> None:
+def test_the_configuration_names_models_agents_permissions_and_the_bearer() -> None:
     assert config(child(smallModel="anthropic/small", organizationId="org-1")) == {
         "provider": {
             "kilo": {
-                "options": {
-                    "apiKey": "kilo-token",
-                    "kilocodeToken": "kilo-token",
-                    "kilocodeOrganizationId": "org-1",
-                },
+                "options": {"apiKey": "bearer", "kilocodeToken": "bearer"},
                 "models": {"anthropic/large": {}, "anthropic/small": {}},
             }
         },
@@ -146,8 +159,8 @@ def test_without_a_small_model_the_primary_one_writes_the_titles() -> None:
 def test_equal_inputs_give_equal_bytes_whatever_their_order() -> None:
     variables = {"ALPHA": "1", "BETA": "2", "KILOCODE_TOKEN": "kilo-token"}
     backwards = dict(reversed(variables.items()))
-    one = derive(request(envVars=variables), WORKDIR, CREDENTIALS, DEFAULTS)
-    other = derive(request(envVars=backwards), WORKDIR, CREDENTIALS, DEFAULTS)
+    one = derive(request(envVars=variables), WORKDIR, CREDENTIALS, DEFAULTS, endpoint=BROKER)
+    other = derive(request(envVars=backwards), WORKDIR, CREDENTIALS, DEFAULTS, endpoint=BROKER)
     assert (one.fingerprint, one.env["KILO_CONFIG_CONTENT"]) == (
         other.fingerprint,
         other.env["KILO_CONFIG_CONTENT"],
@@ -160,14 +173,14 @@ def test_the_configuration_is_canonical_json() -> None:
 
 
 def test_the_spec_runs_in_the_working_directory_and_listens_on_loopback_only() -> None:
-    spec = derive(request(), WORKDIR, CREDENTIALS, DEFAULTS)
+    spec = derive(request(), WORKDIR, CREDENTIALS, DEFAULTS, endpoint=BROKER)
     assert (spec.argv, spec.cwd) == (("/bin/kilo", "serve", "--port=0", "--hostname=127.0.0.1"), WORKDIR)
 
 
 def test_only_a_mayors_server_must_have_the_mayors_tools() -> None:
     defaults = dataclasses.replace(DEFAULTS, mayor_tools=frozenset({"gt_sling"}))
     asked = {
-        role: derive(request(role=role), WORKDIR, CREDENTIALS, defaults).required_tools
+        role: derive(request(role=role), WORKDIR, CREDENTIALS, defaults, endpoint=BROKER).required_tools
         for role in ("mayor", "polecat", "refinery", "triage")
     }
     nobody = dict.fromkeys(("polecat", "refinery", "triage"), frozenset())
@@ -175,12 +188,12 @@ def test_only_a_mayors_server_must_have_the_mayors_tools() -> None:
 
 
 def test_nothing_of_a_spec_that_may_be_secret_is_in_its_repr() -> None:
-    shown = repr(derive(request(), WORKDIR, CREDENTIALS, DEFAULTS)) + repr(CREDENTIALS) + repr(DEFAULTS)
-    assert not any(secret in shown for secret in ("kilo-token", "container-jwt", "session-jwt"))
+    spec = derive(request(), WORKDIR, CREDENTIALS, DEFAULTS, endpoint=BROKER)
+    shown = repr((spec, CREDENTIALS, DEFAULTS, desired({"A": "stored"}), counts()))
+    assert not any(secret in shown for secret in ("bearer", "kilo-token", "-jwt", "stored"))
 
 
-ORGANISATION = ("KILO_ORG_ID", "GASTOWN_ORGANIZATION_ID")
-WITH_ORGANISATION = dataclasses.replace(DEFAULTS, organization_id="of-the-environment")
+WITH_ORGANISATION = ContainerDefaults(organization_id="of-the-environment")
 
 
 @pytest.mark.parametrize(
@@ -196,9 +209,7 @@ WITH_ORGANISATION = dataclasses.replace(DEFAULTS, organization_id="of-the-enviro
 def test_a_null_organisation_is_an_answer_and_an_absent_one_is_none(
     asked: dict[str, Any], told: dict[str, Any], expected: str | None
 ) -> None:
-    env = child(town(**told), defaults=WITH_ORGANISATION, **asked)
-    configured = config(env)["provider"]["kilo"]["options"].get("kilocodeOrganizationId")
-    assert {*(env.get(name) for name in ORGANISATION), configured} == {expected}
+    assert effective(desired(**asked), town(**told), WITH_ORGANISATION).organization == expected
 
 
 @pytest.mark.parametrize(
@@ -216,18 +227,15 @@ def test_a_null_organisation_is_an_answer_and_an_absent_one_is_none(
 def test_gh_token_is_the_pat_or_else_the_git_token_or_else_githubs(
     variables: dict[str, str], expected: str | None
 ) -> None:
-    assert child(envVars=variables).get("GH_TOKEN") == expected
+    assert shell(envVars=variables).get("GH_TOKEN") == expected
 
 
-def test_the_towns_git_credentials_are_the_childs() -> None:
-    env = child(
-        town(
-            git_auth=GitAuth(github_token="gh", gitlab_token="gl", gitlab_instance_url="https://gl.test"),
-            github_cli_pat=Secret("pat"),
-        )
-    )
-    names = ("GIT_TOKEN", "GITHUB_TOKEN", "GITLAB_TOKEN", "GITLAB_INSTANCE_URL", "GITHUB_CLI_PAT", "GH_TOKEN")
-    assert [env[name] for name in names] == ["gh", "gh", "gl", "https://gl.test", "pat", "pat"]
+def test_the_towns_git_credentials_are_the_agents() -> None:
+    git = GitAuth(github_token="gh", gitlab_token="gl", gitlab_instance_url="https://gl.test")
+    found = counts(town(git_auth=git, github_cli_pat=Secret("pat")))
+    names = ("GIT_TOKEN", "GITHUB_TOKEN", "GITLAB_TOKEN", "GITLAB_INSTANCE_URL", "GITHUB_CLI_PAT")
+    assert [found.tokens[name].reveal() for name in names] == ["gh", "gh", "gl", "https://gl.test", "pat"]
+    assert found.github_cli == Secret("pat")
 
 
 NAMES = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GASTOWN_AI_AGENT_NAME", "GASTOWN_AI_AGENT_EMAIL")
@@ -286,27 +294,31 @@ def test_a_name_that_only_resembles_a_reserved_one_is_free(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in RESERVED if not n.endswith(("_TOKEN", "_PAT", "_URL"))])
 def test_a_custom_variable_never_overrides_or_adds_a_reserved_one(name: str) -> None:
-    before = child()
-    assert child(town(env_vars={name: "evil"}), envVars={"KILOCODE_TOKEN": "kilo-token", name: "evil"}) == before
+    before = child(), shell()
+    evil = town(env_vars={name: "evil"})
+    variables = {"KILOCODE_TOKEN": "kilo-token", name: "evil"}
+    assert (child(evil, envVars=variables), shell(evil, envVars=variables)) == before
 
 
 def test_a_custom_variable_of_the_town_cannot_be_a_credential() -> None:
-    env = child(town(env_vars={"GITHUB_TOKEN": "evil", "GH_TOKEN": "evil", "KILOCODE_TOKEN": "evil"}))
-    assert "evil" not in env.values()
+    live = town(env_vars={"GITHUB_TOKEN": "evil", "GH_TOKEN": "evil", "KILOCODE_TOKEN": "evil"})
+    assert "evil" not in {*child(live).values(), *shell(live).values()}
+    assert Secret("evil") not in counts(live).tokens.values()
 
 
 def test_a_custom_variable_cannot_override_what_the_container_passes_on() -> None:
     assert child(town(env_vars={"LANG": "evil"}))["LANG"] == "C.UTF-8"
+    assert "LANG" not in shell(town(env_vars={"LANG": "evil"}))
 
 
 def test_custom_variables_of_the_town_win_over_those_of_the_request() -> None:
-    env = child(town(env_vars={"COLOUR": "green"}), envVars={"COLOUR": "red", "SHAPE": "round"})
+    env = shell(town(env_vars={"COLOUR": "green"}), envVars={"COLOUR": "red", "SHAPE": "round"})
     assert (env["COLOUR"], env["SHAPE"]) == ("green", "round")
 
 
 @pytest.mark.parametrize("name", ["WITH SPACE", "1ST", "A-B", "É"])
 def test_a_custom_variable_that_no_shell_could_name_is_left_out(name: str) -> None:
-    assert name not in child(town(env_vars={name: "x"}))
+    assert name not in shell(town(env_vars={name: "x"}))
 
 
 def test_a_variable_that_was_custom_and_is_gone_from_the_newest_config_disappears() -> None:
@@ -314,7 +326,7 @@ def test_a_variable_that_was_custom_and_is_gone_from_the_newest_config_disappear
     live.replace_town(TownConfig(env_vars={"OLD": "1", "KEPT": "1"}))
     live.replace_town(TownConfig(env_vars={"KEPT": "2"}))
     stored = {"OLD": "1", "KEPT": "1", "OWN": "1"}
-    env = child(live.current, envVars=stored, inherited=stored)
+    env = shell(live.current, envVars=stored, inherited=stored)
     assert {name: env.get(name) for name in stored} == {"OLD": None, "KEPT": "2", "OWN": "1"}
 
 
@@ -322,38 +334,34 @@ def test_a_retired_variable_that_comes_back_is_there_again() -> None:
     live = LiveCredentials(CREDENTIALS)
     for variables in ({"OLD": "1"}, {}, {"OLD": "2"}):
         live.replace_town(TownConfig(env_vars=variables))
-    assert child(live.current)["OLD"] == "2"
+    assert shell(live.current)["OLD"] == "2"
+
+
+def test_a_town_variable_with_a_nul_is_left_out() -> None:
+    """An environment cannot hold it: the command would not start."""
+    assert shell(town(env_vars={"COLOUR": "a\0b", "SHAPE": "round"})) == {"SHAPE": "round"}
 
 
 def test_a_fresh_request_brings_the_newest_gateway_token() -> None:
-    assert child(town(kilocode_token=Secret("of-the-town")))["KILOCODE_TOKEN"] == "kilo-token"
+    assert counts(town(kilocode_token=Secret("of-the-town"))).gateway == Secret("kilo-token")
 
 
 def test_for_a_resumed_agent_the_live_gateway_token_wins_over_the_stored_one() -> None:
-    env = child(town(kilocode_token=Secret("live")), inherited={"KILOCODE_TOKEN": "older"})
-    assert env["KILOCODE_TOKEN"] == "live"
+    live = LiveCredentials(CREDENTIALS)
+    live.replace_town(TownConfig(kilocode_token=Secret("live")))
+    assert counts(live.current, {"KILOCODE_TOKEN": "older"}).gateway == Secret("live")
 
 
 def test_a_registry_entrys_environment_fills_what_the_request_lacks() -> None:
-    env = child(envVars={}, inherited={"KILOCODE_TOKEN": "stored", "COLOUR": "red"})
-    assert (env["KILOCODE_TOKEN"], env["COLOUR"]) == ("stored", "red")
+    stored = {"KILOCODE_TOKEN": "stored", "COLOUR": "red"}
+    assert counts(inherited=stored, envVars={}).gateway == Secret("stored")
+    assert counts(inherited=stored).gateway == Secret("kilo-token")
+    assert shell(inherited=stored, envVars={})["COLOUR"] == "red"
 
 
 def test_a_registry_entrys_environment_cannot_name_another_agent_or_role() -> None:
     stored = {"GASTOWN_AGENT_ROLE": "mayor", "GASTOWN_AGENT_ID": "b", "PATH": "/evil", "LD_PRELOAD": "x"}
-    assert child(inherited=stored) == child(inherited={})
-
-
-def test_what_a_registry_entry_must_carry_is_its_credentials() -> None:
-    spec = derive(request(), WORKDIR, town(github_cli_pat=Secret("pat")), DEFAULTS)
-    assert registry_environment(spec) == {
-        "KILOCODE_TOKEN": Secret("kilo-token"),
-        "GITHUB_CLI_PAT": Secret("pat"),
-    }
-
-
-def test_without_any_gateway_token_there_is_no_auth_content() -> None:
-    assert "KILO_AUTH_CONTENT" not in child(envVars={})
+    assert shell(inherited=stored) == shell(inherited={})
 
 
 @pytest.mark.parametrize("field", ["argv", "cwd", "home", "env", "required_tools", "user"])

@@ -16,7 +16,8 @@ from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.broker.metrics import BrokerMetrics
 from gastown.concurrency.lag import PERIOD_SECONDS, LoopLag
 from gastown.concurrency.phases import PhaseLog
-from gastown.control.metrics.readings import kilo_version, resident_bytes
+from gastown.control.metrics.readings import kilo_version
+from gastown.isolation.proc import resident_bytes
 from gastown.metrics.counters import Attempts, Counter, Histogram
 from gastown.metrics.table import METRICS
 from gastown.worker.calls import outcome_of, route_of

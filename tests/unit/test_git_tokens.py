@@ -17,6 +17,7 @@ from gastown.testing.network import open_network
 from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
+from gastown.worker.no_worker import NoWorker
 from gastown.worker.tokens import Credentials, LiveCredentials
 
 pytestmark = pytest.mark.virtual_time
@@ -129,7 +130,7 @@ async def test_without_an_address_or_a_token_the_platform_is_not_asked(missing: 
 async def test_without_a_worker_nothing_is_renewed() -> None:
     async with open_network() as network:
         live = LiveCredentials(Credentials())
-        source = GitTokens(None, network.client(), live, cloud_url=None, kilocode_token=None)
+        source = GitTokens(NoWorker(), network.client(), live, cloud_url=None, kilocode_token=None)
         assert await source.renewed("rig-1") is None
 
 

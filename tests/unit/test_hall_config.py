@@ -10,7 +10,7 @@ import pytest
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_json, reveal_map
 from gastown.contract.town import GitAuth
-from gastown.hall.config import (
+from gastown.hall.domain.town import (
     DEFAULT_MODEL,
     DEFAULT_SMALL_MODEL,
     RigRecord,

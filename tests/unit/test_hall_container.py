@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -12,13 +13,14 @@ import trio
 
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
-from gastown.hall.config import TownRecord
-from gastown.hall.container import (
+from gastown.hall.domain.town import TownRecord
+from gastown.hall.drivers.process import (
     ContainerDied,
     ContainerOptions,
     base_environment,
     choose_port,
     container_environment,
+    end_strays,
     run_container,
 )
 from gastown.hall.server import PortTaken
@@ -97,7 +99,7 @@ async def test_a_refusal_to_run_is_its_own_last_line(folder: Path) -> None:
 
 
 async def test_a_deaf_container_is_killed_after_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gastown.hall.container._KILL_SECONDS", 0.1)
+    monkeypatch.setattr("gastown.hall.drivers.process._KILL_SECONDS", 0.1)
     with trio.fail_after(20):
         async with run_container(options(folder, f"trap '' TERM; {READY}{SLEEP}", drain=0.1)) as container:
             await logged(folder, "ready")
@@ -124,6 +126,29 @@ async def test_processes_of_agents_that_left_the_group_are_ended_too(folder: Pat
             if is_gone(pid):
                 return
             await trio.sleep(0.01)
+
+
+async def test_a_town_whose_folder_begins_with_our_name_is_left_alone(folder: Path) -> None:
+    """Only processes with this town's homes in their environment are ended, not those of `homes-two`."""
+    other = {"PATH": os.environ["PATH"], "XDG_DATA_HOME": f"{folder}/homes-two/agent-home-a"}
+    process = await trio.lowlevel.open_process(["sleep", "1000"], env=other, start_new_session=True)
+    try:
+        await trio.to_thread.run_sync(end_strays, folder / "homes")
+        assert process.poll() is None
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_a_container_that_died_as_the_block_ended_is_reported(folder: Path) -> None:
+    """The block is cancelled at the same moment; the death is what the caller must know."""
+    with pytest.raises(ContainerDied, match="killed by signal 9"), trio.CancelScope() as scope:  # noqa: PT012
+        async with run_container(options(folder, f"{READY}{SLEEP}")) as container:
+            await logged(folder, "ready")
+            os.kill(container.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, container.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  no task may run now
+            scope.cancel()
+            await trio.sleep_forever()
 
 
 async def test_the_log_is_its_owners_and_the_one_before_is_kept(folder: Path) -> None:

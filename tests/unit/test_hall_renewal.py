@@ -13,14 +13,14 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import RefreshAnswer
-from gastown.hall import bringup, up
-from gastown.hall.bringup import UpOptions
-from gastown.hall.container import write_private
-from gastown.hall.dispatch import Dispatch, DispatchError
+from gastown.hall.cli import bringup, up
+from gastown.hall.cli.boot import Boot, UpOptions
+from gastown.hall.cli.renewal import renew
+from gastown.hall.cli.screen import Screen
+from gastown.hall.control_client import ControlCallFailed, ControlClient
 from gastown.hall.hall import Hall, HallOptions, open_hall
-from gastown.hall.renewal import renew
-from gastown.hall.screen import Screen
 from gastown.hall.tokens import LIFETIME, verify
+from gastown.isolation.ownership import write_whole
 
 pytestmark = pytest.mark.virtual_time
 
@@ -91,14 +91,14 @@ async def test_a_container_can_start_from_the_file_of_a_hall_however_old_that_is
 
 async def test_a_file_is_replaced_and_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "container.env"
-    write_private(path, "one")
+    write_whole(path, "one", 0o600)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
     with pytest.raises(OSError, match="full"):
-        write_private(path, "two")
+        write_whole(path, "two", 0o600)
     assert path.read_text() == "one"
 
 
-class NotingContainer(Dispatch):
+class NotingContainer(ControlClient):
     """Keeps the tokens that it is given; refuses the first one."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class NotingContainer(Dispatch):
     async def refresh_token(self, token: Secret, town_id: str) -> RefreshAnswer:
         self.given.append((trio.current_time(), token))
         if len(self.given) == 1:
-            raise DispatchError(None, {"error": "gone for a moment"}, call="POST /refresh-token")
+            raise ControlCallFailed(None, {"error": "gone for a moment"}, call="POST /refresh-token")
         return RefreshAnswer(refreshed=True, agents_restarted=0, agents_failed=0, results=())
 
 
@@ -116,7 +116,7 @@ async def test_a_container_that_slept_through_the_end_of_its_token_is_given_anot
 ) -> None:
     container = NotingContainer()
     options = UpOptions(hall=HallOptions(data_dir=Path("/nowhere")), environment={})
-    boot = bringup._Boot(options, Screen(StringIO()), hall, container, 0.0, MORNING)
+    boot = Boot(options, Screen(StringIO()), hall, container, 0.0, MORNING)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bringup._stay_up, boot)
         await trio.sleep(3630)  # never at the moment at which it looks, too

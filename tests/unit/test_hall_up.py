@@ -14,14 +14,14 @@ import pytest
 
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
-from gastown.hall import up
 from gastown.hall.app import LOGGER
-from gastown.hall.config import RigRecord
+from gastown.hall.cli import up
+from gastown.hall.cli.screen import Screen, open_screen
+from gastown.hall.cli.up import add_arguments, add_hall_arguments, run
+from gastown.hall.cli.waterfall import Bar
+from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.lock import DirectoryUnusable, only_one
-from gastown.hall.screen import Screen, open_screen
-from gastown.hall.up import add_arguments, add_hall_arguments, run
-from gastown.hall.waterfall import Bar
+from gastown.hall.store.lock import DirectoryUnusable, only_one
 
 
 def parsed(*arguments: str) -> Namespace:

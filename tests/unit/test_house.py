@@ -45,18 +45,37 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control", "assembly", "main", "hall"},
 }
 
+# The same inside the hall: its folders and modules, and which of them each may import.
+HALL = HOUSE / "hall"
+IN_THE_HALL: dict[str, set[str]] = {
+    "__init__": set(),
+    "domain": set(),
+    "server": set(),
+    "tokens": set(),
+    "control_client": set(),
+    "store": {"domain"},
+    "drivers": {"domain", "server", "control_client"},
+    "api": {"domain", "store", "tokens"},
+    "gateway_stub": {"domain", "api"},
+    "app": {"api", "gateway_stub"},
+    "hall": {"domain", "server", "tokens", "control_client", "store", "api", "app"},
+    "cli": {"domain", "server", "tokens", "control_client", "store", "drivers", "app", "hall"},
+}
+# The domain is pure: of the house it may import the contract alone, and beside it only these.
+THE_DOMAIN_MAY_USE = {"__future__", "collections", "contextlib", "dataclasses", "enum", "typing", "gastown"}
+
 # name: the files and folders below gastown/ that may use it. A name covers all that is inside it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "quart": ("control/", "hall/", "testing/"),
-    "quart_schema": ("control/", "hall/"),
-    "quart_trio": ("control/", "hall/"),
+    "quart": ("control/", "hall/api/", "hall/gateway_stub.py", "testing/"),
+    "quart_schema": ("control/",),
+    "quart_trio": ("control/", "hall/api/", "testing/"),
     "httpx2": (
         "testing/",
         "kilo/client.py",
         "kilo/terminal.py",
         "worker/",
         "broker/",
-        "hall/dispatch.py",
+        "hall/control_client.py",
         "assembly.py",
         "main.py",
     ),
@@ -66,11 +85,15 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "kilo/client.py",
         "worker/",
         "broker/",
-        "hall/dispatch.py",
+        "hall/control_client.py",
         "assembly.py",
         "main.py",
     ),
-    "sqlite3": ("testing/", "hall/store.py", "worker/snapshots/database.py"),
+    # hypercorn's private parts.
+    "hypercorn.app_wrappers": ("asgi/hypercorn_seams.py",),
+    "hypercorn.protocol": ("asgi/hypercorn_seams.py",),
+    "hypercorn.trio": ("asgi/hypercorn_seams.py",),
+    "sqlite3": ("testing/", "hall/store/", "worker/snapshots/database.py"),
     # The credential helper is a program of its own that git runs.
     "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),
     "os.environb": ("settings.py", "cli.py"),
@@ -80,6 +103,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "os.chdir": (),
     "os.fchdir": (),
     "contextlib.chdir": (),
+    # A town runs without what tests bring.
+    "pytest": ("testing/",),
+    "pytest_trio": ("testing/",),
     "trio_typing": (),
     "asyncio": (),
     "importlib.import_module": (),  # the arrows below could not see it
@@ -213,6 +239,46 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
     allowed = MAY_IMPORT[room] | {room, "__init__", None}
     files = [path for path in python_files("src/gastown") if room_of(path) == room]
     strays = [str(use) for path in files for use in uses(path) if room_named(use.name) not in allowed]
+    assert strays == []
+
+
+def test_every_room_of_the_hall_is_on_its_plan() -> None:
+    """A new folder or module of the hall gets a row in IN_THE_HALL."""
+    rooms = {path.relative_to(HALL).with_suffix("").parts[0] for path in HALL.rglob("*.py")}
+    assert rooms - IN_THE_HALL.keys() == set()
+
+
+def test_the_plan_of_the_hall_has_no_circle() -> None:
+    """The hall's rows are written from the bottom up: each names only rows above it in the table."""
+    built: set[str] = set()
+    for room, allowed in IN_THE_HALL.items():
+        assert allowed <= built, room
+        built.add(room)
+
+
+@pytest.mark.parametrize("room", IN_THE_HALL)
+def test_a_room_of_the_hall_imports_only_rooms_below_it(room: str) -> None:
+    """The board needs no web request, and the routes no command line."""
+    allowed = IN_THE_HALL[room] | {room}
+    strays = [
+        str(use)
+        for path in [*HALL.glob(f"{room}.py"), *(HALL / room).rglob("*.py")]
+        for use in uses(path)
+        if is_inside(use.name, "gastown.hall") and use.name.split(".")[2:3] != []
+        if use.name.split(".")[2] not in allowed
+    ]
+    assert strays == []
+
+
+def test_the_domain_of_the_hall_is_pure() -> None:
+    """No SQL, no HTTP, no clock, no tasks: the domain imports the contract and a few pure modules."""
+    strays = [
+        str(use)
+        for path in (HALL / "domain").rglob("*.py")
+        for use in uses(path)
+        if use.name.split(".")[0] not in THE_DOMAIN_MAY_USE
+        or room_named(use.name) not in (None, "contract", "hall")
+    ]
     assert strays == []
 
 

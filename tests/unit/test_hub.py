@@ -47,6 +47,15 @@ async def test_a_subscriber_gets_what_is_kept_and_then_what_comes(autojump_clock
         assert await nothing_comes(subscription)
 
 
+async def test_a_subscriber_that_names_the_newest_id_gets_only_what_comes(autojump_clock) -> None:
+    hub = hub_with(3)
+    with hub.subscribe() as subscription:
+        subscription.follow("a", after=3)
+        assert await nothing_comes(subscription)
+        hub.publish("a", 4, "a4")
+        assert await read(subscription) == ["a4"]
+
+
 async def test_a_subscriber_that_waits_is_woken(autojump_clock) -> None:
     hub = hub_with(0)
     found = []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gastown.hall import up
+from gastown.hall.cli import up
 from gastown.log_sink import LineSink
 
 GUARD_SECONDS = 30

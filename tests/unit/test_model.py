@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gastown.agents.agent import ACTIVE, EDGES, Agent, IllegalTransition
+from gastown.agents.launch.desired import Desired
 from gastown.agents.session.event_log import EventLog
 from gastown.contract.agents import AgentState, StartAgentRequest
 from gastown.kilo.stream import KiloEvent
@@ -36,11 +37,10 @@ def changes() -> list[str]:
 @pytest.fixture
 async def agent(changes: list[str]) -> Agent:
     return Agent(
-        StartAgentRequest.model_validate(start_request("pole-1")),
+        Desired(StartAgentRequest.model_validate(start_request("pole-1")), given=10),
         workdir="/w",
         now=lambda: NOW,
         events=EventLog(lambda: NOW),
-        inherited=None,
         on_change=lambda: changes.append("changed"),
     )
 
@@ -97,7 +97,7 @@ async def test_leaving_the_start_settles_it(agent: Agent, state: S) -> None:
 async def test_a_message_is_counted_once_however_often_it_is_updated(agent: Agent) -> None:
     for message in ("m1", "m2", "m1", "m1", "m3"):
         said(agent, "message.updated", info={"id": message})
-    assert agent.message_count == 3
+    assert agent.activity.message_count == 3
 
 
 async def test_a_tool_is_active_from_its_call_to_its_end(agent: Agent) -> None:
@@ -126,7 +126,7 @@ async def test_an_event_is_activity_and_is_kept_as_kilo_said_it(agent: Agent) ->
     said(agent, "session.idle", extra=1)
     (event,) = agent._events.after(agent.id, 0)
     assert (event.event, event.data) == ("session.idle", {"sessionID": "ses_1", "extra": 1})
-    assert (agent.last_event_type, agent.last_event_at) == ("session.idle", NOW)
+    assert (agent.activity.last_event_type, agent.activity.last_event_at) == ("session.idle", NOW)
 
 
 async def test_another_sessions_turn_is_not_the_agents(agent: Agent) -> None:

@@ -19,6 +19,7 @@ from gastown.testing.network import MemoryNetwork, open_network
 from gastown.testing.town import TOWN
 from gastown.testing.worker import FakeWorker, SlowWorker
 from gastown.worker.client import WorkerClient
+from gastown.worker.no_worker import NoWorker
 from gastown.worker.outbox.pump import Outbox, open_outbox
 from gastown.worker.tokens import Credentials, LiveCredentials
 
@@ -309,7 +310,7 @@ async def test_flushed_does_not_wait_for_what_comes_later() -> None:
 
 
 async def test_without_a_worker_events_are_forgotten() -> None:
-    async with open_outbox(None, most=10, most_bytes=1000) as outbox:
+    async with open_outbox(NoWorker(), most=10, most_bytes=1000) as outbox:
         for number in range(100):
             outbox.put("r", "a", AgentEvent(id=number, event="x", data={}, timestamp=NOW))
         await outbox.flushed()

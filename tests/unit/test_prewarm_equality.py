@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from gastown.agents.launch.environment import ChildDefaults, derive
+from gastown.agents.launch.desired import ContainerDefaults, Desired, effective
+from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, derive
 from gastown.boot.prewarm import expected_request
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
-from gastown.hall.config import TownRecord, mayor_context, mayor_start_request, town_config
+from gastown.hall.domain.town import TownRecord, mayor_context, mayor_start_request, town_config
 from gastown.worker.tokens import Credentials, LiveCredentials
 
 HALL = "http://hall.test:9000"
@@ -23,11 +24,10 @@ DEFAULTS = ChildDefaults(
     home_root="/tmp",
     base_env={"PATH": "/bin"},
     parent_pid=7,
-    api_url=HALL,
-    kilocode_token=Secret("of-the-container"),
-    organization_id="of-the-container",
+    counts=ContainerDefaults(Secret("of-the-container"), "of-the-container"),
     mayor_tools=frozenset({"gt_sling"}),
 )
+BROKER = BrokerEndpoint("http://broker.test", Secret("bearer"))
 PLAIN = TownRecord(id="oak", name="Oak", mayor_agent_id="mayor-1", kilocode_token=Secret("kilo-token"))
 GIT = GitAuth(github_token="gh", gitlab_token="gl", gitlab_instance_url="https://gl.test")
 TOWNS: dict[str, dict[str, Any]] = {
@@ -51,14 +51,14 @@ TOWNS["everything"] = {key: value for changes in TOWNS.values() for key, value i
 def warmed(live: LiveCredentials, context: MayorContext) -> tuple[str, dict[str, str]]:
     """The server of the prewarm: fingerprint and environment."""
     live.adopt_context(context)
-    spec = derive(expected_request(context, "oak"), WORKDIR, live.current, DEFAULTS)
+    spec = derive(expected_request(context, "oak"), WORKDIR, live.current, DEFAULTS, endpoint=BROKER)
     return spec.fingerprint, dict(spec.env)
 
 
 def started(live: LiveCredentials, config: TownConfig, request: StartAgentRequest) -> tuple[str, dict[str, str]]:
     """The server of the start, after the config that came with it."""
     live.replace_town(config)
-    spec = derive(request, WORKDIR, live.current, DEFAULTS)
+    spec = derive(request, WORKDIR, live.current, DEFAULTS, endpoint=BROKER)
     return spec.fingerprint, dict(spec.env)
 
 
@@ -87,7 +87,7 @@ def test_so_does_a_start_that_brings_no_config(name: str) -> None:
     live = LiveCredentials(Credentials(container_token=Secret("jwt"), session_token=Secret("session")))
     prewarm = warmed(live, over_the_wire(mayor_context(town)))
     request = over_the_wire(mayor_start_request(mayor_context(town), town, "Hello"))
-    spec = derive(request, WORKDIR, live.current, DEFAULTS)
+    spec = derive(request, WORKDIR, live.current, DEFAULTS, endpoint=BROKER)
     assert (spec.fingerprint, dict(spec.env)) == prewarm
 
 
@@ -140,18 +140,19 @@ def test_a_start_made_by_hand_from_the_contract_finds_the_prewarmed_server(
 ) -> None:
     live = LiveCredentials(Credentials(container_token=Secret("jwt")))
     prewarm = warmed(live, older_worker(**context))
-    spec = derive(older_start(**request_changes), WORKDIR, live.current, DEFAULTS)
+    spec = derive(older_start(**request_changes), WORKDIR, live.current, DEFAULTS, endpoint=BROKER)
     assert (spec.fingerprint, dict(spec.env)) == prewarm
 
 
-def test_an_older_workers_silence_about_the_organisation_leaves_it_to_the_environment() -> None:
-    _, env = warmed(LiveCredentials(Credentials()), older_worker())
-    assert env["KILO_ORG_ID"] == "of-the-container"
-
-
-def test_a_null_organisation_of_the_worker_is_final() -> None:
-    _, env = warmed(LiveCredentials(Credentials()), older_worker(organizationId=None))
-    assert "KILO_ORG_ID" not in env
+@pytest.mark.parametrize(("context", "expected"), [({}, "of-the-container"), ({"organizationId": None}, None)])
+def test_an_older_workers_silence_leaves_the_organisation_to_the_environment_and_a_null_is_final(
+    context: dict[str, Any], expected: str | None
+) -> None:
+    live = LiveCredentials(Credentials())
+    told = older_worker(**context)
+    live.adopt_context(told)
+    desired = Desired(expected_request(told, "oak"), live.next_generation())
+    assert effective(desired, live.current, DEFAULTS.counts).organization == expected
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,6 @@ def test_where_a_start_differs_the_log_can_name_what(changes: dict[str, Any], di
     live = LiveCredentials(Credentials())
     context = older_worker()
     live.adopt_context(context)
-    one = derive(expected_request(context, "oak"), WORKDIR, live.current, DEFAULTS)
-    other = derive(older_start(**changes), WORKDIR, live.current, DEFAULTS)
+    one = derive(expected_request(context, "oak"), WORKDIR, live.current, DEFAULTS, endpoint=BROKER)
+    other = derive(older_start(**changes), WORKDIR, live.current, DEFAULTS, endpoint=BROKER)
     assert one.differences(other) == differing

@@ -18,6 +18,7 @@ from gastown.testing.network import MemoryNetwork, open_network
 from gastown.testing.town import TOWN
 from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
+from gastown.worker.no_worker import NoWorker
 from gastown.worker.reports import Reports, open_reports
 from gastown.worker.tokens import Credentials, LiveCredentials
 
@@ -203,7 +204,7 @@ async def test_a_callback_that_looks_like_the_worker_gets_no_token() -> None:
 
 
 async def test_without_a_worker_nothing_is_kept() -> None:
-    async with open_reports(None) as reports:
+    async with open_reports(NoWorker()) as reports:
         reports.completed("r", "a", "completed", None)
         await reports.flushed()
         assert reports.pending == 0

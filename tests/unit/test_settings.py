@@ -44,10 +44,8 @@ DEFAULTS: dict[str, Any] = {
     "GASTOWN_SERVER_RSS_MB": 0,
     "GASTOWN_CLONE_SECONDS": 900,
     "GASTOWN_GIT_SECONDS": 120,
-    "GASTOWN_LIVEZ_SECONDS": 60,
     "GASTOWN_DRAIN_SECONDS": 300,
     "GASTOWN_SNAPSHOT_MB": 64,
-    "GASTOWN_BROKER": True,
     "GASTOWN_MAYOR_TOOLS": mayor_tools(),
     "GASTOWN_REQUIRE_TICKETS": False,
     "GASTOWN_AGENT_USER": None,
@@ -103,7 +101,6 @@ GIVEN = {
     "GASTOWN_API_URL": ("https://worker.test", "https://worker.test"),
     "GASTOWN_TOWN_ID": ("oak", "oak"),
     "GASTOWN_CONTROL_HOST": ("127.0.0.1", "127.0.0.1"),
-    "GASTOWN_BROKER": ("off", False),
     "GASTOWN_INSECURE": ("1", True),
     "GASTOWN_CONTROL_ORIGINS": (
         "https://Town.example, http://[::1]:3000, vscode-webview://0a1b",

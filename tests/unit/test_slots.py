@@ -86,6 +86,17 @@ async def test_a_cancelled_waiter_gives_up_its_place(queue: Queue) -> None:
     assert (queue.served, queue.slots.in_use, queue.slots.waiting) == (["a", "c"], 0, 0)
 
 
+async def test_with_a_waiter_in_the_middle_gone_the_most_urgent_still_goes_first(queue: Queue) -> None:
+    urgent, later = Priority.INTERACTIVE, Priority.RESUME
+    await queue.join("running")
+    for name, priority in zip("abcdef", (urgent, urgent, later, later, urgent, later), strict=True):
+        await queue.join(name, priority)
+    queue.scopes["b"].cancel()
+    await wait_all_tasks_blocked()
+    await queue.release_all()
+    assert queue.served == ["running", "a", "e", "c", "d", "f"]
+
+
 @pytest.mark.parametrize("cancelled_first", [True, False])
 async def test_a_waiter_cancelled_as_its_slot_is_granted_hands_it_on(
     queue: Queue, *, cancelled_first: bool

@@ -16,6 +16,7 @@ from gastown.contract.secret import Secret
 from gastown.testing.network import open_network
 from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
+from gastown.worker.no_worker import NoWorker
 from gastown.worker.snapshots.database import database_path
 from gastown.worker.snapshots.store import KeptApart, NotSaved, Snapshots
 from gastown.worker.tokens import Credentials, LiveCredentials
@@ -120,7 +121,7 @@ async def test_where_kilo_has_written_nothing_there_is_nothing_to_save(tmp_path:
 
 
 async def test_without_a_worker_nothing_is_saved_and_nothing_fails(tmp_path: Path) -> None:
-    alone = Snapshots(None, 5000)
+    alone = Snapshots(NoWorker(), 5000)
     home = str(tmp_path)
     assert await alone.restore(home, *AGENT) == "fresh"
     write(database_path(home), "heron")

@@ -6,7 +6,7 @@ import pytest
 
 from gastown.contract.town import Phase
 from gastown.contract.worker import StartupPhaseEvent
-from gastown.hall.waterfall import Bar, Sightings, bars_from, render
+from gastown.hall.cli.waterfall import Bar, Sightings, bars_from, render
 
 BARS = [
     Bar("hall", 0, 40),

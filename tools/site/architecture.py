@@ -29,10 +29,11 @@ import trio.testing
 
 from gastown import logs, main
 from gastown.assembly import Parts
+from gastown.testing.clock import WallClock
 from gastown.testing.git import FakeGit
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import MemoryNetwork, open_network
-from gastown.testing.town import TOWN, ToldSettings, WallClock, make_room, start_request
+from gastown.testing.town import TOWN, ToldSettings, make_room, start_request
 from gastown.testing.worker import FakeWorker
 from tools.site.markdown import sentence
 from tools.site.tree import Node, between_marks, text_of
@@ -166,8 +167,8 @@ def _watched(recorder: _Recorder) -> Iterator[None]:
 
         async def __aexit__(
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-        ) -> bool | None:
-            return await self._manager.__aexit__(kind, error, trace)
+        ) -> bool:
+            return bool(await self._manager.__aexit__(kind, error, trace))
 
     opening = trio.open_nursery
     with patch.object(trio, "open_nursery", Watched):

@@ -10,10 +10,10 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from gastown.contract.secret import Secret
-from gastown.hall.bringup import UpOptions
-from gastown.hall.config import TownRecord
-from gastown.hall.container import container_environment
-from gastown.hall.worker_api import SNAPSHOT_LIMIT
+from gastown.hall.api.worker_api import SNAPSHOT_LIMIT
+from gastown.hall.cli.boot import UpOptions
+from gastown.hall.domain.town import TownRecord
+from gastown.hall.drivers.process import container_environment
 from gastown.settings import Settings
 from tools.site.markdown import beneath, code, table
 

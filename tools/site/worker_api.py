@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from quart import Quart
 
 from gastown.contract import worker as contract
-from gastown.hall.agent_api import agent_api
-from gastown.hall.worker_api import worker_api
+from gastown.hall.api.agent_api import agent_api
+from gastown.hall.api.worker_api import worker_api
 from tools.site.http_api import shapes_page
 from tools.site.markdown import beneath, code, sentence, table
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import structlog
 import trio
 
+from gastown.agents.launch.desired import Desired
 from gastown.agents.launch.environment import BrokerEndpoint
 from gastown.agents.lifecycle.start_metrics import CountedStart, Outcome
-from gastown.agents.session.condition import Progress
-from gastown.agents.session.event_log import EventLog, Turns
+from gastown.agents.session.activity import Activity
+from gastown.agents.session.event_log import EventLog
 from gastown.agents.session.saving import Saving
 from gastown.concurrency.phases import PhaseLog
 from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
 from gastown.contract.errors import ControlError, StartDeadlineExceeded
-from gastown.contract.secret import Secret, credentials_among
+from gastown.contract.secret import credentials_among
 from gastown.git.rig import RigReport
 from gastown.isolation.users import User
 from gastown.kilo.pool import Lease
@@ -38,8 +39,6 @@ EDGES: Mapping[AgentState, frozenset[AgentState]] = {
     AgentState.FAILED: frozenset(),
 }
 ACTIVE = frozenset({AgentState.STARTING, AgentState.RUNNING})
-
-_REMEMBERED_MESSAGES = 64
 
 
 class IllegalTransition(Exception):
@@ -62,20 +61,20 @@ class Agent:
 
     def __init__(
         self,
-        request: StartAgentRequest,
+        desired: Desired,
         *,
         workdir: str,
         now: Callable[[], datetime],
         events: EventLog,
-        inherited: Mapping[str, Secret] | None,
         on_change: Callable[[], None],
         outbox: Outbox | None = None,
     ) -> None:
         self.attempt = secrets.token_hex(4)
-        self.request = request
+        self.desired = desired
         self.workdir = workdir
-        self.inherited = inherited
-        self.secrets = (*credentials_among(request.env_vars), *credentials_among(inherited or {}))
+        self.secrets = tuple(
+            chain(credentials_among(self.request.env_vars), credentials_among(desired.inherited or {}))
+        )
         self.endpoint: BrokerEndpoint | None = None
         self.user: User | None = None
         self.state = AgentState.STARTING
@@ -83,9 +82,7 @@ class Agent:
         self.exit_reason: str | None = None
         self.session_id: str | None = None
         self.lease: Lease | None = None
-        self.turns = Turns()
         self.saving = Saving()
-        self.progress = Progress(self.turns)
         self.returning = False
         self.repository: tuple[RigReport, ...] = ()
         self.phases = PhaseLog(self._entered)
@@ -106,17 +103,22 @@ class Agent:
         self._on_change = on_change
         self._outbox = outbox
         self.started_at = now()
-        self.last_activity_at = self.started_at
-        self.last_event_type: str | None = None
-        self.last_event_at: datetime | None = None
-        self._tools: dict[str, str] = {}
-        self._messages: OrderedDict[str, None] = OrderedDict()
-        self.newest_message: str | None = None
-        self.message_count = 0
+        self.activity = Activity(now, self._keep, self._turn_ended)
+        self.turns = self.activity.turns
+        self.progress = self.activity.progress
 
     @property
     def id(self) -> str:
         return self.request.agent_id
+
+    @property
+    def request(self) -> StartAgentRequest:
+        """The start request as it stands after all changes."""
+        return self.desired.request
+
+    def change(self, generation: int, fields: Mapping[str, Any]) -> None:
+        """Want other values of the request's fields from now on, as given in `generation`."""
+        self.desired = self.desired.change(generation, fields)
 
     @property
     def is_active(self) -> bool:
@@ -125,7 +127,7 @@ class Agent:
     @property
     def is_resumed(self) -> bool:
         """Whether the registry of an earlier container brought it, rather than a caller of this one."""
-        return self.inherited is not None
+        return self.desired.inherited is not None
 
     def become(self, state: AgentState, reason: str | None = None) -> None:
         """The one place where the state changes; each change is logged, kept as an event, and announced."""
@@ -151,22 +153,7 @@ class Agent:
 
     def take(self, event: KiloEvent) -> None:
         """An event of this agent's server."""
-        self.last_event_type = event.type
-        self.last_event_at = self.last_activity_at = self._now()
-        self._keep(event.type, event.properties)
-        if event.session_id == self.session_id:
-            self.turns.take(event)
-            self.progress.take(event)
-        match event.type:
-            case "message.updated":
-                self._count_message(event)
-            case "session.turn.close" if self.request.is_mayor:
-                # A turn that is not saved would be run a second time after a crash of the container.
-                self.saving.want()
-            case "message.part.updated":
-                self._follow_tool(event.properties.get("part") or {})
-            case _:
-                pass
+        self.activity.take(event, self.session_id)
 
     def public(self) -> PublicAgent:
         return PublicAgent(
@@ -176,8 +163,8 @@ class Agent:
             role=self.request.role,
             name=self.request.name,
             workdir=self.workdir,
-            last_event_type=self.last_event_type,
-            last_event_at=self.last_event_at,
+            last_event_type=self.activity.last_event_type,
+            last_event_at=self.activity.last_event_at,
             model=self.request.model,
             organization_id=self.request.organization_id,
         )
@@ -203,9 +190,9 @@ class Agent:
             "server_port": self.lease.server.port if self.lease is not None else None,
             "session_id": self.session_id,
             "started_at": self.started_at,
-            "last_activity_at": self.last_activity_at,
-            "active_tools": tuple(sorted(set(self._tools.values()))),
-            "message_count": self.message_count,
+            "last_activity_at": self.activity.last_at,
+            "active_tools": self.activity.active_tools,
+            "message_count": self.activity.message_count,
             "exit_reason": self.exit_reason,
         }
 
@@ -214,6 +201,11 @@ class Agent:
         kept = self._events.append(self.id, event, data)
         if self._outbox is not None:
             self._outbox.put(self.request.rig_id, self.id, kept)
+
+    def _turn_ended(self) -> None:
+        if self.request.is_mayor:
+            # A turn that is not saved would be run a second time after a crash of the container.
+            self.saving.want()
 
     def _count(self, before: AgentState) -> None:
         if self.counted is None:
@@ -232,22 +224,3 @@ class Agent:
 
     def _entered(self, phase: str) -> None:
         log.info("agent.phase", agent_id=self.id, attempt=self.attempt, phase=phase)
-
-    def _count_message(self, event: KiloEvent) -> None:
-        message_id = str((event.properties.get("info") or {}).get("id"))
-        if event.session_id == self.session_id:
-            self.newest_message = max(self.newest_message or "", message_id)
-        if message_id in self._messages:
-            return
-        self.message_count += 1
-        self._messages[message_id] = None
-        if len(self._messages) > _REMEMBERED_MESSAGES:
-            self._messages.popitem(last=False)
-
-    def _follow_tool(self, part: dict[str, Any]) -> None:
-        if part.get("type") != "tool":
-            return
-        if (part.get("state") or {}).get("status") in ("pending", "running"):
-            self._tools[str(part.get("id"))] = str(part.get("tool"))
-        else:
-            self._tools.pop(str(part.get("id")), None)

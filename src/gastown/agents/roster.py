@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.launch.environment import derive, registry_environment
+from gastown.agents.launch.desired import Desired, effective
 from gastown.agents.lifecycle.run import LifeOptions, live
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.agents.services import AgentServices
@@ -76,7 +76,8 @@ class Roster:
         is left. `deadline` is on Trio's clock; `seconds` is what an error says about it.
         """
         options = LifeOptions(Priority.INTERACTIVE, deadline=deadline, seconds=seconds)
-        return self._begin(request, workdir_of(request, self.services.paths), None, options)
+        desired = Desired(request, self.services.credentials.next_generation())
+        return self._begin(desired, workdir_of(request, self.services.paths), options)
 
     def claim(self, entry: RegistryEntry, release: trio.Event) -> Agent | None:
         """Take over an agent of the last container: `starting` from now on, its life waits for `release`.
@@ -90,7 +91,8 @@ class Roster:
         if entry.agent_id in self._agents:
             return None
         priority = Priority.PREWARM if entry.request.is_mayor else Priority.RESUME
-        return self._begin(entry.request, entry.workdir, entry.env, LifeOptions(priority, release=release))
+        desired = Desired.stored(entry.request, entry.env)
+        return self._begin(desired, entry.workdir, LifeOptions(priority, release=release))
 
     async def stop(self, agent_id: str, reason: str = "stopped") -> StopAnswer:
         """End an agent in whatever state it is, and wait until nothing of it is left."""
@@ -120,46 +122,35 @@ class Roster:
 
     def registry(self) -> list[RegistryEntry]:
         """What a next container must bring back."""
-        return [
-            RegistryEntry(
-                agent_id=agent.id,
-                request=agent.request,
-                workdir=agent.workdir,
-                env=self._registry_env(agent),
-            )
-            for agent in self._agents.values()
-            if agent.is_active or agent.evicted
-        ]
+        known = self._agents.values()
+        return [self._entry(agent) for agent in known if agent.is_active or agent.evicted]
 
-    def _registry_env(self, agent: Agent) -> dict[str, Secret]:
+    def _entry(self, agent: Agent) -> RegistryEntry:
+        """The next container takes the request's variables before `env`, so a newer token goes into both."""
         services = self.services
-        spec = derive(
-            agent.request,
-            agent.workdir,
-            services.credentials.current,
-            services.defaults,
-            inherited=agent.inherited,
-        )
-        return registry_environment(spec)
+        counts = effective(agent.desired, services.credentials.current, services.defaults.counts)
+        asked = agent.request.env_vars
+        newest = {name: token for name, token in counts.tokens.items() if name in asked}
+        request = agent.request.model_copy(update={"env_vars": {**asked, **newest}})
+        return RegistryEntry(agent_id=agent.id, request=request, workdir=agent.workdir, env=dict(counts.tokens))
 
     def _begin(
         self,
-        request: StartAgentRequest,
+        desired: Desired,
         workdir: str,
-        inherited: Mapping[str, Secret] | None,
         options: LifeOptions,
     ) -> Agent:
+        request = desired.request
         before = self._agents.get(request.agent_id)
         if before is not None and not before.ended.is_set():
             options.predecessor = before
             before.successor_waits = True
             self._cancel(before, "replaced by a newer start")
         agent = Agent(
-            request,
+            desired,
             workdir=workdir,
             now=self.services.now,
             events=self.services.events,
-            inherited=inherited,
             on_change=self._on_change,
             outbox=self.services.outbox,
         )

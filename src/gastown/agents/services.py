@@ -60,8 +60,7 @@ class AgentServices:
     outbox: Outbox
     reports: Reports
     nudges: NudgeDesk
+    broker: Broker
     users: AgentUsers = field(default_factory=AgentUsers)
-    broker: Broker | None = None
-    """None: servers hold the town's credentials themselves."""
     server_rss_mb: int = 0
     """A server above this is replaced at the end of its turn; 0 is no limit."""

@@ -1,38 +1,28 @@
-"""hypercorn's connections in a nursery of ours: one that fails is lost alone.
-
-`hypercorn.trio.serve` gives the exception of one connection to the nursery of all. In 0.18 a client raises one at
-will (an upgrade that is refused, then one more request on the same connection), and the whole server ends.
-"""
+"""Serves an ASGI application with hypercorn; a connection that fails takes no other one along."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import structlog
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.protocol.events import StreamClosed
-from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     ASGIFramework,
     ASGIReceiveCallable,
     ASGIReceiveEvent,
     ASGISendCallable,
     ASGISendEvent,
-    ConnectionState,
     HTTPResponseBodyEvent,
     Scope,
 )
 
-from gastown.concurrency.supervise import contain, leaves
+from gastown.asgi.hypercorn_seams import Connections, hang_up
+from gastown.concurrency.supervise import leaves
 
-__all__ = ["DEAD_PEER_MS", "Adopt", "Exchange", "FinishResponses", "listen", "quiet_config", "serve_connections"]
+__all__ = ["DEAD_PEER_MS", "Exchange", "FinishResponses", "listen", "quiet_config", "serve_connections"]
 
 log = structlog.get_logger()
 
@@ -41,9 +31,6 @@ DEAD_PEER_MS = 20_000
 DISCARD_SECONDS = 2.0
 """How long a client may go on writing what nobody reads, once it has been answered."""
 _LAST_BODY_SECONDS = 5.0
-
-Adopt = Callable[[socket.socket], None]
-"""Serves a connection that was accepted elsewhere, and owns it from then on; closes it when it is too late."""
 
 
 def listen(host: str, port: int, dead_peer_ms: int) -> socket.socket:
@@ -104,12 +91,8 @@ class Exchange:
                 await self._finish(message)
 
     async def hang_up(self) -> None:
-        """Close the connection without an answer, for which ASGI has no word."""
-        stream = getattr(self._send, "__self__", None)
-        if not isinstance(stream, HTTPStream):
-            raise TypeError("hypercorn's own `send` is needed here")
-        stream.closed = True  # else hypercorn would still try a 500
-        await stream.send(StreamClosed(stream_id=stream.stream_id))
+        """Close the connection without an answer."""
+        await hang_up(self._send)
 
     async def _finish(self, last: HTTPResponseBodyEvent) -> None:
         if self._whole.is_set():
@@ -130,29 +113,29 @@ class Exchange:
             await self.receive()
 
 
+@dataclass(frozen=True)
 class FinishResponses:
     """An app whose every exchange ends in order: see `Exchange`."""
 
-    def __init__(self, app: ASGIFramework) -> None:
-        self._app = app
+    app: ASGIFramework
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
             exchange = Exchange(receive, send)
-            await self._app(scope, exchange.receive, exchange.send)
+            await self.app(scope, exchange.receive, exchange.send)
         else:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
 
 
-class _Watched:
-    """An app whose crashes are logged: hypercorn answers them with an empty 500, and keeps them to itself."""
+@dataclass(frozen=True)
+class _LogCrashes:
+    """An app whose crashes are logged: hypercorn answers them with an empty 500, and does not log them."""
 
-    def __init__(self, app: ASGIFramework) -> None:
-        self._app = app
+    app: ASGIFramework
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         try:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         except Exception:
             log.exception("app.crashed", kind=scope["type"], path=_path(scope))
             raise
@@ -168,57 +151,34 @@ async def serve_connections(
     listener: socket.socket,
     stop: trio.Event,
     *,
-    task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until `stop` is set; what then runs has `config.graceful_timeout` seconds to finish.
 
-    Owns `listener`, which is bound, and listens already or not; started means that it accepts, and tells who
-    serves connections from elsewhere. Of `config` only what concerns a connection counts. The app gets no
-    lifespan; one that crashes is logged.
+    Owns `listener`, which is bound, and listens already or not; started means that it accepts. Of `config` only
+    what concerns a connection counts. The app gets no lifespan; one that crashes is logged.
     """
     listener.listen(config.backlog)
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-    context = WorkerContext(None)
-    handle = partial(_serve_one, ASGIWrapper(_Watched(app)), config, context)
+    served = Connections(_LogCrashes(app), config)
     async with trio.open_nursery() as connections:
-        adoption = _Adoption(connections, handle)
         try:
-            async with accepting, trio.open_nursery() as door:
-                serve = partial(trio.serve_listeners, handle, [accepting], handler_nursery=connections)
-                await door.start(serve, name="accept")
-                task_status.started(adoption)
+            async with accepting, trio.open_nursery() as acceptor:
+                serve = partial(
+                    trio.serve_listeners, partial(_serve_one, served), [accepting], handler_nursery=connections
+                )
+                await acceptor.start(serve, name="accept")
+                task_status.started()
                 await stop.wait()
-                door.cancel_scope.cancel(reason="the server stops")
+                acceptor.cancel_scope.cancel(reason="the server stops")
         finally:
-            adoption.open = False
-            await context.terminated.set()  # noqa: ASYNC102 (sets an event, and waits for nothing)
+            await served.stop()  # noqa: ASYNC102 (waits for nothing)
             connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
 
 
-class _Adoption:
-    """An `Adopt`, as long as it is `open`."""
-
-    def __init__(self, connections: trio.Nursery, handle: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-        self.open = True
-        self._connections = connections
-        self._handle = handle
-
-    def __call__(self, accepted: socket.socket) -> None:
-        if self.open:
-            self._connections.start_soon(self._serve, accepted, name="adopted connection")
-        else:
-            accepted.close()
-
-    async def _serve(self, accepted: socket.socket) -> None:
-        async with trio.SocketStream(trio.socket.from_stdlib_socket(accepted)) as stream:
-            await self._handle(stream)
-
-
-async def _serve_one(app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream) -> None:
-    def failed(error: Exception) -> None:
+async def _serve_one(connections: Connections, stream: trio.SocketStream) -> None:
+    try:
+        await connections.run(stream)
+    except Exception as error:  # noqa: BLE001 - the boundary of a connection
         cause = leaves(error)[0]
         log.warning("connection.failed", reason=f"{type(cause).__name__}: {cause}")
-
-    # hypercorn's type says that every stream is an encrypted one.
-    encrypted = cast("trio.SSLStream[trio.SocketStream]", stream)
-    await contain(TCPServer(app, config, context, ConnectionState({}), encrypted).run, on_failure=failed)

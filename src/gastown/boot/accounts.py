@@ -17,6 +17,7 @@ from gastown.contract.tools import plugin_file
 from gastown.git import credential_helper
 from gastown.isolation.agent_users import AgentUsers
 from gastown.isolation.ownership import NotOurs, check_path, keep_root
+from gastown.isolation.proc import status_of
 from gastown.isolation.uids import read_uids
 from gastown.isolation.users import User, uid_of
 from gastown.settings import Settings
@@ -141,8 +142,7 @@ def check_usable(path: str) -> None:
 
 def _missing_rights() -> list[str]:
     """Which of the capabilities that it takes to work for other users this root does not have."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    effective = int(next(line for line in lines if line.startswith("CapEff:")).split()[1], 16)
+    effective = int(status_of("self")["CapEff"], 16)
     return [f"CAP_{name}" for name, bit in _RIGHTS.items() if not effective & 1 << bit]
 
 

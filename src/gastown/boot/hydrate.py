@@ -18,7 +18,7 @@ from gastown.boot.prewarm import prewarm_mayor
 from gastown.boot.report import BootReport
 from gastown.concurrency.backoff import delays
 from gastown.concurrency.gate import HydrationGate
-from gastown.concurrency.supervise import contain, leaves
+from gastown.concurrency.supervise import leaves
 from gastown.worker.client import Registry, WorkerClient, WorkerError
 from gastown.worker.registry import RegistryWriter
 from gastown.worker.tokens import RENEW_BELOW_SECONDS, expiry
@@ -59,16 +59,15 @@ async def _attempt(parts: Hydration, opened: trio.Event) -> bool:
     report, refused = parts.report, False
     report.state, report.error = "running", None
 
-    def failed(error: Exception) -> None:
-        nonlocal refused
+    try:
+        await _hydrate(parts, opened)
+    except Exception as error:  # a boundary: the container serves without its last agents
         causes = [cause for cause in leaves(error) if isinstance(cause, Exception)]
         refused = any(isinstance(cause, WorkerError) and cause.status == 401 for cause in causes)
         problems = [f"{type(cause).__name__}: {cause}" for cause in causes]
         report.state = "failed"
         report.error = "; ".join([*problems, _WHAT_HELPS] if refused else problems)[:1000]
-        log.error("hydration.failed", reason=report.error, exc_info=error)
-
-    await contain(lambda: _hydrate(parts, opened), on_failure=failed)
+        log.exception("hydration.failed", reason=report.error)
     opened.set()
     if report.state == "running":
         report.state = "complete"
@@ -123,7 +122,10 @@ async def _renew_token(parts: Hydration) -> None:
 
 async def _claim(parts: Hydration, release: trio.Event, claimed: list[Agent], failures: list[Exception]) -> None:
     """Claim, and let the prewarm go on when that fails."""
-    await contain(lambda: _claim_all(parts, release, claimed), on_failure=failures.append)
+    try:
+        await _claim_all(parts, release, claimed)
+    except Exception as error:  # noqa: BLE001 - raised again when the prewarm is over
+        failures.append(error)
 
 
 async def _claim_all(parts: Hydration, release: trio.Event, claimed: list[Agent]) -> None:
@@ -161,10 +163,9 @@ async def _read_registry(parts: Hydration) -> Registry:
 
 async def _prewarm(parts: Hydration) -> None:
     """A prewarm that fails costs the mayor's start some seconds, and nothing else."""
-
-    def failed(error: Exception) -> None:
+    try:
+        await prewarm_mayor(parts.worker, parts.roster, parts.report)
+    except Exception as error:  # noqa: BLE001 - a boundary: the mayor starts without a prewarm
         reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in leaves(error))
         parts.report.prewarm = f"failed: {reason}"[:500]
         log.warning("mayor.prewarm_failed", reason=reason)
-
-    await contain(lambda: prewarm_mayor(parts.worker, parts.roster, parts.report), on_failure=failed)

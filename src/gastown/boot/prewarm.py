@@ -5,7 +5,8 @@ from __future__ import annotations
 import structlog
 import trio
 
-from gastown.agents.launch.broker_access import admit_request
+from gastown.agents.launch.broker_access import admit
+from gastown.agents.launch.desired import Desired
 from gastown.agents.launch.environment import derive, home_of, model_name
 from gastown.agents.roster import Roster, workdir_of
 from gastown.boot.report import BootReport
@@ -67,7 +68,7 @@ async def prewarm_mayor(worker: WorkerClient, roster: Roster, report: BootReport
         for name, value in (
             ("agent", context.agent_id),
             ("model", context.model),
-            ("token", context.kilocode_token or services.defaults.kilocode_token),
+            ("token", context.kilocode_token or services.defaults.counts.kilocode_token),
         )
         if not value
     ]
@@ -113,7 +114,8 @@ async def _warm(request: StartAgentRequest, roster: Roster, report: BootReport) 
     if mayor is not None and mayor.is_active and not mayor.is_resumed:
         # It has the server, for as long as it lives, and what the broker lets it do is that of its own request.
         return False
-    endpoint = admit_request(request, services)
+    desired = Desired(request, services.credentials.next_generation())
+    endpoint = admit(lambda: desired, user, services)
 
     def spec() -> ServerSpec:
         return derive(

@@ -14,7 +14,7 @@ PERIOD_SECONDS = 0.5
 
 
 class LoopLag:
-    """`beats` grows with every wake-up, so that a thread can see whether the loop goes round; `lags` in seconds.
+    """`beats` grows with every wake-up, so that a thread sees whether the loop goes round; `lags` are in seconds.
 
     For the process that really serves: a town in virtual time would have to wake up for every half second.
     """

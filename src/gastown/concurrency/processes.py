@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
 import trio
 
+from gastown.isolation.proc import environment_of, process_ids
 from gastown.isolation.users import User, identity, run_as
 
-__all__ = ["CannotStart", "Child", "Exit", "marked_processes", "open_child"]
+__all__ = ["CannotStart", "Child", "Exit", "end_group", "marked_processes", "open_child", "send"]
 
 MARK = "GASTOWN_SPAWN_MARK"
 _TAIL_LINES = 40
@@ -143,40 +143,43 @@ async def open_child(
             attending.cancel(reason="the child has ended")
 
 
+async def end_group(process: trio.Process, grace: float, *, ask: Callable[[int, int], None] = os.killpg) -> None:
+    """End a process that leads its group: TERM, `grace` seconds, then KILL to what is left of the group.
+
+    The TERM is for the whole group, or with `os.kill` as `ask` for the process alone; a `grace` of 0 is no TERM.
+    The process may not have been reaped yet: `process.wait()` returns soon. A shield is the caller's.
+    """
+    if grace and process.returncode is None:
+        send(ask, process.pid, signal.SIGTERM)
+        with trio.move_on_after(grace):
+            await process.wait()
+    send(os.killpg, process.pid, signal.SIGKILL)
+
+
 async def _end(child: Child) -> None:
-    if child.grace and not child.ended.is_set():
-        _signal(os.kill, child.pid, signal.SIGTERM)
-        with trio.move_on_after(child.grace):
-            await child.ended.wait()
-    _signal(os.killpg, child.pid, signal.SIGKILL)
+    # Only to the child: it ends its own processes in its own order.
+    await end_group(child.process, child.grace, ask=os.kill)
     for _ in range(20):
         # As its user: to read /proc/*/environ of another one takes more than being root (CAP_SYS_PTRACE).
         child.leftovers = await run_as(child.user, marked_processes, child.mark)
         if not child.leftovers:
             break
         for pid in child.leftovers:
-            _signal(os.kill, pid, signal.SIGKILL)
+            send(os.kill, pid, signal.SIGKILL)
         await trio.sleep(0.05)
     await child.ended.wait()
 
 
-def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
+def send(how: Callable[[int, int], None], pid: int, number: int) -> None:
+    """Signal a process or, with `os.killpg`, its group, if it is still there and ours."""
     with suppress(ProcessLookupError, PermissionError):
-        send(pid, number)
+        how(pid, number)
 
 
 def marked_processes(mark: str) -> tuple[int, ...]:
     """The processes whose environment carries `mark`, zombies left out. Reads /proc; run it in a thread."""
     needle = f"{MARK}={mark}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        # Gone meanwhile, or another user's: not a process of ours.
-        with suppress(OSError):
-            if needle in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return tuple(found)
+    return tuple(pid for pid in process_ids() if needle in environment_of(pid))
 
 
 async def _each_line(stream: trio.abc.ReceiveStream | None, take: Callable[[str], object]) -> None:

@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, suppress
 import structlog
 import trio
 
+from gastown.concurrency.signal import Signal
+
 __all__ = ["Shutdown"]
 
 log = structlog.get_logger()
@@ -22,13 +24,13 @@ _LAST_RESORT_SECONDS = 30.0
 class Shutdown:
     """`requested` is set by whoever asks first; from then on `budget` is the scope in which all farewells happen.
 
-    `moved` is set, and replaced by a new one, whenever the budget's deadline changes.
+    `moved` is sent whenever the budget's deadline changes.
     """
 
     def __init__(self, seconds: float) -> None:
         self.requested = trio.Event()
         self.budget = trio.CancelScope()
-        self.moved = trio.Event()
+        self.moved = Signal()
         self.seconds = seconds
         self.why: str | None = None
         self._usual = seconds
@@ -92,5 +94,4 @@ class Shutdown:
     def _end_by(self, deadline: float) -> None:
         if deadline < self.budget.deadline:
             self.budget.deadline = deadline
-            moved, self.moved = self.moved, trio.Event()
-            moved.set()
+            self.moved.send()

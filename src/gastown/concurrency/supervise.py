@@ -1,22 +1,51 @@
-"""Failures at boundaries: contained where they must not spread, and unwrapped where one is looked for."""
+"""Tasks that belong to a whole container: the failure of one is recorded, and ends no other."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
-__all__ = ["contain", "leaves"]
+import structlog
+import trio
+
+__all__ = ["Start", "Supervisor", "leaves", "open_supervisor"]
+
+log = structlog.get_logger()
+
+Start = Callable[[str, Callable[[], Awaitable[object]]], None]
+"""`Supervisor.start`, for functions that only start tasks."""
 
 
-async def contain(work: Callable[[], Awaitable[object]], *, on_failure: Callable[[Exception], None]) -> None:
-    """Await `work()`; an `Exception` out of it goes to `on_failure` and no further.
+class Supervisor:
+    """Made by `open_supervisor`. `failures` counts the tasks that raised an `Exception`."""
 
-    Cancellation passes through untouched, and so does everything that is not an `Exception`. A group is handed
-    over as it is: the caller logs all of it.
-    """
-    try:
-        await work()
-    except Exception as error:  # noqa: BLE001 - a boundary: any failure is turned into a record
-        on_failure(error)
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.failures = 0
+
+    def start(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Run `work()` as a task called `name`, and return at once.
+
+        An `Exception` out of it, also a group of them, is logged and counted, and goes no further. Cancellation
+        and everything else that is no `Exception` passes through. A supervisor that has been closed cancels the
+        task at its first checkpoint.
+        """
+        self._nursery.start_soon(self._run, name, work, name=name)
+
+    async def _run(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except Exception:  # a boundary: the other tasks of the container go on
+            self.failures += 1
+            log.exception("task.failed", task=name)
+
+
+@asynccontextmanager
+async def open_supervisor() -> AsyncIterator[Supervisor]:
+    """A supervisor for the length of the block; leaving the block cancels its tasks and waits for them."""
+    async with trio.open_nursery() as nursery:
+        yield Supervisor(nursery)
+        nursery.cancel_scope.cancel(reason="the supervisor closes")
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -20,6 +20,7 @@ from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.lag import LoopLag
 from gastown.concurrency.locks import NamedLocks
+from gastown.concurrency.supervise import Supervisor
 from gastown.control.auth.policy import AccessPolicy
 from gastown.control.auth.tickets import Tickets
 from gastown.logs import LiveRedactor
@@ -33,7 +34,7 @@ __all__ = ["Town", "town"]
 class Town:
     """Everything a handler may use. Made by `assembly.open_town`.
 
-    `background` takes work that must outlive its caller.
+    `background` runs work that must outlive its caller.
     """
 
     roster: Roster
@@ -42,7 +43,7 @@ class Town:
     gate: HydrationGate
     report: BootReport
     drain: Drain
-    background: trio.Nursery
+    background: Supervisor
     dashboard_file: Path
     started_at: datetime
     process_start: float
@@ -53,8 +54,6 @@ class Town:
     redactor: LiveRedactor = field(default_factory=lambda: LiveRedactor(tuple))
     """For sentences that leave in answers."""
     town_id: str | None = None
-    livez_seconds: float = 60.0
-    """How long the event loop may stand still before /livez says 503."""
     lag: LoopLag = field(default_factory=LoopLag)
     worker_calls: Attempts = field(default_factory=worker_calls)
     """What was asked of the worker, if there is one."""
@@ -64,8 +63,6 @@ class Town:
     """Who writes the dashboard's file: it is read, and written anew."""
     terminals: NamedLocks = field(default_factory=NamedLocks)
     """Per agent: who looks for its terminal, and makes it when there is none."""
-    refresh_answer_seconds: float = field(default=9.0)
-    """The caller of a refresh aborts at 10 s; what is not finished by then is reported as pending."""
 
 
 def town() -> Town:

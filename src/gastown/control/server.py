@@ -9,19 +9,19 @@ from typing import Any, cast
 import trio
 from hypercorn.typing import ASGIFramework
 
+from gastown.asgi import hypercorn_seams
 from gastown.asgi.origins import App, Receive, Scope, Send, is_loopback
 from gastown.asgi.serving import (
     DEAD_PEER_MS,
-    Adopt,
     FinishResponses,
     listen,
     quiet_config,
     serve_connections,
 )
-from gastown.control import bursts
+from gastown.control.bursts import EXTENSION
 from gastown.settings import Settings
 
-__all__ = ["CannotListen", "Front", "listen_on", "listening_host", "serve_app"]
+__all__ = ["CannotListen", "HypercornLayer", "listen_on", "listening_host", "serve_app"]
 
 _GRACEFUL_SECONDS = 3.0
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -32,7 +32,7 @@ class CannotListen(Exception):
     """The address cannot be bound; the message is one line for the person who chose it."""
 
 
-class Front:
+class HypercornLayer:
     """The outermost layer: responses are finished (P7), and a websocket gets its burst writer here, where
     hypercorn's own `send` still comes in.
     """
@@ -43,7 +43,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            scope["extensions"][bursts.EXTENSION] = bursts.burst_of(send)
+            scope["extensions"][EXTENSION] = hypercorn_seams.burst_of(send)
             await self._app(scope, receive, partial(_refuse_and_close, send))
         else:
             await self._finishing(scope, receive, send)
@@ -85,11 +85,11 @@ async def serve_app(
     listener: socket.socket,
     stop: trio.Event,
     *,
-    task_status: trio.TaskStatus[Adopt] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
     config = quiet_config(_GRACEFUL_SECONDS)
     config.websocket_ping_interval = 20
     config.websocket_max_message_size = _MOST_MESSAGE_BYTES
-    framework = cast(ASGIFramework, Front(app))  # its types are stricter than ASGI's dicts
+    framework = cast(ASGIFramework, HypercornLayer(app))  # its types are stricter than ASGI's dicts
     await serve_connections(framework, config, listener, stop, task_status=task_status)

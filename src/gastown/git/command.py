@@ -13,6 +13,7 @@ from typing import Protocol
 
 import trio
 
+from gastown.concurrency.processes import end_group, send
 from gastown.contract.secret import Secret
 from gastown.git.errors import GitError, GitFailed, failure
 from gastown.git.progress import OnProgress, read_progress
@@ -103,19 +104,7 @@ async def run_git(  # noqa: PLR0913 - keywords
     Raises `GitFailed` or one of its kinds. Cancelling ends the whole process group: TERM, two seconds, KILL.
     """
     environment = {**env, **_QUIET, **_bounds(cwd), **config_variables((*_SETTINGS, *config))}
-    try:
-        process = await trio.lowlevel.open_process(
-            ["git", *arguments],
-            cwd=cwd,
-            env=environment,
-            stdin=DEVNULL if stdin is None else PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-            **identity(user),
-        )
-    except OSError as error:
-        raise GitError(f"git {arguments[0]} cannot run: {error.strerror or type(error).__name__}") from None
+    process = await _open(arguments, cwd, environment, user, DEVNULL if stdin is None else PIPE)
     said = _Said(on_progress, OUTPUT_LIMIT if most is None else most)
     try:
         async with trio.open_nursery() as nursery:
@@ -127,18 +116,43 @@ async def run_git(  # noqa: PLR0913 - keywords
             # Something below git may hold a pipe open; the last words of git itself are in it already.
             nursery.cancel_scope.deadline = trio.current_time() + 1
     finally:
-        if process.returncode is None:
-            with trio.move_on_after(_GRACE_SECONDS + 3, shield=True):
-                await _end_group(process)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with trio.move_on_after(0, shield=True):
-                    await pipe.aclose()
+        await _close(process)
     if said.too_much:
         raise GitError(f"git {arguments[0]} printed more than {said.most} bytes")
     if process.returncode:
         raise failure(arguments[0], process.returncode, redacted(said.stderr, secrets))
     return said.stdout.decode(errors="surrogateescape")
+
+
+async def _open(
+    arguments: tuple[str, ...], cwd: str, env: Mapping[str, str], user: User | None, stdin: int
+) -> trio.Process:
+    """git, begun as the leader of a session of its own. Raises `GitError`."""
+    try:
+        return await trio.lowlevel.open_process(
+            ["git", *arguments],
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
+            **identity(user),
+        )
+    except OSError as error:
+        raise GitError(f"git {arguments[0]} cannot run: {error.strerror or type(error).__name__}") from None
+
+
+async def _close(process: trio.Process) -> None:
+    """End what still runs, also when cancelled, and close the pipes."""
+    if process.returncode is None:
+        with trio.move_on_after(_GRACE_SECONDS + 3, shield=True):
+            await end_group(process, _GRACE_SECONDS)
+            await process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with trio.move_on_after(0, shield=True):
+                await pipe.aclose()
 
 
 def _bounds(cwd: str) -> dict[str, str]:
@@ -169,7 +183,7 @@ class _Said:
         async for chunk in process.stdout:
             if len(self.stdout) + len(chunk) > self.most:
                 self.too_much = True
-                _signal_group(process, signal.SIGKILL)
+                send(os.killpg, process.pid, signal.SIGKILL)
                 return
             self.stdout += chunk
 
@@ -199,16 +213,3 @@ async def _tell(process: trio.Process, text: bytes) -> None:
     with suppress(trio.BrokenResourceError):
         await process.stdin.send_all(text)
     await process.stdin.aclose()
-
-
-async def _end_group(process: trio.Process) -> None:
-    _signal_group(process, signal.SIGTERM)
-    with trio.move_on_after(_GRACE_SECONDS):
-        await process.wait()
-    _signal_group(process, signal.SIGKILL)
-    await process.wait()
-
-
-def _signal_group(process: trio.Process, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)

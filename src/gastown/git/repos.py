@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
+from gastown.concurrency.supervise import Supervisor, open_supervisor
 from gastown.git.errors import GitError, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
 from gastown.git.workspace import OutsideRoot
@@ -119,14 +121,14 @@ class Clone(RigGit):
 
 
 class Repositories:
-    """Made by `open_repositories`. Clones run in its nursery and are limited by `limits.clone`.
+    """Made by `open_repositories`. Clones are tasks of `tasks`, limited by `limits.clone`.
 
     `worktrees` are the locks of the worktrees, by path. Who wants both has the worktree's before the rig's.
     """
 
-    def __init__(self, nursery: trio.Nursery, tools: Tools) -> None:
+    def __init__(self, tasks: Supervisor, tools: Tools) -> None:
         self.tools = tools
-        self.nursery = nursery
+        self.tasks = tasks
         self.browsing = trio.CapacityLimiter(_BROWSING)
         self.worktrees = NamedLocks()
         self._locks = NamedLocks()
@@ -178,7 +180,7 @@ class Repositories:
         whole = await self._is_whole(rig.rig_id)
         if known.cloning is None and not whole:
             known.cloning = _Cloning()
-            self.nursery.start_soon(self._clone, rig, known, known.cloning, name=f"clone {rig.rig_id}")
+            self.tasks.start(f"clone {rig.rig_id}", partial(self._clone, rig, known, known.cloning))
         if (cloning := known.cloning) is not None:
             enter("clone")
             await cloning.done.wait()
@@ -294,6 +296,5 @@ async def _remove(directory: trio.Path) -> None:
 @asynccontextmanager
 async def open_repositories(tools: Tools) -> AsyncIterator[Repositories]:
     """All rigs for the length of the block; leaving it ends what git still does."""
-    async with trio.open_nursery() as nursery:
-        yield Repositories(nursery, tools)
-        nursery.cancel_scope.cancel(reason="the town closes")
+    async with open_supervisor() as tasks:
+        yield Repositories(tasks, tools)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gastown.hall.agent_api import agent_api
-from gastown.hall.answers import Answer, install_error_answers, reply
-from gastown.hall.context import HallApp, HallContext
-from gastown.hall.gateway import gateway
-from gastown.hall.mayor_tools import mayor_tools
-from gastown.hall.rig_tools import rig_tools
-from gastown.hall.shown import Status
-from gastown.hall.worker_api import SNAPSHOT_LIMIT, worker_api
+from gastown.hall.api.agent_api import agent_api
+from gastown.hall.api.answers import Answer, install_error_answers, reply
+from gastown.hall.api.context import HallApp, HallContext
+from gastown.hall.api.mayor_tools import mayor_tools
+from gastown.hall.api.responses import Status
+from gastown.hall.api.rig_tools import rig_tools
+from gastown.hall.api.worker_api import SNAPSHOT_LIMIT, worker_api
+from gastown.hall.gateway_stub import gateway
 
 __all__ = ["LOGGER", "create_app"]
 

@@ -1,4 +1,4 @@
-"""The hall put together: a town's store, its web application, and the way to its container."""
+"""An open hall: a town's store, its web application, and its calls to the container."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 
 from gastown.contract.agents import PublicAgent
 from gastown.contract.secret import Secret
+from gastown.hall.api.context import HallContext, StandIn
 from gastown.hall.app import LOGGER, create_app
-from gastown.hall.config import (
+from gastown.hall.control_client import ControlClient
+from gastown.hall.domain.town import (
     STAND_IN_TOKEN,
     RigRecord,
     TownRecord,
@@ -22,11 +24,9 @@ from gastown.hall.config import (
     secrets_of,
     town_config,
 )
-from gastown.hall.context import HallContext, StandIn
-from gastown.hall.dispatch import Dispatch
-from gastown.hall.lock import only_one
 from gastown.hall.server import serving
-from gastown.hall.store import Store, TownChanges, open_store
+from gastown.hall.store.database import Store, TownChanges, open_store
+from gastown.hall.store.lock import only_one
 from gastown.hall.tokens import mint
 
 __all__ = ["Hall", "HallOptions", "open_hall"]
@@ -86,18 +86,18 @@ class Hall:
             raise LookupError(f"town {self.town_id} is gone from the store")
         return mint(secret, self.town_id, self.now())
 
-    async def start_mayor(self, dispatch: Dispatch, prompt: str) -> PublicAgent:
-        """Dispatch the mayor with `prompt`, with the same context that `GET /mayor-id` gives to the prewarm.
+    async def start_mayor(self, control: ControlClient, prompt: str) -> PublicAgent:
+        """ControlClient the mayor with `prompt`, with the same context that `GET /mayor-id` gives to the prewarm.
 
-        DispatchError when the container does not start it; ValueError when the town has no mayor or no token.
+        ControlCallFailed when the container does not start it; ValueError when the town has no mayor or no token.
         """
         town = await self.town()
         request = mayor_start_request(mayor_context(town), town, prompt)
-        return await dispatch.start(request, town_config(town, self.url))
+        return await control.start(request, town_config(town, self.url))
 
-    async def tell_mayor(self, dispatch: Dispatch, agent_id: str, prompt: str) -> None:
-        """Give the running mayor its next prompt; DispatchError when the container refuses."""
-        await dispatch.message(agent_id, prompt, town_config(await self.town(), self.url))
+    async def tell_mayor(self, control: ControlClient, agent_id: str, prompt: str) -> None:
+        """Give the running mayor its next prompt; ControlCallFailed when the container refuses."""
+        await control.message(agent_id, prompt, town_config(await self.town(), self.url))
 
     async def remember_session(self, session_id: str | None) -> None:
         """Remember which conversation the mayor is in, so that the next `up` can tell resumed from new."""

@@ -1,4 +1,4 @@
-"""The container's token: a JWT that says which town its bearer is."""
+"""The container's token: a JWT that names the town of its bearer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CLOCK_SKEW = timedelta(minutes=1)
 
 
 class InvalidToken(Exception):
-    """The token is not one of ours, or no longer. The text never quotes it."""
+    """The token is not valid, or no longer. The text never quotes it."""
 
 
 def mint(secret: Secret, town_id: str, now: datetime) -> Secret:

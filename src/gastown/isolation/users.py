@@ -11,11 +11,12 @@ import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any, TypedDict, TypeVar, TypeVarTuple
 
 import trio
+
+from gastown.isolation.proc import process_ids, status_of
 
 __all__ = [
     "PRIVATE",
@@ -175,14 +176,9 @@ def _signal(pids: Iterable[int], uid: int, number: signal.Signals) -> None:
 
 def _processes_of(uid: int) -> tuple[int, ...]:
     """The processes with that real uid, zombies left out."""
-    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-    return tuple(pid for pid in pids if _lives_as(uid, pid))
+    return tuple(pid for pid in process_ids() if _lives_as(uid, pid))
 
 
 def _lives_as(uid: int, pid: int) -> bool:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return False
-    status = dict(line.split(":", 1) for line in lines)
-    return int(status["Uid"].split()[0]) == uid and status["State"].split()[0] not in "ZX"
+    status = status_of(pid)
+    return bool(status) and int(status["Uid"].split()[0]) == uid and status["State"][0] not in "ZX"

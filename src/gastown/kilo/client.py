@@ -5,21 +5,24 @@ Nothing else in this room speaks HTTP (tests/unit/test_house.py), so nothing can
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
+from pydantic import TypeAdapter
 
 from gastown.contract.secret import Secret
 from gastown.kilo.errors import KiloGarbled, KiloRefused, KiloUnreachable
+from gastown.kilo.models import REFUSAL, parse, read
 
 __all__ = ["MOST_BYTES", "Endpoint", "KiloClient", "http_client", "new_password"]
+
+T = TypeVar("T")
 
 _USER = "kilo"
 MOST_BYTES = 32 * 1024 * 1024
@@ -66,8 +69,19 @@ class KiloClient:
         self._http = http
         self._auth = httpx2.BasicAuth(_USER, endpoint.password.reveal())
 
+    async def ask(
+        self,
+        kind: TypeAdapter[T],
+        method: str,
+        path: str,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+    ) -> T:
+        """The answer, as a value of `kind`."""
+        return read(kind, await self.call(method, path, body, query), method, path)
+
     async def call(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Any:
-        """The answer's JSON; None when it is empty."""
+        """The answer's JSON, which may be any; None when it is empty."""
         try:
             async with self._http.stream(
                 method, self._at(path), json=body, params=query, auth=self._auth, timeout=None
@@ -77,10 +91,7 @@ class KiloClient:
             raise _unreachable(method, path, error) from error
         if answer.status_code >= 400:
             raise _refused(method, path, answer.status_code, content)
-        try:
-            return json.loads(content) if content else None
-        except (ValueError, RecursionError) as error:
-            raise KiloGarbled(method, path, "something that is not JSON") from error
+        return parse(content, method, path) if content else None
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -134,8 +145,7 @@ async def _content(method: str, path: str, answer: httpx2.Response) -> bytes:
 def _refused(method: str, path: str, status: int, content: bytes) -> KiloRefused:
     """kilo's `{name, data: {message}}`, or what can be said without it."""
     try:
-        body = json.loads(content)
-        name, message = str(body["name"]), str(body["data"]["message"])[:500]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        name, message = "Error", content[:200].decode(errors="replace")
-    return KiloRefused(method, path, status, name, message)
+        refusal = read(REFUSAL, parse(content, method, path), method, path)
+    except KiloGarbled:
+        return KiloRefused(method, path, status, "Error", content[:200].decode(errors="replace"))
+    return KiloRefused(method, path, status, refusal.name[:500], refusal.data.message[:500])

@@ -1,8 +1,17 @@
-"""Cutting kilo's event stream into frames: `data: {json}` and an empty line, microseconds apart in a flood."""
+"""Cutting kilo's event stream into frames: `data: {json}` and an empty line, microseconds apart in a flood.
+
+httpx2's `EventSource` does the same for decoded text. It lets the server choose the compression and the character
+set, so a small chunk can become a very large one, and it takes nearly twice as long for a frame (ADR 0032).
+"""
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["FrameReader", "FrameTooLarge"]
+
+_END = re.compile(rb"\n\r?\n")
+_LONGEST_END = 3
 
 
 class FrameTooLarge(Exception):
@@ -10,23 +19,27 @@ class FrameTooLarge(Exception):
 
 
 class FrameReader:
-    """Takes the stream as it comes in, and gives the data of each frame once it is whole."""
+    """Takes the stream as it comes in, and gives the data of each frame once it is whole.
+
+    The work is linear in the bytes of the stream, however it is cut: each is searched once.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._buffer = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the frames that `chunk` completes. Raises `FrameTooLarge`."""
-        self._parts.append(chunk)
-        self._size += len(chunk)
-        found: list[bytes] = []
-        if b"\n" in chunk:  # a large frame comes in many chunks: only the last one is worth a search
-            *whole, rest = b"".join(self._parts).replace(b"\r\n", b"\n").split(b"\n\n")
-            self._parts, self._size = [rest], len(rest)
-            found = [data for frame in whole if (data := _data(frame))]
-        if self._size > self._most:
+        unsearched = max(0, len(self._buffer) - _LONGEST_END + 1)
+        self._buffer += chunk
+        found, begin = [], 0
+        while (end := _END.search(self._buffer, unsearched)) is not None:
+            if data := _data(bytes(self._buffer[begin : end.start()])):
+                found.append(data)
+            begin = unsearched = end.end()
+        if begin:
+            del self._buffer[:begin]
+        if len(self._buffer) > self._most:
             raise FrameTooLarge(f"a frame of more than {self._most} bytes")
         return found
 
@@ -34,6 +47,6 @@ class FrameReader:
 def _data(frame: bytes) -> bytes:
     """What a frame carries; nothing for a comment, and for one without data."""
     if frame.startswith(b"data: ") and b"\n" not in frame:
-        return frame[6:]
-    lines = [line[5:].removeprefix(b" ") for line in frame.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
+        return frame[6:].removesuffix(b"\r")
+    lines = [line.removesuffix(b"\r") for line in frame.split(b"\n")]
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))

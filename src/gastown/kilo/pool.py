@@ -19,7 +19,7 @@ from gastown.kilo.errors import KiloError, KiloUnreachable, NotReady, ServerDied
 from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import GRACE_SECONDS, Launcher, RunningServer
 from gastown.kilo.spec import ServerSpec
-from gastown.kilo.stream import KiloEvent, follow_events
+from gastown.kilo.stream import DroppedFrames, KiloEvent, follow_events
 from gastown.kilo.terminal import KiloTerminals
 from gastown.metrics.counters import Counter
 
@@ -39,7 +39,7 @@ class SpawnTimedOut(KiloError):
         super().__init__(f"kilo serve was not ready {seconds:g} s after its spawn (phase {phase})")
 
 
-_OUTCOMES: Mapping[type[KiloError], str] = {
+_OUTCOMES: Mapping[type[Exception], str] = {
     SpawnTimedOut: "timed_out",
     ServerDied: "died",
     NotReady: "refused",
@@ -49,10 +49,13 @@ _OUTCOMES: Mapping[type[KiloError], str] = {
 class Server:
     """A server of the pool. It lives until it is retired or dies; `gone` is set when nothing of it is left."""
 
-    def __init__(self, spec: ServerSpec, running: RunningServer, client: KiloClient) -> None:
+    def __init__(
+        self, spec: ServerSpec, running: RunningServer, client: KiloClient, dropped: DroppedFrames
+    ) -> None:
         self.spec = spec
         self.running = running
         self.rest = KiloRest(client)
+        self._dropped = dropped
         self._client = client
         self.leased = False
         self.free = trio.Event()
@@ -76,7 +79,7 @@ class Server:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every event to `take` until cancelled. See `follow_events`."""
-        await follow_events(self._client, take, reconnected, task_status=task_status)
+        await follow_events(self._client, take, reconnected, self._dropped, task_status=task_status)
 
     def terminals(self) -> KiloTerminals:
         """The terminals of the server's working directory."""
@@ -156,7 +159,7 @@ class Lease:
 class ServerPool:
     """Made by `open_pool`. All servers live in the pool's nursery and end with it.
 
-    `spawns` and `deaths` count them.
+    `spawns` and `deaths` count them, `dropped` the frames of their event streams that could not be read.
     """
 
     def __init__(
@@ -177,6 +180,7 @@ class ServerPool:
         self.refused: dict[tuple[str, str], Refused] = {}
         self.spawns = Counter("gastown_server_spawns_total")
         self.deaths = Counter("gastown_server_deaths_total")
+        self.dropped = Counter("gastown_server_frames_dropped_total")
         self._servers: list[Server] = []
         self._locks = NamedLocks()
 
@@ -232,7 +236,7 @@ class ServerPool:
             server = await self._spawn(spec, phases)
             outcome = "ready"
             return server
-        except KiloError as error:
+        except Exception as error:
             outcome = _OUTCOMES.get(type(error), "failed")
             raise
         finally:
@@ -302,17 +306,22 @@ class ServerPool:
             raise refusal
 
     async def _host(self, spec: ServerSpec, *, task_status: trio.TaskStatus[Server]) -> None:
-        """A server's whole life. `started` is reported when it listens."""
+        """A server's whole life. `started` is reported when it listens; a bug after that ends this server only."""
         server: Server | None = None
         try:
             async with self._launch(spec) as running:
-                server = Server(spec, running, self._connect(running.endpoint))
+                dropped = DroppedFrames(self.dropped, running.endpoint.port)
+                server = Server(spec, running, self._connect(running.endpoint), dropped)
                 self._servers.append(server)
                 task_status.started(server)
                 await wait_any(server.retirement, running.ended)
                 if not server.retirement.is_set():
                     self.deaths.add()
                     log.warning("server.died", cwd=spec.cwd, pid=running.pid, reason=str(server.death()))
+        except Exception:
+            if server is None:
+                raise
+            log.exception("server.crashed", cwd=spec.cwd)  # a boundary: the other servers go on
         finally:
             if server is not None:
                 self._servers.remove(server)

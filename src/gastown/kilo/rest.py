@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 from gastown.kilo.client import KiloClient
-from gastown.kilo.errors import KiloGarbled
+from gastown.kilo.models import (
+    MESSAGES,
+    PROVIDERS,
+    SESSION,
+    SESSIONS,
+    STATUSES,
+    TOOL_IDS,
+    Message,
+    Session,
+    Status,
+)
 
 __all__ = ["KiloRest", "ModelName", "Session"]
-
-_SESSION_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@-]{0,255}")
-"""Wide enough for any kilo, and nothing that a path would have to quote: the id is a part of later requests."""
 
 
 class ModelName(NamedTuple):
@@ -26,34 +32,27 @@ class ModelName(NamedTuple):
         return cls("kilo", name.removeprefix("kilo/"))
 
 
-class Session(NamedTuple):
-    id: str
-    directory: str
-
-
 class KiloRest:
-    """Requests to one server. Raises what `KiloClient` does; deadlines are the caller's.
-
-    An answer that holds no usable session is `KiloGarbled`: what an agent's server says becomes the agent's state.
-    """
+    """Requests to one server. Raises what `KiloClient` does; deadlines are the caller's."""
 
     def __init__(self, client: KiloClient) -> None:
         self._client = client
 
     async def tool_ids(self, directory: str) -> frozenset[str]:
         """The registered tools. Asking boots the directory's instance: the first turn then need not."""
-        return frozenset(await self._client.call("GET", "/experimental/tool/ids", query={"directory": directory}))
+        query = {"directory": directory}
+        found = await self._client.ask(TOOL_IDS, "GET", "/experimental/tool/ids", query=query)
+        return frozenset(found)
 
     async def create_session(self, directory: str, title: str) -> Session:
-        answer = await self._client.call("POST", "/session", {"title": title}, {"directory": directory})
-        return _session(answer, "POST")
+        body, query = {"title": title}, {"directory": directory}
+        return await self._client.ask(SESSION, "POST", "/session", body, query)
 
     async def sessions(self, directory: str) -> list[Session]:
         """The top-level sessions of `directory`, the one that changed last first."""
-        answer = await self._client.call("GET", "/session", query={"directory": directory, "roots": "true"})
-        if not isinstance(answer, list):
-            raise KiloGarbled("GET", "/session", "something that is no list of sessions")
-        return [_session(item, "GET") for item in answer if not (isinstance(item, dict) and item.get("parentID"))]
+        query = {"directory": directory, "roots": "true"}
+        found = await self._client.ask(SESSIONS, "GET", "/session", query=query)
+        return [session for session in found if session.parent_id is None]
 
     async def prompt(
         self, session: str, text: str, *, model: str | None = None, system: str | None = None
@@ -69,11 +68,10 @@ class KiloRest:
         """Go on with an interrupted turn, without a new user message."""
         await self._client.call("POST", f"/kilocode/session/{session}/resume", {"messageID": message_id})
 
-    async def messages(self, session: str, *, newest: int) -> list[dict[str, Any]]:
-        """The newest messages as kilo gives them, `{info, parts}` each, the oldest of them first."""
+    async def messages(self, session: str, *, newest: int) -> list[Message]:
+        """The newest messages, the oldest of them first."""
         path = f"/session/{session}/message"
-        found: list[dict[str, Any]] = await self._client.call("GET", path, query={"limit": str(newest)})
-        return found
+        return await self._client.ask(MESSAGES, "GET", path, query={"limit": str(newest)})
 
     async def resume_interrupted(self, session: str, *, model: str) -> bool:
         """Go on where the conversation was broken off; False when nothing is left to do.
@@ -84,13 +82,13 @@ class KiloRest:
         messages = await self.messages(session, newest=1)
         if not messages:
             return False
-        info = messages[-1]["info"]
-        if info["role"] == "assistant":
-            if not _is_interrupted(info):
+        newest = messages[-1]
+        if newest.info.role == "assistant":
+            if not newest.is_interrupted:
                 return False
-            await self.resume(session, info["id"])
+            await self.resume(session, newest.info.id)
             return True
-        await self._send_again(session, messages[-1], model)
+        await self._send_again(session, newest, model)
         return True
 
     async def resend_unanswered(self, session: str, *, model: str) -> bool:
@@ -100,23 +98,21 @@ class KiloRest:
         first turn of a fresh instance is being aborted, and opens no turn for it.
         """
         messages = await self.messages(session, newest=1)
-        if not messages or messages[-1]["info"]["role"] != "user":
+        if not messages or messages[-1].info.role != "user":
             return False
         await self._send_again(session, messages[-1], model)
         return True
 
-    async def _send_again(self, session: str, message: dict[str, Any], model: str) -> None:
-        info = message["info"]
-        texts = [part for part in message["parts"] if part["type"] == "text"]
-        parts = [{"id": part["id"], "type": "text", "text": part["text"]} for part in texts]
-        body = _prompt(parts, model, info.get("system"))
-        await self._client.call("POST", f"/session/{session}/prompt_async", {"messageID": info["id"], **body})
+    async def _send_again(self, session: str, message: Message, model: str) -> None:
+        texts = [part for part in message.parts if part.type == "text"]
+        parts = [{"id": part.id, "type": "text", "text": part.text or ""} for part in texts]
+        body = {"messageID": message.info.id, **_prompt(parts, model, message.info.system)}
+        await self._client.call("POST", f"/session/{session}/prompt_async", body)
 
-    async def status(self, session: str, directory: str) -> dict[str, Any]:
-        """`{"type": "idle"}`, or what kilo says: busy, retry or offline, with details."""
-        answer = await self._client.call("GET", "/session/status", query={"directory": directory})
-        found: dict[str, Any] = answer.get(session, {"type": "idle"})
-        return found
+    async def status(self, session: str, directory: str) -> Status:
+        """What the session says of itself. kilo lists only those that are not idle."""
+        known = await self._client.ask(STATUSES, "GET", "/session/status", query={"directory": directory})
+        return known.get(session) or Status(type="idle")
 
     async def retry_network(self, request: str, directory: str) -> None:
         """Tell an offline session to ask its gateway again now; it would wait for ever (kilo-facts 2)."""
@@ -131,21 +127,9 @@ class KiloRest:
     async def knows_model(self, directory: str, model: str) -> bool:
         """Whether a prompt with `model` would be accepted rather than end in "Model not found"."""
         name = ModelName.parse(model)
-        answer = await self._client.call("GET", "/config/providers", query={"directory": directory})
-        return any(
-            name.model in provider.get("models", {})
-            for provider in answer.get("providers", [])
-            if provider.get("id") == name.provider
-        )
-
-
-def _session(given: Any, method: str) -> Session:
-    """A session as `method /session` gives it; raises `KiloGarbled` for what is none."""
-    match given:
-        case {"id": str(name), "directory": str(directory)} if _SESSION_ID.fullmatch(name):
-            return Session(name, directory)
-        case _:
-            raise KiloGarbled(method, "/session", "a session that cannot be used")
+        query = {"directory": directory}
+        known = await self._client.ask(PROVIDERS, "GET", "/config/providers", query=query)
+        return any(name.model in found.models for found in known.providers if found.id == name.provider)
 
 
 def _prompt(parts: list[dict[str, str]], model: str | None, system: str | None) -> dict[str, Any]:
@@ -156,9 +140,3 @@ def _prompt(parts: list[dict[str, str]], model: str | None, system: str | None) 
     if system:
         body["system"] = system
     return body
-
-
-def _is_interrupted(info: dict[str, Any]) -> bool:
-    """A killed server leaves an answer without an end; one that is told to leave ends it as aborted (measured)."""
-    aborted = (info.get("error") or {}).get("name") == "MessageAbortedError"
-    return aborted or "completed" not in info.get("time", {})

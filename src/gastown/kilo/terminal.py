@@ -12,6 +12,7 @@ from wsproto.utilities import LocalProtocolError
 from gastown.contract.terminals import Pty, PtyChange
 from gastown.kilo.client import KiloClient
 from gastown.kilo.errors import KiloError
+from gastown.kilo.models import PTY, PTYS
 
 __all__ = ["KiloTerminals", "TerminalConnection", "TerminalEnded", "TerminalLost"]
 
@@ -78,11 +79,10 @@ class KiloTerminals:
 
     async def all(self) -> tuple[Pty, ...]:
         """Those whose process lives."""
-        found = await self._client.call("GET", "/pty", None, self._query)
-        return tuple(Pty.model_validate(item) for item in found)
+        return await self._client.ask(PTYS, "GET", "/pty", None, self._query)
 
     async def get(self, pty_id: str) -> Pty:
-        return Pty.model_validate(await self._client.call("GET", f"/pty/{pty_id}", None, self._query))
+        return await self._client.ask(PTY, "GET", f"/pty/{pty_id}", None, self._query)
 
     async def attached(self, kilo_bin: str, session: str) -> Pty:
         """The running terminal that shows a session, made when there is none. Callers take turns."""
@@ -98,11 +98,11 @@ class KiloTerminals:
             "title": "kilo attach",
             "env": {_PASSWORD: endpoint.password.reveal()},
         }
-        return Pty.model_validate(await self._client.call("POST", "/pty", body, self._query))
+        return await self._client.ask(PTY, "POST", "/pty", body, self._query)
 
     async def change(self, pty_id: str, change: PtyChange) -> Pty:
         body = change.model_dump(by_alias=True, exclude_none=True)
-        return Pty.model_validate(await self._client.call("PUT", f"/pty/{pty_id}", body, self._query))
+        return await self._client.ask(PTY, "PUT", f"/pty/{pty_id}", body, self._query)
 
     async def remove(self, pty_id: str) -> bool:
         """End a terminal and what runs in it."""

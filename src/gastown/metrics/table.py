@@ -74,7 +74,7 @@ _DEADLINES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 6.0, 10.0, 20.0, 30.0, 60.0)
 # An answer of a model: some milliseconds are the broker's own share, minutes a model that thinks before it speaks;
 # kilo itself gives up after 300 s.
 _FIRST_BYTE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 6.0, 20.0, 60.0, 300.0)
-# A wake-up of a quiet loop is late by less than a millisecond; from 1 s on the thread answers /livez.
+# A wake-up of a quiet loop is late by less than a millisecond; from 1 s on `loop.stood_still` is logged.
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 6.0, 20.0, 60.0)
 _KIB, _MIB = 1024.0, 1024.0 * 1024.0
 # A new conversation has some 100 KiB; 64 MiB is the usual limit of what is saved.
@@ -203,6 +203,10 @@ _ALL = (
         outcome=("ready", "died", "timed_out", "refused", "failed", "cancelled"),
     ),
     _counter("gastown_server_deaths", "Kilo servers whose process ended without being told to."),
+    _counter(
+        "gastown_server_frames_dropped",
+        "Frames of kilo servers' event streams that were dropped: not JSON, or not of the shape that kilo sends.",
+    ),
     _gauge("gastown_servers", "Kilo servers whose process lives, by the role of their agent.", role=_ROLES),
     _gauge(
         "gastown_server_resident_memory",
@@ -331,6 +335,7 @@ _ALL = (
         "Seconds by which a task woke up late, asked twice a second: how long everything else had to wait.",
         _LAG,
     ),
+    _counter("gastown_tasks_failed", "Tasks in the background that ended with an exception, which the log has."),
     # The drain
     _gauge(
         "gastown_drain_phase",

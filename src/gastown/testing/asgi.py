@@ -12,14 +12,17 @@ from urllib.parse import parse_qsl
 
 import trio
 
+from gastown.asgi.origins import Receive, Scope, Send
+
 __all__ = ["Answer", "App", "Asked", "Frames", "answer", "app_of", "locked"]
 
-App = Callable[[dict[str, Any], Callable[..., Any], Callable[..., Any]], Awaitable[None]]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI app as any framework types it."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request. `at` is when it was complete, on Trio's clock."""
+    """A request. Header names are in lower case; `at` is when it was complete, on Trio's clock."""
 
     method: str
     path: str
@@ -35,6 +38,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
+    """A whole answer."""
+
     status: int = 200
     body: bytes = b""
     content_type: str = "application/json"
@@ -56,7 +61,7 @@ def answer(value: Any = None, status: int = 200, headers: Mapping[str, str] | No
 def app_of(handle: Callable[[Asked], Awaitable[Answer | Frames]]) -> App:
     """An ASGI app that answers with what `handle` returns. A client that goes cancels `handle`."""
 
-    async def app(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(scope["type"])  # how hypercorn learns that there is no lifespan
         if (body := await _whole_body(receive)) is None:
@@ -84,11 +89,11 @@ def app_of(handle: Callable[[Asked], Awaitable[Answer | Frames]]) -> App:
 
 
 def locked(app: App, user: str, password: str) -> App:
-    """`app` for who shows the password, as kilo asks for it; an empty 401 for everybody else."""
+    """`app` for callers that show the password, as kilo asks for it; an empty 401 for all others."""
     key = b"Basic " + b64encode(f"{user}:{password}".encode())
     refusal = [(b"www-authenticate", b'Basic realm="Secure Area"'), (b"content-length", b"0")]
 
-    async def door(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or (b"authorization", key) in scope["headers"]:
             await app(scope, receive, send)
             return
@@ -100,18 +105,18 @@ def locked(app: App, user: str, password: str) -> App:
     return door
 
 
-async def _whole_body(receive: Callable[..., Any]) -> bytes | None:
+async def _whole_body(receive: Receive) -> bytes | None:
     body = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if not message.get("more_body"):
             return body
 
 
-async def _send(reply: Answer, send: Callable[..., Any]) -> None:
+async def _send(reply: Answer, send: Send) -> None:
     # P7: the end of the answer is what tells the client's end apart from the server's.
     with trio.CancelScope(shield=True):
         headers = [
@@ -123,7 +128,7 @@ async def _send(reply: Answer, send: Callable[..., Any]) -> None:
         await send({"type": "http.response.body", "body": reply.body})
 
 
-async def _stream(reply: Frames, send: Callable[..., Any]) -> None:
+async def _stream(reply: Frames, send: Send) -> None:
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     async with aclosing(reply.source):

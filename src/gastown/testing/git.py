@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from gastown.contract.git import Progress
+from gastown.contract.secret import Secret
 from gastown.git.errors import GitError
+from gastown.isolation.users import User
 
 __all__ = ["FakeGit"]
 
@@ -35,9 +36,9 @@ class FakeGit:
         cwd: str,
         env: Mapping[str, str],
         config: Iterable[tuple[str, str]] = (),
-        secrets: Iterable[str] = (),
-        on_progress: Any = None,
-        user: Any = None,
+        secrets: Iterable[Secret] = (),
+        on_progress: Callable[[Progress], None] | None = None,
+        user: User | None = None,
         stdin: bytes | None = None,
         most: int | None = None,
     ) -> str:

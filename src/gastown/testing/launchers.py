@@ -69,7 +69,7 @@ class Spawn:
 
 
 class FakeServer:
-    """A server that listens; what `RunningServer` promises, and the fake behind it."""
+    """A server that listens; what `RunningServer` promises, and the fake that answers."""
 
     def __init__(self, spawn: Spawn, kilo: FakeKilo, endpoint: Endpoint, pid: int) -> None:
         self.spawn = spawn
@@ -130,7 +130,7 @@ class FakeLauncher:
         return next(server for server in reversed(self.live) if server.spawn.agent_id == agent_id)
 
     def home(self, agent_id: str) -> Home:
-        """What the agent's database holds; made when nobody has asked before."""
+        """What the agent's database holds; made when it is asked for first."""
         return self.homes.setdefault(agent_id, Home(agent_id))
 
     def kill(self, server: FakeServer, number: Signals = Signals.SIGKILL, stderr: tuple[str, ...] = ()) -> None:
@@ -217,7 +217,7 @@ class FakeLauncher:
 
 
 class SlowKilo(FakeLauncher):
-    """Needs `spawn_seconds`, which is more than anybody likes to wait."""
+    """Needs `spawn_seconds`, which is more than a caller likes to wait."""
 
     def __init__(self, network: MemoryNetwork, spawn_seconds: float = 25.0, **options: Any) -> None:
         super().__init__(network, spawn_seconds, **options)
@@ -249,7 +249,9 @@ class CrashingKilo(FakeLauncher):
 class DyingKilo(FakeLauncher):
     """Listens, and is killed `seconds` later."""
 
-    def __init__(self, network: MemoryNetwork, seconds: float, stderr: tuple[str, ...] = (), **options: Any):
+    def __init__(
+        self, network: MemoryNetwork, seconds: float, stderr: tuple[str, ...] = (), **options: Any
+    ) -> None:
         super().__init__(network, fate=lambda _: Fate(stderr=stderr, dies_after=seconds), **options)
 
 

@@ -1,4 +1,4 @@
-"""A town that leaves, and short ways to say what it leaves behind."""
+"""A town that drains, and short ways to say what is left of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections import defaultdict
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 
 from gastown.agents.drain.town import run_drain
 from gastown.assembly import drain_parts
+from gastown.git.rig import RigGit
 from gastown.testing.town import FakeTown
 from gastown.testing.worktree import FakeWorktree
 from gastown.worker.snapshots.database import database_path
@@ -35,15 +36,17 @@ class Leaver:
         await self.drain.shutdown.requested.wait()
         began = trio.current_time()
         parts = drain_parts(self.town.opened)
-        agent_drain = replace(parts.agent_drain, git_of=lambda agent: self.worktrees[agent.id])
+        agent_drain = replace(parts.agent_drain, git_of=lambda agent: cast("RigGit", self.worktrees[agent.id]))
         await run_drain(self.drain, replace(parts, agent_drain=agent_drain))
         self.took = trio.current_time() - began
         self.over.set()
 
     async def post(self, **body: Any) -> dict[str, Any]:
+        """Ask for a drain; what is answered."""
         answer = await self.town.client.post("/drain", json=body)
         assert answer.status_code == 202
-        return answer.json()
+        state: dict[str, Any] = answer.json()
+        return state
 
     async def left(self) -> dict[str, dict[str, Any]]:
         """Wait for the end; the receipts by agent."""
@@ -51,10 +54,13 @@ class Leaver:
         return await self.receipts()
 
     async def receipts(self) -> dict[str, dict[str, Any]]:
+        """The receipts by agent, as they are now."""
         return {receipt["agentId"]: receipt for receipt in (await self.state())["agents"]}
 
     async def state(self) -> dict[str, Any]:
-        return (await self.town.client.get("/drain")).json()
+        """What GET /drain says."""
+        body: dict[str, Any] = (await self.town.client.get("/drain")).json()
+        return body
 
 
 def home_database(town: FakeTown, agent_id: str) -> Path:

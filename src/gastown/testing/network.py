@@ -6,16 +6,16 @@ import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpcore2
 import httpx2
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework
 
+from gastown.asgi.hypercorn_seams import Connections
+from gastown.asgi.origins import Receive, Scope, Send
 from gastown.testing.asgi import App
 
 __all__ = ["MemoryNetwork", "open_network"]
@@ -55,11 +55,12 @@ class MemoryNetwork:
             wire.cut()
 
     def unplug(self, host: str, port: int = 80) -> None:
-        """Cut what is connected, and let nobody connect until `plug`."""
+        """Cut what is connected, and refuse connections until `plug`."""
         self._unplugged.add((host, port))
         self.cut(host, port)
 
     def plug(self, host: str, port: int = 80) -> None:
+        """Let an address be reached again."""
         self._unplugged.discard((host, port))
 
     def connections(self, host: str, port: int = 80) -> int:
@@ -69,7 +70,7 @@ class MemoryNetwork:
     def client(self, base_url: str = "") -> httpx2.AsyncClient:
         """A client in this network, without time-outs. It is closed with the network."""
         transport = httpx2.AsyncHTTPTransport(verify=False)
-        transport._pool = httpcore2.AsyncConnectionPool(
+        cast("Any", transport)._pool = httpcore2.AsyncConnectionPool(
             network_backend=_Backend(self), max_connections=None, max_keepalive_connections=20
         )
         client = httpx2.AsyncClient(transport=transport, base_url=base_url, timeout=None, trust_env=False)
@@ -80,28 +81,30 @@ class MemoryNetwork:
         await trio.lowlevel.checkpoint()
         app = self._sites.get((host, port))
         if app is None or (host, port) in self._unplugged:
-            raise httpcore2.ConnectError(f"nobody listens on {host}:{port}")
+            raise httpcore2.ConnectError(f"nothing listens on {host}:{port}")
         wire = _Wire()
         self._wires[host, port].add(wire)
         self._nursery.start_soon(self._serve, app, wire, (host, port), name=f"connection {host}:{port}")
         return wire
 
     async def _serve(self, app: App, wire: _Wire, address: Address) -> None:
-        async def watched(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 await app(scope, receive, send)
             except Exception as error:
                 self.crashes.append(error)
                 raise
 
+        served = cast("ASGIFramework", watched)  # its types are stricter than ASGI's dicts
         try:
             with wire.scope:
-                await TCPServer(ASGIWrapper(watched), self._config, WorkerContext(None), {}, wire.server).run()
+                await Connections(served, self._config).run(wire.server)
         finally:
             self._wires[address].discard(wire)
             wire.close()
 
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        """Close the clients and break every connection; `open_network` does it."""
         for client in self._clients:
             await client.aclose()
         self._nursery.cancel_scope.cancel(reason="the network closes")
@@ -116,7 +119,7 @@ async def open_network() -> AsyncIterator[MemoryNetwork]:
             yield network
         finally:
             with trio.move_on_after(5, shield=True):
-                await network._close()
+                await network.aclose()
     assert network.crashes == []
 
 
@@ -124,6 +127,9 @@ class _Wire:
     """One connection."""
 
     def __init__(self) -> None:
+        # What httpcore asks of a socket, and hypercorn of a stream, is inside trio's memory streams.
+        self.client: Any
+        self.server: Any
         self.client, self.server = trio.testing.memory_stream_pair()
         self.server.socket = _Socket()
         self.scope = trio.CancelScope()
@@ -131,7 +137,7 @@ class _Wire:
 
     @property
     def readable(self) -> bool:
-        """Whether a read would return at once: bytes that nobody asked for, or the end."""
+        """Whether a read would return at once: bytes that no read has asked for, or the end."""
         incoming = self.client.receive_stream._incoming
         return bool(incoming._data) or incoming._closed
 
@@ -190,7 +196,14 @@ class _Backend(httpcore2.AsyncNetworkBackend):
     def __init__(self, network: MemoryNetwork) -> None:
         self._network = network
 
-    async def connect_tcp(self, host: str, port: int, **_: Any) -> _Stream:
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> _Stream:
         return _Stream(await self._network.connect(host, port))
 
     async def sleep(self, seconds: float) -> None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import structlog
 import trio
-from pydantic_settings import BaseSettings
+import trio.testing
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from gastown import logs
 from gastown.agents.roster import workdir_of
+from gastown.asgi.origins import App as ControlApp
 from gastown.assembly import Open, Parts, open_town
 from gastown.boot.hydrate import hydrate
 from gastown.broker.forward import BrokerApp
@@ -28,43 +29,39 @@ from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import StartAgentRequest
 from gastown.control.app import create_app
-from gastown.control.server import Front
+from gastown.control.server import HypercornLayer
 from gastown.git.command import GitRunner
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers
 from gastown.settings import Settings
+from gastown.testing.asgi import App
+from gastown.testing.clock import EPOCH, LONGEST_SECONDS, WallClock
 from gastown.testing.git import FakeGit
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import MemoryNetwork, open_network
 from gastown.testing.worker import FakeWorker, token_until
 
-__all__ = ["TOWN", "FakeTown", "make_room", "open_fake_town", "start_request", "threads_inline"]
+__all__ = ["TOWN", "FakeTown", "make_room", "open_fake_town", "start_request"]
 
 TOWN = "oak"
-EPOCH = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
-LONGEST_SECONDS = 6 * 3600.0
-"""Virtual time that no test needs: heartbeats never end, so a wait for nothing would not be a deadlock."""
 
 
 class ToldSettings(Settings):
     """Settings that say what the test says: the environment of the test run is not asked."""
 
+    def __init__(self, base_env: Mapping[str, str] | None = None, **told: Any) -> None:
+        super().__init__(base_env, **told)
+
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: Any, **_: Any
-    ) -> tuple[Any, ...]:
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
-
-
-class WallClock:
-    """The town's wall clock: it stands on `EPOCH` when virtual time begins, and can be wrong by `ahead`."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-        self._clock = trio.lowlevel.current_clock()  # threads may ask, too
-
-    def __call__(self) -> datetime:
-        return EPOCH + timedelta(seconds=self._clock.current_time()) + self.ahead
 
 
 def start_request(agent_id: str = "mayor-1", **changes: Any) -> dict[str, Any]:
@@ -98,15 +95,15 @@ def make_room(root: str, request: dict[str, Any]) -> str:
     return workdir
 
 
-async def threads_inline(call: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
-    """Stands for `trio.to_thread.run_sync` under the autojump clock, which does not wait for threads (P23)."""
-    await trio.lowlevel.checkpoint()
-    return call(*arguments)
-
-
 @dataclass
 class FakeTown:
-    """An open town, what it talks to, and short ways to say common things."""
+    """An open town, what it talks to, and short ways to say common things.
+
+    `client` asks its control API, at http://town; `kilo` starts its servers, `worker` is the worker API that it
+    reports to. `network` is where all of them listen: `network.client()` makes further clients, which are closed
+    with it. What a test begins in `nursery` ends with the town. `clock` is the town's wall clock, `log` what it
+    wrote, `opened` the running services themselves.
+    """
 
     opened: Open
     settings: Settings
@@ -125,13 +122,14 @@ class FakeTown:
 
         async def run() -> None:
             with scope:
-                await hydrate(self.opened.hydration)
+                await self.hydrated()
 
         self.nursery.start_soon(run, name="boot hydration")
         return scope
 
     async def hydrated(self) -> None:
         """Run boot hydration to its end."""
+        assert self.opened.hydration is not None, "a town without a worker has nothing to hydrate from"
         await hydrate(self.opened.hydration)
 
     async def start(self, agent_id: str = "mayor-1", **changes: Any) -> httpx2.Response:
@@ -159,18 +157,26 @@ class FakeTown:
         return later
 
     async def status(self, agent_id: str = "mayor-1") -> dict[str, Any]:
-        return (await self.client.get(f"/agents/{agent_id}/status")).json()
+        """What GET /agents/{id}/status says."""
+        return await self._told(f"/agents/{agent_id}/status")
 
     async def condition(self, agent_id: str = "mayor-1") -> str | None:
         """The type of an agent's condition."""
-        found = (await self.status(agent_id))["condition"]
-        return found and found["type"]
+        found: dict[str, str] | None = (await self.status(agent_id))["condition"]
+        return None if found is None else found["type"]
 
     async def health(self) -> dict[str, Any]:
-        return (await self.client.get("/health")).json()
+        """What GET /health says."""
+        return await self._told("/health")
 
     async def events(self, agent_id: str = "mayor-1") -> list[dict[str, Any]]:
-        return (await self.client.get(f"/agents/{agent_id}/events")).json()["events"]
+        """The kept events of an agent, oldest first."""
+        found: list[dict[str, Any]] = (await self._told(f"/agents/{agent_id}/events"))["events"]
+        return found
+
+    async def _told(self, path: str) -> dict[str, Any]:
+        body: dict[str, Any] = (await self.client.get(path)).json()
+        return body
 
     def entry(self, agent_id: str, **changes: Any) -> dict[str, Any]:
         """A registry entry whose working directory is there; `env` and `workdir` may be given."""
@@ -209,8 +215,10 @@ class Later:
         self.response: Any = None
 
     async def result(self) -> httpx2.Response:
+        """The answer, once it is there."""
         await self.done.wait()
-        return self.response
+        response: httpx2.Response = self.response
+        return response
 
     def leave(self) -> None:
         """Be a client that goes away."""
@@ -219,7 +227,7 @@ class Later:
 
 @asynccontextmanager
 async def open_fake_broker(network: MemoryNetwork, upstreams: Upstreams) -> AsyncIterator[Broker]:
-    """A broker at http://broker; a town has one with `gastown_broker=True`."""
+    """The town's broker, at http://broker."""
     grants = Grants()
     app = BrokerApp(grants, network.client(), upstreams)
     network.serve(app, "broker")
@@ -230,50 +238,90 @@ async def open_fake_broker(network: MemoryNetwork, upstreams: Upstreams) -> Asyn
 async def open_fake_town(
     folder: Path,
     *,
+    orchestrator: App | None = None,
     kilo: Callable[[MemoryNetwork], FakeLauncher] = FakeLauncher,
     worker: Callable[[MemoryNetwork], FakeWorker] | None = FakeWorker,
     git: GitRunner | None = None,
     users: AgentUsers | None = None,
     **settings: Any,
 ) -> AsyncIterator[FakeTown]:
-    """A town at http://town for the length of the block, not hydrated. `settings` are those of `Settings`.
+    """A town at http://town for the length of the block, not hydrated.
 
-    `worker=None` gives the container no worker. Ends with `TooSlowError` after six virtual hours.
+    `orchestrator` is an ASGI app that is the worker API of this town, at http://worker: your own, in the place of
+    `worker`, which is asked nothing then. It is served as a server would, without a lifespan. `worker=None` gives
+    the container no worker. `kilo` makes the launcher of its servers: `FakeLauncher`, one of its kinds, or a
+    `partial` of them. `settings` are those of `gastown.settings.Settings`, in lower case. The town's files are put
+    below `folder`, which stays the caller's.
+
+    Raises what the block raises. Ends with `trio.TooSlowError` after six virtual hours, and with
+    `AssertionError` outside of virtual time, for a server that is left, or when an app of the network raised.
     """
     assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "the module is not in virtual time"
-    log, clock = StringIO(), WallClock()
+    with_worker = worker is not None or orchestrator is not None
+    told = ToldSettings(**_settings(folder, with_worker=with_worker) | settings)
+    with _log() as log, _plain_errors(), trio.fail_after(LONGEST_SECONDS):
+        async with open_network() as network, trio.open_nursery() as nursery:
+            knows = (worker or FakeWorker)(network)
+            if orchestrator is not None:
+                network.serve(orchestrator, knows.host)
+            launcher, clock = kilo(network), WallClock()
+            parts = _parts(told, network, launcher, clock, git=git or FakeGit(), users=users or AgentUsers())
+            async with open_town(parts) as opened:
+                network.serve(_control(opened), "town")
+                client = network.client("http://town")
+                yield FakeTown(opened, told, network, launcher, knows, client, nursery, log, clock)
+                nursery.cancel_scope.cancel(reason="the test is over")
+            assert launcher.live == []
+
+
+@contextmanager
+def _log() -> Iterator[StringIO]:
+    """What is logged within the block, a JSON object a line."""
+    log = StringIO()
     logs.configure(tuple, log)
-    told = ToldSettings(**_settings(folder, with_worker=worker is not None) | settings)
     try:
-        with trio.fail_after(LONGEST_SECONDS):
-            async with open_network() as network, trio.open_nursery() as nursery:
-                launcher = kilo(network)
-                parts = Parts(
-                    settings=told,
-                    kilo_bin="/usr/bin/kilo",
-                    launch=launcher,
-                    kilo_client=network.client(),
-                    worker_client=network.client(),
-                    now=clock,
-                    process_start=trio.current_time(),
-                    git=git or FakeGit(),
-                    users=users or AgentUsers(),
-                    open_broker=partial(open_fake_broker, network),
-                )
-                knows = (worker or FakeWorker)(network)
-                async with open_town(parts) as opened:
-                    network.serve(Front(create_app(opened.town)), "town")
-                    client = network.client("http://town")
-                    yield FakeTown(opened, told, network, launcher, knows, client, nursery, log, clock)
-                    nursery.cancel_scope.cancel(reason="the test is over")
-                assert launcher.live == []
+        yield log
+    finally:
+        structlog.reset_defaults()
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Every service is a nursery: a test's own failure would be ten exception groups deep."""
+    try:
+        yield
     except BaseExceptionGroup as group:
-        # Every service is a nursery: what a test says would be ten groups deep.
         if len(found := leaves(group)) == 1 and isinstance(found[0], Exception):
             raise found[0] from None
         raise
-    finally:
-        structlog.reset_defaults()
+
+
+def _parts(
+    settings: Settings,
+    network: MemoryNetwork,
+    launcher: FakeLauncher,
+    clock: WallClock,
+    *,
+    git: GitRunner,
+    users: AgentUsers,
+) -> Parts:
+    return Parts(
+        settings=settings,
+        kilo_bin="/usr/bin/kilo",
+        launch=launcher,
+        kilo_client=network.client(),
+        worker_client=network.client(),
+        now=clock,
+        process_start=trio.current_time(),
+        git=git,
+        users=users,
+        open_broker=partial(open_fake_broker, network),
+    )
+
+
+def _control(opened: Open) -> App:
+    # quart's types are stricter than the dictionaries of ASGI
+    return HypercornLayer(cast("ControlApp", create_app(opened.town)))
 
 
 def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
@@ -282,7 +330,6 @@ def _settings(folder: Path, *, with_worker: bool) -> dict[str, Any]:
         "gastown_workspace_root": str(folder / "rigs"),
         "gastown_agent_home_root": str(folder / "homes"),
         "gastown_spawn_slots": 2,
-        "gastown_broker": False,
         "gastown_insecure": True,  # its client calls it by the name of no machine
         "gastown_container_token": token_until(EPOCH.timestamp() + 8 * 3600),
         "base_env": {"PATH": "/usr/bin:/bin"},

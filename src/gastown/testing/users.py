@@ -20,7 +20,7 @@ UIDS = range(210_000, 210_010)
 KEEPER = User(64_201, 64_201, "keeper", takes_from=UIDS)
 ALICE, BOB = (User(uid, KEEPER.gid, "agent", alone=True, takes_from=UIDS) for uid in UIDS[:2])
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def users(count: int = len(UIDS)) -> AgentUsers:

@@ -1,4 +1,7 @@
-"""A worker API that remembers what it was asked, and can be slow, deaf, wrong or away."""
+"""A worker API that remembers what it was asked, and can be slow, deaf, wrong or away.
+
+What it answers when all is well is checked against the hall's in tests/http/test_worker_contract.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import trio
 from gastown.testing.asgi import Answer, Asked, Frames, answer, app_of
 from gastown.testing.network import MemoryNetwork
 
-__all__ = ["Call", "DeafWorker", "FakeWorker", "SlowWorker", "token_until"]
+__all__ = ["ROUTES", "Call", "DeafWorker", "FakeWorker", "SlowWorker", "token_until"]
 
 ROUTES = (
     "GET /container-registry",
@@ -42,7 +45,10 @@ ROUTES = (
 
 @dataclass(frozen=True)
 class Call:
-    """`route` is the method and the last part of the path, as in `ROUTES`."""
+    """A request that the worker got, `at` a time on Trio's clock.
+
+    `route` is the method and the last part of the path, as in `ROUTES`.
+    """
 
     route: str
     path: str
@@ -53,7 +59,7 @@ class Call:
 
 
 def token_until(seconds: float, name: str = "container") -> str:
-    """A JWT whose `exp` is `seconds` since 1970. Its signature is nobody's concern here."""
+    """A JWT whose `exp` is `seconds` since 1970. Its signature is not checked here."""
 
     def part(value: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
@@ -74,7 +80,7 @@ class FakeWorker:
 
     def __init__(self, network: MemoryNetwork, *, town_id: str = "oak", host: str = "worker") -> None:
         self._network = network
-        self._host = host
+        self.host = host
         self.base = f"/api/towns/{town_id}"
         self.url = f"http://{host}"
         self.registry: list[Any] = []
@@ -98,10 +104,11 @@ class FakeWorker:
 
     def down(self) -> None:
         """Be away: connections break, new ones are refused."""
-        self._network.unplug(self._host)
+        self._network.unplug(self.host)
 
     def up(self) -> None:
-        self._network.plug(self._host)
+        """Be back."""
+        self._network.plug(self.host)
 
     def asked(self, route: str) -> list[Call]:
         """The calls of a route, oldest first."""
@@ -109,6 +116,7 @@ class FakeWorker:
 
     @property
     def events(self) -> list[dict[str, Any]]:
+        """The container's events that it took, oldest first."""
         return [call.body for call in self.answered if call.route == "POST /container-events"]
 
     def agent_events(self, agent_id: str | None = None) -> list[dict[str, Any]]:
@@ -149,51 +157,69 @@ class FakeWorker:
             self.answered.append(call)
         return reply
 
-    def _answer(self, call: Call) -> Answer:  # noqa: C901, PLR0911, PLR0912 - a route each
+    def _answer(self, call: Call) -> Answer:  # noqa: PLR0911 - a route each
         match call.route:
-            case "GET /container-registry":
-                return answer({"success": True, "data": self.registry})
-            case "POST /container-registry":
-                self.registry = call.body
-                return answer({"success": True})
             case "GET /mayor-id":
                 return answer(self.mayor)
-            case "GET /db-snapshot":
-                stored = self.snapshots.get(_agent_in(call.path))
-                if stored is None:
-                    return answer({"success": False, "error": "no snapshot"}, 404)
-                return Answer(200, stored, "application/octet-stream")
-            case "POST /db-snapshot":
-                self.snapshots[_agent_in(call.path)] = call.body
-                return answer({"success": True})
-            case "DELETE /db-snapshot":
-                self.snapshots.pop(_agent_in(call.path), None)
-                return answer({"success": True})
+            case "GET /container-registry" | "POST /container-registry":
+                return self._about_registry(call)
+            case "GET /db-snapshot" | "POST /db-snapshot" | "DELETE /db-snapshot":
+                return self._about_snapshot(call)
             case "POST /agent-events" | "POST /batch":
-                sent = call.body if isinstance(call.body, list) else [call.body]
-                if self.refuses & {event["event_type"] for event in sent}:
-                    return answer({"success": False, "error": "as told"}, 400)
-                headers = {"x-gastown-accepts": "agent-events-batch"} if self.batches else {}
-                return answer({"success": True}, headers=headers)
-            case "GET /pending-nudges":
-                return answer({"success": True, "data": self.nudges.get(_agent_in(call.path)[1], [])})
-            case "POST /nudge-delivered":
-                agent, done = _agent_in(call.path)[1], call.body["nudge_id"]
-                self.nudges[agent] = [one for one in self.nudges.get(agent, []) if one["nudge_id"] != done]
-                return answer({"success": True})
+                return self._take_events(call)
+            case "GET /pending-nudges" | "POST /nudge-delivered":
+                return self._about_nudges(call)
             case "POST /heartbeat":
                 return answer({"success": True, "data": {"drainNonce": self.drain_nonce}})
             case "POST /refresh-container-token":
-                if self.next_token is not None:
-                    return answer({"success": True, "data": {"token": self.next_token}})
-                self.fresh_tokens.append(f"fresh-{len(self.fresh_tokens) + 1}")
-                return answer({"success": True, "data": {"token": self.fresh_tokens[-1]}})
+                return answer({"success": True, "data": {"token": self._fresh_token()}})
+            case "POST /refresh-git-token" if self.git_token is None:
+                return answer({"success": False, "error": "no git token"}, 404)
             case "POST /refresh-git-token":
-                if self.git_token is None:
-                    return answer({"success": False, "error": "no git token"}, 404)
                 return answer({"success": True, "data": {"token": self.git_token}})
             case _:
                 return answer({"success": True})
+
+    def _about_registry(self, call: Call) -> Answer:
+        if call.route.startswith("GET"):
+            return answer({"success": True, "data": self.registry})
+        self.registry = call.body
+        return answer({"success": True})
+
+    def _about_snapshot(self, call: Call) -> Answer:
+        agent = _agent_in(call.path)
+        match call.route.partition(" ")[0]:
+            case "POST":
+                self.snapshots[agent] = call.body
+            case "DELETE":
+                self.snapshots.pop(agent, None)
+            case _ if agent in self.snapshots:
+                return Answer(200, self.snapshots[agent], "application/octet-stream")
+            case _:
+                return answer({"success": False, "error": "no snapshot"}, 404)
+        return answer({"success": True})
+
+    def _take_events(self, call: Call) -> Answer:
+        sent = call.body if isinstance(call.body, list) else [call.body]
+        if self.refuses & {event["event_type"] for event in sent}:
+            return answer({"success": False, "error": "as told"}, 400)
+        headers = {"x-gastown-accepts": "agent-events-batch"} if self.batches else {}
+        return answer({"success": True}, headers=headers)
+
+    def _about_nudges(self, call: Call) -> Answer:
+        _, agent = _agent_in(call.path)
+        waiting = self.nudges.get(agent, [])
+        if call.route.startswith("GET"):
+            return answer({"success": True, "data": waiting})
+        done = call.body["nudge_id"]
+        self.nudges[agent] = [nudge for nudge in waiting if nudge["nudge_id"] != done]
+        return answer({"success": True})
+
+    def _fresh_token(self) -> Any:
+        if self.next_token is not None:
+            return self.next_token
+        self.fresh_tokens.append(f"fresh-{len(self.fresh_tokens) + 1}")
+        return self.fresh_tokens[-1]
 
 
 def _agent_in(path: str) -> tuple[str, str]:

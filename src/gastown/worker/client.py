@@ -79,8 +79,11 @@ class WorkerClient:
     """Calls of one town. Each raises `WorkerError`; deadlines are the caller's (`trio.fail_after`).
 
     A 401 refreshes the container token once, however many calls run into it, and the call is sent again.
-    `refused` is the token that was answered so last; `calls` counts every request.
+    `refused` is the token that was answered so last; `calls` counts every request. `is_configured` is false for
+    the stand-in of a container without a worker (`NoWorker`).
     """
+
+    is_configured = True
 
     def __init__(
         self, client: httpx2.AsyncClient, base_url: str, town_id: str, credentials: LiveCredentials
@@ -203,8 +206,8 @@ class WorkerClient:
 
         return usable_entries(rows, Nudge, skipped)
 
-    async def git_token(self, rig_id: str) -> Secret:
-        """A new git token for a rig."""
+    async def git_token(self, rig_id: str) -> Secret | None:
+        """A new git token for a rig; None only where there is no worker."""
         path = f"/rigs/{rig_id}/refresh-git-token"
         return _message(GivenToken, await self._send("POST", path, {}), f"POST {path}").data.token
 

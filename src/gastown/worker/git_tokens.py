@@ -35,7 +35,7 @@ class GitTokens:
 
     def __init__(
         self,
-        worker: WorkerClient | None,
+        worker: WorkerClient,
         client: httpx2.AsyncClient,
         live: LiveCredentials,
         *,
@@ -50,8 +50,6 @@ class GitTokens:
 
     async def renewed(self, rig_id: str) -> Secret | None:
         """A new token for a rig, from the worker."""
-        if self._worker is None:
-            return None
         try:
             with trio.fail_after(_SECONDS):
                 return await self._worker.git_token(rig_id)

@@ -21,16 +21,13 @@ _ATTEMPT_SECONDS = 60.0
 
 @asynccontextmanager
 async def open_heartbeats(
-    worker: WorkerClient | None, beats: Callable[[], list[Heartbeat]], ready: Callable[[str], None]
+    worker: WorkerClient, beats: Callable[[], list[Heartbeat]], ready: Callable[[str], None]
 ) -> AsyncIterator[None]:
     """Send what `beats` says every half minute, for the length of the block.
 
     Agents do not wait for each other, and an agent whose last heartbeat is still on its way is left out. `ready`
     gets every drain nonce that an answer carries.
     """
-    if worker is None:
-        yield
-        return
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_beat_on, worker, beats, ready, name="heartbeats")
         yield

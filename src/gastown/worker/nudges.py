@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 import trio
 
-from gastown.contract.errors import WorkerNotConfigured, WorkerUnavailable
+from gastown.contract.errors import WorkerUnavailable
 from gastown.contract.worker import Nudge
 from gastown.worker.client import WorkerClient, WorkerError
 from gastown.worker.reports import Reports
@@ -24,15 +24,13 @@ _REMEMBERED = 2000
 class NudgeDesk:
     """Asks for nudges, and remembers the delivered ones: for a worker that was away those are still pending."""
 
-    def __init__(self, worker: WorkerClient | None, reports: Reports) -> None:
+    def __init__(self, worker: WorkerClient, reports: Reports) -> None:
         self._worker = worker
         self._reports = reports
         self._delivered: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def pending(self, rig_id: str, agent_id: str) -> list[Nudge]:
         """What waits for the agent, the most urgent first; nothing when the worker does not say so in time."""
-        if self._worker is None:
-            return []
         try:
             with trio.fail_after(_ASK_SECONDS):
                 waiting = await self._worker.pending_nudges(rig_id, agent_id)
@@ -56,8 +54,6 @@ class NudgeDesk:
 
         Raises `WorkerNotConfigured`, and `WorkerUnavailable` where there is no answer that could be passed on.
         """
-        if self._worker is None:
-            raise WorkerNotConfigured
         try:
             with trio.fail_after(_ASK_SECONDS):
                 return await self._worker.forward(method, route, body, agent)

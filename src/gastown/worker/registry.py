@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.concurrency.signal import Signal
 from gastown.contract.worker import RegistryEntry
 from gastown.worker.client import WorkerClient, WorkerError
 
@@ -34,7 +35,7 @@ class RegistryWriter:
         self._taken_over: set[str] = set()
         self._version = 0
         self._written = 0
-        self._moved = trio.Event()
+        self._moved = Signal()
 
     def loaded(self) -> None:
         """The stored registry has been read and every entry of it is now this container's own."""
@@ -44,7 +45,7 @@ class RegistryWriter:
 
     def changed(self) -> None:
         self._version += 1
-        self._signal()
+        self._moved.send()
 
     @property
     def clean(self) -> bool:
@@ -54,15 +55,13 @@ class RegistryWriter:
     async def flushed(self) -> None:
         """Return once the worker has the state of this moment. Unbounded: put it under a deadline."""
         target = self._version
-        while self._written < target:
-            await self._moved.wait()
+        await self._moved.wait_until(lambda: self._written >= target)
 
     async def run(self) -> None:
         """Write whenever something changed, with back-off while the worker is away. Runs until cancelled."""
         while True:
             pauses = delays(0.2, 10.0)
-            while self.clean:
-                await self._moved.wait()
+            await self._moved.wait_until(lambda: not self.clean)
             while not self.clean:
                 version = self._version
                 try:
@@ -73,7 +72,7 @@ class RegistryWriter:
                     await trio.sleep(next(pauses))
                 else:
                     self._written = version
-                    self._signal()
+                    self._moved.send()
 
     async def _write(self) -> None:
         if self._inherited is None:
@@ -84,10 +83,6 @@ class RegistryWriter:
         self._taken_over.update(entry.agent_id for entry in own)
         kept = [entry for name, entry in self._inherited.items() if name not in self._taken_over]
         await self._worker.write_registry([*kept, *own])
-
-    def _signal(self) -> None:
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.concurrency.signal import Signal
 from gastown.contract.git import ReviewResult
 from gastown.contract.wire import Wire
 from gastown.contract.worker import AgentCompleted, AgentWaiting, ContainerReady, NudgeDelivered
@@ -55,12 +56,12 @@ class Reports:
     `lost` counts reports that the worker refused, or that were one too many while it was away.
     """
 
-    def __init__(self, worker: WorkerClient | None, nursery: trio.Nursery | None) -> None:
+    def __init__(self, worker: WorkerClient, nursery: trio.Nursery) -> None:
         self._worker = worker
         self._nursery = nursery
         self._waiting: dict[tuple[str, str] | None, deque[_Report]] = {}
         self._nonces: OrderedDict[str, None] = OrderedDict()
-        self._moved = trio.Event()
+        self._moved = Signal()
         self.lost = 0
 
     @property
@@ -97,7 +98,7 @@ class Reports:
 
     @property
     def has_worker(self) -> bool:
-        return self._worker is not None
+        return self._worker.is_configured
 
     def container_ready(self, nonce: str) -> None:
         """Answer a nonce with the container's readiness, once however often it is given.
@@ -114,11 +115,12 @@ class Reports:
     async def flushed(self) -> None:
         """Return once every report made so far has arrived or was refused. Put it under a deadline."""
         made = {report for queue in self._waiting.values() for report in queue}
-        while any(report in made for queue in self._waiting.values() for report in queue):
-            await self._moved.wait()
+        await self._moved.wait_until(
+            lambda: made.isdisjoint(one for queue in self._waiting.values() for one in queue)
+        )
 
     def _make(self, report: _Report) -> None:
-        if self._nursery is None:
+        if not self.has_worker:
             return
         if self.pending >= _MOST_WAITING:
             self.lost += 1
@@ -135,13 +137,11 @@ class Reports:
         while queue:
             await self._send(queue[0])
             queue.popleft()
-            moved, self._moved = self._moved, trio.Event()
-            moved.set()
+            self._moved.send()
         del self._waiting[name]
 
     async def _send(self, report: _Report) -> None:
         """Send until it has arrived, or was refused."""
-        assert self._worker is not None  # noqa: S101 - without one there is no nursery that could run this
         body = report.body.model_dump(mode="json", by_alias=True, exclude_none=True)
         pauses = delays(_FIRST_PAUSE, _MOST_PAUSE)
         while True:
@@ -163,11 +163,8 @@ class Reports:
 
 
 @asynccontextmanager
-async def open_reports(worker: WorkerClient | None) -> AsyncIterator[Reports]:
+async def open_reports(worker: WorkerClient) -> AsyncIterator[Reports]:
     """Reports are sent for the length of the block. Await `flushed()` before leaving it."""
-    if worker is None:
-        yield Reports(None, None)
-        return
     async with trio.open_nursery() as nursery:
         reports = Reports(worker, nursery)
         yield reports

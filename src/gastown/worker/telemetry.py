@@ -23,13 +23,11 @@ _TRIES = 4
 class Telemetry:
     """`send` queues an event and returns at once. `lost` counts those that were given up."""
 
-    def __init__(self, channel: trio.MemorySendChannel[Wire] | None) -> None:
+    def __init__(self, channel: trio.MemorySendChannel[Wire]) -> None:
         self._channel = channel
         self.lost = 0
 
     def send(self, event: Wire) -> None:
-        if self._channel is None:
-            return
         try:
             self._channel.send_nowait(event)
         except trio.WouldBlock:
@@ -37,11 +35,8 @@ class Telemetry:
 
 
 @asynccontextmanager
-async def open_telemetry(worker: WorkerClient | None) -> AsyncIterator[Telemetry]:
+async def open_telemetry(worker: WorkerClient) -> AsyncIterator[Telemetry]:
     """Events are sent for the length of the block; on the way out, what waits gets two seconds."""
-    if worker is None:
-        yield Telemetry(None)
-        return
     send, receive = trio.open_memory_channel[Wire](_WAITING)
     telemetry = Telemetry(send)
     async with trio.open_nursery() as nursery:

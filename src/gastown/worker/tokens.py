@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import trio
-
+from gastown.concurrency.signal import Signal
 from gastown.contract.secret import Secret, credentials_among
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
 
-__all__ = ["Credentials", "LiveCredentials", "expiry"]
+__all__ = ["IN_REGISTRY", "IN_REGISTRY_ENVIRONMENT", "Credentials", "LiveCredentials", "expiry"]
+
+AT_BOOT, IN_REGISTRY_ENVIRONMENT, IN_REGISTRY = range(3)
+"""The first generations: what the process was started with, the environment of a registry entry, and its request.
+All that is given while the container runs is newer.
+"""
 
 RENEW_BELOW_SECONDS = 30 * 60
 """At boot, a container token with less than this left is refreshed first (contract section 2)."""
@@ -25,15 +29,33 @@ RENEW_BELOW_SECONDS = 30 * 60
 class Credentials:
     """What the town's calls and children carry now. `generation` grows with every replacement.
 
-    `town` is the newest configuration that anyone told us. `retired_names` are variables that were custom once
-    and are gone from it: a stored request may still name them, and no child gets them any more.
+    `since` holds the generation of each of the town's credentials whose value has changed since the boot. `town`
+    is the newest configuration that anyone told us. `retired_names` are variables that were custom once and are
+    gone from it: a stored request may still name them, and no child gets them any more.
     """
 
     container_token: Secret | None = None
     session_token: Secret | None = None
     town: TownConfig = field(default_factory=TownConfig)
     retired_names: frozenset[str] = frozenset()
-    generation: int = 0
+    generation: int = IN_REGISTRY
+    since: Mapping[str, int] = field(default_factory=dict)
+
+    def generation_of(self, name: str) -> int:
+        """When the town's value of a token, or its `organization_id`, was given."""
+        return self.since.get(name, AT_BOOT)
+
+    def tokens(self) -> dict[str, Secret | None]:
+        """The town's tokens by the names that agents know them by."""
+        git = self.town.git_auth
+        return {
+            "KILOCODE_TOKEN": self.town.kilocode_token,
+            "GIT_TOKEN": git.github_token,
+            "GITHUB_TOKEN": git.github_token,
+            "GITLAB_TOKEN": git.gitlab_token,
+            "GITLAB_INSTANCE_URL": Secret(git.gitlab_instance_url or ""),
+            "GITHUB_CLI_PAT": self.town.github_cli_pat,
+        }
 
     def secrets(self) -> Iterator[Secret]:
         """Every value that must never be seen, for the log's redaction."""
@@ -56,24 +78,35 @@ class LiveCredentials:
 
     def __init__(self, initial: Credentials) -> None:
         self.current = initial
-        self._token_given = trio.Event()
+        self._generation = initial.generation
+        self._token_given = Signal()
+
+    def next_generation(self) -> int:
+        """The town's one counter: of two things that were given, the later one has the higher number."""
+        self._generation += 1
+        return self._generation
 
     def replace_token(self, token: Secret) -> None:
         """From now on every call to the worker carries `token`."""
         self._replace(container_token=token)
-        given, self._token_given = self._token_given, trio.Event()
-        given.set()
+        self._token_given.send()
 
     async def token_after(self, token: Secret | None) -> None:
         """Return once the live container token is not `token`. The same text, given again, is another token."""
-        while self.current.container_token is token:
-            await self._token_given.wait()
+        await self._token_given.wait_until(lambda: self.current.container_token is not token)
 
     def replace_town(self, config: TownConfig) -> None:
-        """Take a whole new town configuration; what it does not say is no longer so."""
+        """Take a whole new town configuration; what it does not say is no longer so.
+
+        Every request may repeat the configuration: a credential is given again only when its value differs.
+        """
         before = self.current
         ever = before.retired_names | set(before.town.env_vars)
         self._replace(town=config, retired_names=ever - set(config.env_vars))
+        old, new = _given(before), _given(self.current)
+        changed = [name for name, value in new.items() if value != old[name]]
+        since = {**before.since, **dict.fromkeys(changed, self.current.generation)}
+        self.current = replace(self.current, since=since)
 
     def adopt_context(self, context: MayorContext) -> None:
         """Take the mayor context as the town configuration, so that the prewarm derives what the start will.
@@ -99,7 +132,14 @@ class LiveCredentials:
         self.replace_town(TownConfig.model_validate(config.model_dump(exclude_unset=True) | said))
 
     def _replace(self, **changes: Any) -> None:
-        self.current = replace(self.current, generation=self.current.generation + 1, **changes)
+        self.current = replace(self.current, generation=self.next_generation(), **changes)
+
+
+def _given(credentials: Credentials) -> dict[str, object]:
+    """What has a generation of its own; an organisation of null is not the same as none."""
+    town = credentials.town
+    organization = ("organization_id" in town.model_fields_set, town.organization_id)
+    return {**credentials.tokens(), "organization_id": organization}
 
 
 def expiry(token: Secret) -> float | None:

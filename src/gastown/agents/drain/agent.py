@@ -11,15 +11,13 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.lifecycle.startup import spec_of
+from gastown.agents.launch.environment import authorship
 from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import save_at_the_end
 from gastown.concurrency.locks import NamedLocks
-from gastown.concurrency.supervise import contain
 from gastown.contract.agents import AgentState, Role
 from gastown.contract.drain import DrainReceipt, EvictionContext, FarewellStep, TurnEnd
 from gastown.git.errors import GitError
-from gastown.git.identity import IDENTITY
 from gastown.git.rig import RigGit, limited
 from gastown.git.save import commit_all, has_unpushed, push, unlock
 from gastown.kilo.errors import KiloError
@@ -51,7 +49,7 @@ class AgentDrainParts:
 
     roster: DrainingRoster
     services: AgentServices
-    worker: WorkerClient | None
+    worker: WorkerClient
     git_of: Callable[[Agent], RigGit]
     worktrees: NamedLocks = field(default_factory=NamedLocks)
 
@@ -177,7 +175,7 @@ class AgentDrain:
 
     async def _commit_and_push(self, parts: AgentDrainParts) -> None:
         agent, git = self.agent, parts.git_of(self.agent)
-        identity = {name: spec_of(agent, parts.services).env[name] for name in IDENTITY}
+        identity = authorship(agent.request, parts.services.credentials.current)
         alone = all(other.workdir != agent.workdir for other in parts.roster.active())
         try:
             with limited("commit", _COMMIT_SECONDS):
@@ -193,10 +191,10 @@ class AgentDrain:
         except GitError as error:
             self.lost.append(f"the work: {error}")
             return
-        if agent.request.role == Role.POLECAT and parts.worker is not None:
-            await self._write_context(parts, parts.worker)
+        if agent.request.role == Role.POLECAT and parts.worker.is_configured:
+            await self._write_context(parts)
 
-    async def _write_context(self, parts: AgentDrainParts, worker: WorkerClient) -> None:
+    async def _write_context(self, parts: AgentDrainParts) -> None:
         """Tell the worker on which branch a polecat's work is, for whoever takes it up."""
         request = self.agent.request
         context = EvictionContext(
@@ -205,22 +203,18 @@ class AgentDrain:
         self.reported = False
         try:
             with trio.fail_after(_CONTEXT_SECONDS):
-                await worker.report("eviction-context", context, (request.rig_id, request.agent_id))
+                await parts.worker.report("eviction-context", context, (request.rig_id, request.agent_id))
             self.reported = True
         except (WorkerError, trio.TooSlowError) as error:
             self.lost.append(f"the eviction context: {str(error) or f'no answer in {_CONTEXT_SECONDS:g} s'}")
 
     async def _contained(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do one thing; that it failed, or that the time was up before it was done, is noted in the receipt."""
-
-        def failed(error: Exception) -> None:
-            self.lost.append(f"{what}: {type(error).__name__}")
-            log.error("drain.crashed", agent_id=self.agent.id, what=what, exc_info=error)
-
-        over = False
         try:
-            await contain(work, on_failure=failed)
-            over = True
-        finally:
-            if not over:
-                self.lost.append(f"{what}: the time was up")
+            await work()
+        except Exception as error:  # a boundary: what is left of the drain has its turn
+            self.lost.append(f"{what}: {type(error).__name__}")
+            log.exception("drain.crashed", agent_id=self.agent.id, what=what)
+        except BaseException:
+            self.lost.append(f"{what}: the time was up")
+            raise

@@ -92,15 +92,15 @@ class _Clock:
 
     async def run(self) -> None:
         while True:
-            moved, left = self.shutdown.moved, self.shutdown.seconds_left or 0.0
+            moved, seen, left = self.shutdown.moved, self.shutdown.moved.count, self.shutdown.seconds_left or 0.0
             end = self.shutdown.budget.deadline
             self.saves.deadline = end - min(_FLUSH_SECONDS, left * _FLUSH_SHARE)
             saving = left if left <= PRESSED_SECONDS else min(_SAVING_SECONDS, left * _SAVING_SHARE)
             with trio.move_on_at(end - saving) as working:
-                await moved.wait()
+                await moved.wait(after=seen)
             if working.cancelled_caught:
                 self.time_up.set()
-                await moved.wait()
+                await moved.wait(after=seen)
 
 
 async def run_drain(drain: Drain, parts: DrainParts) -> None:
@@ -136,9 +136,9 @@ async def _drain_agents(drain: Drain, parts: DrainParts, time_up: trio.Event) ->
         drain.phases.enter(DrainPhase.SAVING)
 
 
-async def _give_notice(drain: Drain, worker: WorkerClient | None) -> None:
+async def _give_notice(drain: Drain, worker: WorkerClient) -> None:
     """Tell the worker that the container goes; nothing waits for that but the end."""
-    if worker is None:
+    if not worker.is_configured:
         return
     drain.notice = "on its way"
     try:

@@ -6,12 +6,12 @@ The prewarm and the start call the same `derive`: a prewarmed mayor is a cache h
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gastown.agents.launch.desired import ContainerDefaults, Desired, effective
 from gastown.contract.agents import StartAgentRequest
-from gastown.contract.secret import Secret, reveal_map
+from gastown.contract.secret import Secret
 from gastown.git.access import HelperAccess
 from gastown.git.credentials import ANY_RIG
 from gastown.git.identity import identity
@@ -23,32 +23,14 @@ from gastown.worker.tokens import Credentials
 __all__ = [
     "BrokerEndpoint",
     "ChildDefaults",
+    "authorship",
     "derive",
-    "gateway_token",
     "home_of",
-    "is_reserved",
     "model_name",
-    "organization_of",
-    "registry_environment",
     "shell_variables",
 ]
 
 DEFAULT_MODEL = "kilo-auto/frontier"
-_RESERVED = re.compile(
-    r"(?:KILOCODE_TOKEN|GIT_TOKEN|GITHUB_TOKEN|GITLAB_TOKEN|GITLAB_INSTANCE_URL|GITHUB_CLI_PAT|GH_TOKEN"
-    r"|GASTOWN_.*|KILO_.*|OPENCODE_.*|KILOCODE_.*|PATH|HOME|LD_.*|NODE_OPTIONS|BUN_.*|PYTHON.*|XDG_DATA_HOME"
-    r"|GIT_(?:AUTHOR|COMMITTER)_.*)\Z",
-    re.DOTALL,
-)
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_TOKEN_NAMES = (
-    "KILOCODE_TOKEN",
-    "GIT_TOKEN",
-    "GITHUB_TOKEN",
-    "GITLAB_TOKEN",
-    "GITLAB_INSTANCE_URL",
-    "GITHUB_CLI_PAT",
-)
 _QUIET_KILO = {
     # kilo-facts 1 and 9: each of these is a network call, a delay or a leftover file otherwise.
     "KILO_TELEMETRY_LEVEL": "off",
@@ -71,9 +53,7 @@ class ChildDefaults:
     home_root: str
     base_env: Mapping[str, str] = field(repr=False)
     parent_pid: int
-    api_url: str | None = None
-    kilocode_token: Secret | None = None
-    organization_id: str | None = None
+    counts: ContainerDefaults = field(default_factory=ContainerDefaults)
     mayor_tools: frozenset[str] = frozenset()
     plugin: str | None = None
     """The plugin of every server, as a file:// address."""
@@ -89,11 +69,6 @@ class BrokerEndpoint:
     bearer: Secret
 
 
-def is_reserved(name: str) -> bool:
-    """Whether a custom variable may not have this name."""
-    return _RESERVED.match(name) is not None
-
-
 def home_of(defaults: ChildDefaults, agent_id: str) -> str:
     return f"{defaults.home_root}/agent-home-{agent_id}"
 
@@ -104,92 +79,56 @@ def derive(
     live: Credentials,
     defaults: ChildDefaults,
     *,
-    inherited: Mapping[str, Secret] | None = None,
-    endpoint: BrokerEndpoint | None = None,
+    endpoint: BrokerEndpoint,
     user: User | None = None,
 ) -> ServerSpec:
     """The server that `request` needs, running as `user`. Same inputs give the same bytes.
 
-    With a `endpoint` the server holds no secret of the town: the bearer stands in their place, the broker in the
-    place of what they are for, and what may change while the server lives stays out of it.
-
-    `inherited` is the environment of a registry entry, None for a fresh request. For a fresh request its own
-    variables are the newest word; for an inherited one the live credentials are, and `inherited` only fills
-    what the request lacks.
+    It holds no secret of the town: the bearer of `endpoint` stands in the place of every token, the broker's
+    address in the place of every URL, and what may change while the server lives stays out of it. The
+    organisation is the broker's to add; git's tokens come from the git helper, custom variables with each command.
     """
-    shown = _brokered(endpoint, defaults) if endpoint is not None else _classic(request, live, defaults, inherited)
-    tokens, organization = reveal_map(shown.tokens), shown.organization
-    home = home_of(defaults, request.agent_id)
-    config = _kilo_config(request, tokens.get("KILOCODE_TOKEN", ""), organization, defaults.plugin)
-    own = {
+    home, bearer = home_of(defaults, request.agent_id), endpoint.bearer.reveal()
+    config = _kilo_config(request, bearer, defaults.plugin)
+    env = {
         **_plain_variables(request, workdir, live, defaults, user),
-        **tokens,
-        **shown.addresses,
+        "KILOCODE_TOKEN": bearer,
+        "GASTOWN_CONTAINER_TOKEN": bearer,
+        "GASTOWN_SESSION_TOKEN": bearer,
+        "GASTOWN_API_URL": endpoint.url,
+        "GASTOWN_BROKER_URL": endpoint.url,
+        "KILO_API_URL": endpoint.url,
+        "KILO_OPENROUTER_BASE": f"{endpoint.url}/api/openrouter",
+        **_past_proxies(defaults),
         "KILO_CONFIG_CONTENT": config,
         "OPENCODE_CONFIG_CONTENT": config,
+        "KILO_AUTH_CONTENT": _canonical({"kilo": {"type": "api", "key": bearer}}),
     }
-    optional = {
-        "GASTOWN_CONTAINER_TOKEN": _plain(shown.container_token),
-        "GASTOWN_SESSION_TOKEN": _plain(shown.session_token),
-        "GASTOWN_DASHBOARD_FILE": dashboard_file(defaults.home_root, user) if request.is_mayor else None,
-        "KILO_ORG_ID": organization,
-        "GASTOWN_ORGANIZATION_ID": organization,
-        "GH_TOKEN": _plain(_gh_token(shown.tokens)),
-    }
-    own.update({name: value for name, value in optional.items() if value})
-    if token := tokens.get("KILOCODE_TOKEN"):
-        own["KILO_AUTH_CONTENT"] = _canonical({"kilo": {"type": "api", "key": token}})
-    custom = {name: value for name, value in reveal_map(shown.custom).items() if name not in own}
+    if request.is_mayor:
+        env["GASTOWN_DASHBOARD_FILE"] = dashboard_file(defaults.home_root, user)
     return ServerSpec(
         argv=(defaults.kilo_bin, "serve", "--port=0", "--hostname=127.0.0.1"),
         cwd=workdir,
         home=home,
-        env={**custom, **own},
+        env=env,
         required_tools=defaults.mayor_tools if request.is_mayor else frozenset(),
         user=user,
     )
 
 
-def gateway_token(
-    request: StartAgentRequest,
-    live: Credentials,
-    defaults: ChildDefaults,
-    inherited: Mapping[str, Secret] | None,
-) -> Secret | None:
-    return _tokens(request, live, defaults, inherited).get("KILOCODE_TOKEN")
-
-
 def shell_variables(
-    request: StartAgentRequest,
-    live: Credentials,
-    defaults: ChildDefaults,
-    inherited: Mapping[str, Secret] | None,
-    user: User | None = None,
+    desired: Desired, live: Credentials, defaults: ChildDefaults, user: User | None = None
 ) -> dict[str, Secret]:
-    """What the shell of an agent with a broker gets at each command, beside the variables of its server: those
-    have the names that they have, whatever a custom one is called.
+    """What an agent's shell gets at each command beside the variables of its server. A custom variable never has
+    the name of one of those.
     """
+    counts = effective(desired, live, defaults.counts)
     workdir = ""  # no name depends on it
-    servers = {**_plain_variables(request, workdir, live, defaults, user), **_past_proxies(defaults)}
-    custom = _custom(request, live, inherited).items()
-    variables = {name: value for name, value in custom if name not in servers}
-    if token := _gh_token(_tokens(request, live, defaults, inherited)):
+    servers = {**_plain_variables(desired.request, workdir, live, defaults, user), **_past_proxies(defaults)}
+    variables = {name: value for name, value in counts.custom.items() if name not in servers}
+    if token := counts.github_cli:
         variables["GH_TOKEN"] = token
     return variables
-
-
-def registry_environment(spec: ServerSpec) -> dict[str, Secret]:
-    """What a registry entry must carry so that a next container, with a request alone, has its credentials."""
-    return {name: Secret(spec.env[name]) for name in _TOKEN_NAMES if name in spec.env}
-
-
-def organization_of(request: StartAgentRequest, live: Credentials, defaults: ChildDefaults) -> str | None:
-    """Absent is not null: null says that there is none, absent lets the next one decide."""
-    if "organization_id" in request.model_fields_set:
-        return request.organization_id
-    if "organization_id" in live.town.model_fields_set:
-        return live.town.organization_id
-    return defaults.organization_id
 
 
 def _plain_variables(
@@ -205,58 +144,9 @@ def _plain_variables(
         "GASTOWN_TOWN_ID": request.town_id,
         "GASTOWN_AGENT_ROLE": request.role,
         **_person(user, home_of(defaults, request.agent_id)),
-        **_authorship(request, live),
+        **authorship(request, live),
         **_git_access(request, workdir, defaults, user),
     }
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What a child is shown of the town's credentials."""
-
-    tokens: Mapping[str, Secret]
-    organization: str | None
-    addresses: Mapping[str, str]
-    container_token: Secret | None
-    session_token: Secret | None
-    custom: Mapping[str, Secret]
-
-
-def _classic(
-    request: StartAgentRequest,
-    live: Credentials,
-    defaults: ChildDefaults,
-    inherited: Mapping[str, Secret] | None,
-) -> _Shown:
-    # A header that says the same address with a slash behind it must not make a prewarmed server unequal.
-    api_url = (live.town.gastown_api_url or defaults.api_url or "").rstrip("/")
-    return _Shown(
-        tokens=_tokens(request, live, defaults, inherited),
-        organization=organization_of(request, live, defaults),
-        addresses={"GASTOWN_API_URL": api_url} if api_url else {},
-        container_token=live.container_token,
-        session_token=live.session_token,
-        custom=_custom(request, live, inherited),
-    )
-
-
-def _brokered(endpoint: BrokerEndpoint, defaults: ChildDefaults) -> _Shown:
-    """The organisation is the broker's to say; tokens of git come from the helper, the rest at each command."""
-    addresses = {
-        "GASTOWN_API_URL": endpoint.url,
-        "GASTOWN_BROKER_URL": endpoint.url,
-        "KILO_API_URL": endpoint.url,
-        "KILO_OPENROUTER_BASE": f"{endpoint.url}/api/openrouter",
-        **_past_proxies(defaults),
-    }
-    return _Shown(
-        tokens={"KILOCODE_TOKEN": endpoint.bearer},
-        organization=None,
-        addresses=addresses,
-        container_token=endpoint.bearer,
-        session_token=endpoint.bearer,
-        custom={},
-    )
 
 
 def _past_proxies(defaults: ChildDefaults) -> dict[str, str]:
@@ -267,50 +157,7 @@ def _past_proxies(defaults: ChildDefaults) -> dict[str, str]:
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, (known, "127.0.0.1"))))
 
 
-def _plain(secret: Secret | None) -> str | None:
-    return secret.reveal() if secret is not None else None
-
-
-def _gh_token(tokens: Mapping[str, Secret]) -> Secret | None:
-    return next((tokens[n] for n in ("GITHUB_CLI_PAT", "GIT_TOKEN", "GITHUB_TOKEN") if n in tokens), None)
-
-
-def _tokens(
-    request: StartAgentRequest,
-    live: Credentials,
-    defaults: ChildDefaults,
-    inherited: Mapping[str, Secret] | None,
-) -> dict[str, Secret]:
-    git = live.town.git_auth
-    town = {
-        "KILOCODE_TOKEN": live.town.kilocode_token,
-        "GIT_TOKEN": git.github_token,
-        "GITHUB_TOKEN": git.github_token,
-        "GITLAB_TOKEN": git.gitlab_token,
-        "GITLAB_INSTANCE_URL": Secret(git.gitlab_instance_url or ""),
-        "GITHUB_CLI_PAT": live.town.github_cli_pat,
-    }
-    order: list[Mapping[str, Secret | None]]
-    order = [request.env_vars, town] if inherited is None else [town, request.env_vars, inherited]
-    order.append({"KILOCODE_TOKEN": defaults.kilocode_token})
-    found = {}
-    for name in _TOKEN_NAMES:
-        value = next((source[name] for source in order if source.get(name)), None)
-        if value:
-            found[name] = value
-    return found
-
-
-def _custom(
-    request: StartAgentRequest, live: Credentials, inherited: Mapping[str, Secret] | None
-) -> dict[str, Secret]:
-    asked = {**(inherited or {}), **request.env_vars}
-    kept = {name: value for name, value in asked.items() if name not in live.retired_names}
-    merged = {**kept, **live.town.env_vars}
-    return {n: v for n, v in merged.items() if _NAME.match(n) and "\0" not in v.reveal() and not is_reserved(n)}
-
-
-def _authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]:
+def authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]:
     """The town's author if it has one, and then the agent as co-author; else the agent itself."""
     agent_name, agent_email = f"{request.name} (gastown)", f"{request.name}@gastown.local"
     town = live.town
@@ -345,12 +192,10 @@ def _person(user: User | None, home: str) -> dict[str, str]:
     return homes | {"HOME": home, "TMPDIR": temporary(home), "USER": user.name, "LOGNAME": user.name}
 
 
-def _kilo_config(request: StartAgentRequest, token: str, organization: str | None, plugin: str | None) -> str:
+def _kilo_config(request: StartAgentRequest, token: str, plugin: str | None) -> str:
     primary = model_name(request.model)
     small = model_name(request.small_model or request.model)
     options = {"apiKey": token, "kilocodeToken": token}
-    if organization:
-        options["kilocodeOrganizationId"] = organization
     return _canonical(
         {
             "provider": {"kilo": {"options": options, "models": {primary: {}, small: {}}}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import structlog
@@ -11,7 +11,6 @@ import trio
 from gastown.agents.agent import Agent
 from gastown.agents.services import AgentServices
 from gastown.concurrency.backoff import delays
-from gastown.concurrency.supervise import contain
 from gastown.contract.agents import Rig as RigOfMayor
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
@@ -27,7 +26,6 @@ __all__ = [
     "git_of",
     "prepare_worktree",
     "register_rig",
-    "run_logged",
     "set_up",
     "write_instructions",
 ]
@@ -84,7 +82,7 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
     `fetch`, `worktree`.
     """
     request, repositories = agent.request, services.repositories
-    rig = _rig_of(request, services, agent.inherited)
+    rig = _rig_of(request, services, agent.desired.inherited)
     git = repositories.git(rig, agent.workdir, agent.user)
     agent.repository = (git.report, repositories.report(rig.rig_id))
     try:
@@ -101,12 +99,7 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
         agent.repository = ()
     if made.how != "not ours":
         preflight = partial(_preflight, agent, git)
-        repositories.nursery.start_soon(run_logged, "preflight", preflight, name=f"preflight {agent.id}")
-
-
-async def run_logged(what: str, work: Callable[[], Awaitable[object]]) -> None:
-    """Do something that nobody waits for: a bug in it is logged, and not the end of the container."""
-    await contain(work, on_failure=lambda error: log.error("git.crashed", what=what, exc_info=error))
+        repositories.tasks.start(f"preflight {agent.id}", preflight)
 
 
 async def _preflight(agent: Agent, git: RigGit) -> None:
@@ -137,7 +130,7 @@ def browse_rigs(agent: Agent, services: AgentServices) -> None:
     """Begin to make the mayor's browse worktrees, side by side and behind everything that anybody waits for."""
     for rig in agent.request.rigs:
         work = partial(_browse, agent, services, rig)
-        services.repositories.nursery.start_soon(run_logged, "browse", work, name=f"browse {rig.rig_id}")
+        services.repositories.tasks.start(f"browse {rig.rig_id}", work)
 
 
 async def _browse(agent: Agent, services: AgentServices, told: RigOfMayor) -> None:

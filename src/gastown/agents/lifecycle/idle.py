@@ -116,11 +116,11 @@ async def _is_done_within(agent: Agent, seconds: float) -> bool:
     with trio.move_on_after(seconds):
         while True:
             async with agent.switching:
-                moved = agent.turns.moved
+                moved, seen = agent.turns.moved, agent.turns.moved.count
                 if agent.turns.is_done:
                     return True
             with trio.move_on_at(float("inf") if agent.turns.is_open else agent.turns.awaited_until):
-                await moved.wait()
+                await moved.wait(after=seen)
     return False
 
 

@@ -1,44 +1,35 @@
-"""New credentials where the broker adds them: they are live already, and hardly anything is left to do."""
+"""New credentials or another configuration: live at the broker, and in servers at the end of their turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.lifecycle.restart import restart_when_idle
+from gastown.agents.lifecycle.restart import begin_renewal
 from gastown.agents.lifecycle.startup import spec_of
 from gastown.agents.services import AgentServices
 from gastown.contract.agents import AgentState
-from gastown.contract.errors import AgentNotRunning
 from gastown.contract.town import RefreshResult
-from gastown.kilo.errors import KiloError
 
-__all__ = ["rotate"]
-
-log = structlog.get_logger()
+__all__ = ["renew_all"]
 
 
-def rotate(
-    agents: list[Agent], services: AgentServices, start_soon: Callable[..., None]
-) -> tuple[RefreshResult, ...]:
-    """What the newest credentials and configuration mean for each agent.
+async def renew_all(agents: list[Agent], services: AgentServices) -> tuple[RefreshResult, ...]:
+    """What the newest credentials and configuration mean for each agent, in the order of `agents`.
 
-    A server that the change made unequal, since a part of it is frozen in the server's environment, is
-    replaced at the end of its turn, by a task of `start_soon`.
+    A server that the change made unequal, since a part of it is frozen in the server's environment, is replaced
+    at the end of its turn. Restarts queue in the order of `agents`.
     """
-    return tuple(_rotate(agent, services, start_soon) for agent in agents)
+    return tuple([await _renew(agent, services) for agent in agents])
 
 
-def _rotate(agent: Agent, services: AgentServices, start_soon: Callable[..., None]) -> RefreshResult:
+async def _renew(agent: Agent, services: AgentServices) -> RefreshResult:
     began = trio.current_time()
     differences: tuple[str, ...] = ()
     if agent.state is AgentState.RUNNING and agent.lease is not None:
         differences = agent.lease.server.spec.differences(spec_of(agent, services))
     if differences:
-        start_soon(_replace, agent, services, name=f"restart {agent.id}")
+        await begin_renewal(agent, services)
     return RefreshResult(
         agent_id=agent.id,
         success=True,
@@ -46,10 +37,3 @@ def _rotate(agent: Agent, services: AgentServices, start_soon: Callable[..., Non
         mode="restart" if differences else "live",
         reason=f"restarts at the end of its turn for {', '.join(differences)}" if differences else None,
     )
-
-
-async def _replace(agent: Agent, services: AgentServices) -> None:
-    try:
-        await restart_when_idle(agent, services)
-    except (KiloError, AgentNotRunning) as error:
-        log.warning("agent.restart_failed", agent_id=agent.id, reason=str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from typing import Literal, NoReturn
 
 import structlog
@@ -21,7 +20,7 @@ from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import keep_conversation, save_at_the_end
 from gastown.agents.session.stream import listen
 from gastown.concurrency.slots import Priority
-from gastown.concurrency.supervise import contain, leaves
+from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import ControlError, StartDeadlineExceeded, StartFailed
 from gastown.kilo.errors import KiloError, ServerDied
@@ -108,9 +107,6 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
     one whose time is up.
     """
 
-    def failed(error: Exception) -> None:
-        log.error("agent.cleanup_failed", agent_id=agent.id, exc_info=error)
-
     if predecessor is not None:
         with trio.move_on_after(_PREDECESSOR_SECONDS):
             await predecessor.ended.wait()
@@ -124,7 +120,10 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
         (_release_user, _PROCESSES_SECONDS),  # who shares the user has ended nothing meanwhile: it is ours to do
     ):
         with trio.move_on_after(seconds):
-            await contain(partial(part, agent, services), on_failure=failed)
+            try:
+                await part(agent, services)
+            except Exception:  # a boundary: the next part has its turn
+                log.exception("agent.cleanup_failed", agent_id=agent.id)
 
 
 async def _discard_server(agent: Agent, services: AgentServices) -> None:
@@ -193,7 +192,7 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
         if agent.request.is_mayor:
             calm.enter_context(services.pool.slots.hold_resumes())
         agent.user = services.users.acquire(agent.request, agent.workdir)
-        agent.endpoint = admit(agent, services)
+        agent.endpoint = admit(lambda: agent.desired, agent.user, services)
         await prepare(agent, services)
         await _on_servers(agent, services, options.priority, calm)
 

@@ -18,7 +18,7 @@ from gastown.agents.session.event_log import TurnFailed
 from gastown.agents.session.snapshots import restore_conversation
 from gastown.concurrency.slots import Priority
 from gastown.concurrency.waiting import wait_any
-from gastown.contract.errors import StartFailed
+from gastown.contract.errors import AgentNotRunning, StartFailed
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.git.errors import GitError
 from gastown.git.workspace import OutsideRoot, prepare_workspace
@@ -68,12 +68,13 @@ class StartupReport:
 
 def spec_of(agent: Agent, services: AgentServices) -> ServerSpec:
     """The server that the agent needs now, with the credentials of this moment."""
+    if agent.endpoint is None:
+        raise AgentNotRunning(agent.id, agent.state)
     return derive(
         agent.request,
         agent.workdir,
         services.credentials.current,
         services.defaults,
-        inherited=agent.inherited,
         endpoint=agent.endpoint,
         user=agent.user,
     )
@@ -184,7 +185,7 @@ async def _turn_opened(agent: Agent, server: Server) -> None:
         if patience.cancelled_caught:
             session = str(agent.session_id)
             status = await server.rest.status(session, agent.workdir)
-            if status.get("type") != "idle":
+            if not status.is_idle:
                 turns.resync(busy=True)
             elif await server.rest.resend_unanswered(session, model=model_name(agent.request.model)):
                 log.warning("agent.prompt_sent_again", agent_id=agent.id)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import structlog
 import trio
 
@@ -14,6 +12,7 @@ from gastown.agents.services import AgentServices
 from gastown.agents.session.stream import reconcile
 from gastown.concurrency.backoff import delays
 from gastown.contract.errors import AgentNotRunning
+from gastown.isolation.proc import resident_bytes
 from gastown.kilo.errors import KiloError, KiloRefused
 from gastown.kilo.pool import Server
 
@@ -69,7 +68,7 @@ async def _is_busy(agent: Agent, server: Server) -> bool | None:
             return agent.turns.is_open
         except KiloError:
             return None
-        return status.get("type") != "idle"
+        return not status.is_idle
     return None
 
 
@@ -122,12 +121,7 @@ async def _recycle(agent: Agent, services: AgentServices) -> None:
 
 def resident_mb(pid: int) -> int:
     """Memory of a process in MB (RSS); 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    kilobytes = next((line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")), "0")
-    return int(kilobytes) // 1024
+    return resident_bytes(pid) >> 20
 
 
 def _server_of(agent: Agent) -> Server | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import trio
 
 from gastown.agents.session.event_log import Turns
+from gastown.concurrency.signal import Signal
 from gastown.contract.agents import Condition
+from gastown.kilo.models import Asked, Replied, Status, StatusChanged, TurnClosed
 from gastown.kilo.stream import KiloEvent
 
 __all__ = ["Progress"]
@@ -34,7 +34,7 @@ class Progress:
         self.probed_at: float | None = None
         self.unanswered_since: float | None = None
         self.offline_request: str | None = None
-        self._moved = trio.Event()
+        self._status_said = Signal()
 
     def take(self, event: KiloEvent) -> None:
         """An event of the agent's session, after the turns have taken it."""
@@ -43,15 +43,15 @@ class Progress:
         self.heard_at = now
         if self._turns.changes != self._changes:
             self._changes, self._turn_since = self._turns.changes, now
-        match event.type:
-            case "permission.asked" | "question.asked":
-                self._asked[str(event.properties.get("id"))] = (_ASKED[event.type], now)
-            case "permission.replied" | "question.replied" | "question.rejected":
-                self._asked.pop(str(event.properties.get("requestID")), None)
-            case "session.turn.close":
+        match event.facts:
+            case Asked(id=request):
+                self._asked[request] = (_ASKED[event.type], now)
+            case Replied(request_id=request):
+                self._asked.pop(request, None)
+            case TurnClosed():
                 self._asked.clear()
-            case "session.status":
-                self._status(event.properties.get("status") or {}, now)
+            case StatusChanged(status=status):
+                self._status(status, now)
             case _:
                 pass
 
@@ -76,7 +76,7 @@ class Progress:
 
     async def changed(self) -> None:
         """Return after the session's next status."""
-        await self._moved.wait()
+        await self._status_said.wait()
 
     def condition(self, stalled_after: float) -> Condition:
         """The worst that is true now, with its reason and its age. `stalled_after` is in seconds."""
@@ -94,19 +94,17 @@ class Progress:
             return _condition("stalled", now - self.heard_at, "Busy without an event; the server answers")
         return _condition("busy", now - self._turn_since)
 
-    def _as_kilo_says(self, said: dict[str, Any], now: float) -> Condition:
-        kind = "retrying" if said["type"] == "retry" else "offline"
-        reason = str(said.get("message") or "The gateway does not answer")
-        details = {key: said[key] for key in ("attempt", "next") if key in said}
-        return _condition(kind, now - self._said_since, reason, **details)
+    def _as_kilo_says(self, said: Status, now: float) -> Condition:
+        kind = "retrying" if said.type == "retry" else "offline"
+        known = {"attempt": said.attempt, "next": said.next}
+        details = {key: value for key, value in known.items() if value is not None}
+        return _condition(kind, now - self._said_since, said.message or "The gateway does not answer", **details)
 
-    def _status(self, status: dict[str, Any], now: float) -> None:
-        kind = status.get("type")
-        self.offline_request = status.get("requestID") if kind == "offline" else None
-        if kind != self._said:
-            self._said, self._said_since = kind, now
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
+    def _status(self, status: Status, now: float) -> None:
+        self.offline_request = status.request_id if status.type == "offline" else None
+        if status.type != self._said:
+            self._said, self._said_since = status.type, now
+        self._status_said.send()
 
 
 def _condition(kind: str, age: float, reason: str | None = None, **details: int) -> Condition:

@@ -10,7 +10,9 @@ from typing import Any
 import trio
 
 from gastown.concurrency.hub import Hub
+from gastown.concurrency.signal import Signal
 from gastown.contract.events import AgentEvent
+from gastown.kilo.models import ErrorBody, ErrorEvent, PartDelta, Status, StatusChanged, TurnClosed, TurnOpened
 from gastown.kilo.stream import KiloEvent
 
 __all__ = ["EventLog", "TurnFailed", "Turns"]
@@ -53,12 +55,10 @@ class TurnFailed(Exception):
         self.status = status
 
     @classmethod
-    def from_event(cls, properties: dict[str, Any]) -> TurnFailed:
-        error = properties.get("error") or {}
-        data = error.get("data") or {}
-        status = data.get("statusCode")
-        message = str(data.get("message") or "no message")[:500]
-        return cls(str(error.get("name") or "UnknownError"), message, status if isinstance(status, int) else None)
+    def of(cls, error: ErrorBody | None) -> TurnFailed:
+        told = error or ErrorBody()
+        message = (told.data.message or "no message")[:500]
+        return cls((told.name or "UnknownError")[:500], message, told.data.status_code)
 
 
 class Turns:
@@ -66,7 +66,7 @@ class Turns:
 
     The end of a turn is `session.turn.close`; `session.idle` comes twice, early or never (kilo-facts 2).
     `changes` grows with every turn that opens or closes: who asks the server compares it before and after.
-    `ended` counts the ends of work. `moved` is set, and replaced, when anything of this changes.
+    `ended` counts the ends of work. `moved` is sent when anything of this changes.
     """
 
     def __init__(self) -> None:
@@ -74,9 +74,9 @@ class Turns:
         self.changes = 0
         self.ended = 0
         self.awaited_until = float("-inf")
-        self.moved = trio.Event()
+        self.moved = Signal()
         self.error: TurnFailed | None = None
-        self.condition: dict[str, Any] | None = None
+        self.condition: Status | None = None
         self.opened = trio.Event()
         self.first_output = trio.Event()
         self._idle = trio.Event()
@@ -91,7 +91,7 @@ class Turns:
     def prompted(self) -> None:
         """A prompt was accepted: until its turn opens, or does not open in time, work is not done."""
         self.awaited_until = trio.current_time() + _OPENS_WITHIN_SECONDS
-        self._signal()
+        self.moved.send()
 
     @property
     def is_done(self) -> bool:
@@ -104,29 +104,29 @@ class Turns:
 
     def take(self, event: KiloEvent) -> None:
         """`first_output` means: there is a verdict on the turn before its first word, or the first word itself."""
-        match event.type:
-            case "session.turn.open":
+        match event.facts:
+            case TurnOpened():
                 self.changes += 1
                 self._busy()
-            case "session.turn.close" if event.properties.get("reason") == "superseded":
+            case TurnClosed(reason="superseded"):
                 self.changes += 1  # the next turn opens at once: not an end of work
                 self.first_output.set()
-            case "session.turn.close":
+            case TurnClosed(reason=reason):
                 self.changes += 1
                 self.is_open = False
                 self.ended += 1
                 self._idle.set()
-                self._signal()
-                if event.properties.get("reason") != "error":
+                self.moved.send()
+                if reason != "error":
                     self.first_output.set()
-            case "session.error":
-                self.error = self.error or TurnFailed.from_event(event.properties)
+            case ErrorEvent(error=error):
+                self.error = self.error or TurnFailed.of(error)
                 self.awaited_until = float("-inf")  # an error may be all that comes of a prompt
                 self.first_output.set()
-                self._signal()
-            case "session.status":
-                self._status(event.properties.get("status") or {})
-            case "message.part.delta":
+                self.moved.send()
+            case StatusChanged(status=status):
+                self._status(status)
+            case PartDelta():
                 self.first_output.set()
             case _:
                 pass
@@ -139,7 +139,7 @@ class Turns:
         else:
             self.is_open = False
             self._idle.set()
-            self._signal()
+            self.moved.send()
 
     def _busy(self) -> None:
         self.is_open = True
@@ -147,16 +147,11 @@ class Turns:
         if self._idle.is_set():
             self._idle = trio.Event()
         self.opened.set()
-        self._signal()
+        self.moved.send()
 
-    def _signal(self) -> None:
-        moved, self.moved = self.moved, trio.Event()
-        moved.set()
-
-    def _status(self, status: dict[str, Any]) -> None:
-        kind = status.get("type")
-        if kind in ("retry", "offline"):
-            self.condition = {k: v for k, v in status.items() if k in ("type", "attempt", "message", "next")}
+    def _status(self, status: Status) -> None:
+        if status.type in ("retry", "offline"):
+            self.condition = status
             self.first_output.set()
         else:
             self.condition = None

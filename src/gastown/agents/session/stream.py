@@ -10,6 +10,7 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.kilo.errors import KiloError
+from gastown.kilo.models import Message, Status
 from gastown.kilo.pool import Server
 from gastown.kilo.stream import KiloEvent
 
@@ -64,11 +65,11 @@ async def reconcile(agent: Agent, server: Server) -> None:
     if session is None:
         return
     messages, status = await _ask(agent, server, session)
-    missed = _missed(session, messages, agent.newest_message)
+    missed = _missed(session, messages, agent.activity.newest_message)
     for event in missed:
         agent.take(event)
-    agent.take(KiloEvent("session.status", session, {"sessionID": session, "status": status}))
-    busy = status.get("type") != "idle"
+    agent.take(KiloEvent("session.status", session, {"sessionID": session, "status": status.given()}))
+    busy = not status.is_idle
     if busy != agent.turns.is_open:
         end: dict[str, Any] = {} if busy else {"reason": _how_it_ended(messages)}
         kind = "session.turn.open" if busy else "session.turn.close"
@@ -76,7 +77,7 @@ async def reconcile(agent: Agent, server: Server) -> None:
     log.info("stream.reconciled", agent_id=agent.id, events=len(missed), busy=busy)
 
 
-async def _ask(agent: Agent, server: Server, session: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+async def _ask(agent: Agent, server: Server, session: str) -> tuple[list[Message], Status]:
     """Messages and status of one moment: asked again when an event came in between, which is newer."""
     tries = 0
     while True:
@@ -88,22 +89,22 @@ async def _ask(agent: Agent, server: Server, session: str) -> tuple[list[dict[st
             return messages, status
 
 
-def _missed(session: str, messages: list[dict[str, Any]], newest: str | None) -> list[KiloEvent]:
+def _missed(session: str, messages: list[Message], newest: str | None) -> list[KiloEvent]:
     """The newest message that was heard of, which may have grown, and all after it. Ids sort by age."""
     events = []
     for message in messages:
-        if newest is not None and message["info"]["id"] < newest:
+        if newest is not None and message.info.id < newest:
             continue
-        events.append(KiloEvent("message.updated", session, {"sessionID": session, "info": message["info"]}))
+        events.append(KiloEvent("message.updated", session, {"sessionID": session, "info": message.info.given()}))
         events.extend(
-            KiloEvent("message.part.updated", session, {"sessionID": session, "part": part})
-            for part in message["parts"]
+            KiloEvent("message.part.updated", session, {"sessionID": session, "part": part.given()})
+            for part in message.parts
         )
     return events
 
 
-def _how_it_ended(messages: list[dict[str, Any]]) -> str:
-    error = (messages[-1]["info"].get("error") or {}).get("name") if messages else None
-    if error is None:
+def _how_it_ended(messages: list[Message]) -> str:
+    info = messages[-1].info if messages else None
+    if info is None or info.error is None or info.error.name is None:
         return "completed"
-    return "interrupted" if error == "MessageAbortedError" else "error"
+    return "interrupted" if info.is_aborted else "error"

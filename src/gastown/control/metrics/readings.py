@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter as Multiset
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import structlog
+
 from gastown import __version__
 from gastown.agents.agent import Agent
-from gastown.broker.metrics import BrokerMetrics
 from gastown.concurrency.slots import Priority
 from gastown.contract.drain import DrainPhase
 from gastown.control.context import Town
+from gastown.isolation.proc import resident_bytes
 from gastown.kilo.pool import Server
 from gastown.logs import dropped_lines
 from gastown.metrics.counters import Counter, Histogram, Labels
+from gastown.metrics.table import OTHER
 
 __all__ = ["Reading", "readings"]
 
 Reading = Counter | Histogram | Mapping[Labels, float]
 """Of a gauge, or of a counter that a service keeps as a number: what is not there is 0."""
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+log = structlog.get_logger()
+
 _ROLE = "GASTOWN_AGENT_ROLE"
 
 
@@ -38,6 +41,7 @@ def readings(town: Town) -> dict[str, Reading]:
         **_worker(town),
         **_broker(town),
         "gastown_event_loop_lag_seconds": town.lag.lags,
+        "gastown_tasks_failed_total": {(): town.background.failures + town.services.repositories.tasks.failures},
         **_drain(town),
     }
 
@@ -69,6 +73,7 @@ def _servers(town: Town) -> dict[str, Reading]:
         "gastown_spawn_slots_waiting": {(u.name.lower(),): slots.waiting_at(u) for u in Priority},
         "gastown_server_spawns_total": pool.spawns,
         "gastown_server_deaths_total": pool.deaths,
+        "gastown_server_frames_dropped_total": pool.dropped,
         "gastown_servers": Multiset((role,) for role, _ in sizes),
         "gastown_server_resident_memory_bytes": memory,
         "gastown_server_resident_memory_max_bytes": {(): max((size for _, size in sizes), default=0)},
@@ -84,8 +89,15 @@ def _agents(town: Town) -> dict[str, Reading]:
 
 
 def _conditions(agents: Iterable[Agent], stalled: float) -> Iterable[str]:
+    """One that cannot be told is `other`: what is odd in one agent keeps no reading of the others back."""
     for agent in agents:
-        if (condition := agent.condition(stalled)) is not None:
+        try:
+            condition = agent.condition(stalled)
+        except Exception:  # a boundary
+            log.exception("metrics.agent_unreadable", agent_id=agent.id)
+            yield OTHER
+            continue
+        if condition is not None:
             yield condition.type
 
 
@@ -122,8 +134,7 @@ def _worker(town: Town) -> dict[str, Reading]:
 
 
 def _broker(town: Town) -> dict[str, Reading]:
-    broker = town.services.broker
-    figures = broker.figures if broker is not None else BrokerMetrics()
+    figures = town.services.broker.figures
     return {
         "gastown_broker_requests_total": figures.over,
         "gastown_broker_requests_in_progress": {(to,): n for to, n in figures.in_progress.items()},
@@ -144,14 +155,6 @@ def _drain(town: Town) -> dict[str, Reading]:
 
 def _role_of(server: Server) -> str:
     return server.spec.env.get(_ROLE, "")
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
-    except OSError:
-        return 0
 
 
 def kilo_version(kilo_bin: str) -> str:

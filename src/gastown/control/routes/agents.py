@@ -106,8 +106,9 @@ async def system_prompt(agent_id: str) -> Response:
     """Rewrite AGENTS.md in the agent's working directory; kilo reads it again at the next turn."""
     body = await parse(SystemPromptRequest)
     agent = town().roster.get(agent_id)
-    agent.request = agent.request.model_copy(update={"system_prompt": body.system_prompt})
-    await write_instructions(agent, town().services)
+    services = town().services
+    agent.change(services.credentials.next_generation(), {"system_prompt": body.system_prompt})
+    await write_instructions(agent, services)
     agent.announce()
     return reply(Updated())
 

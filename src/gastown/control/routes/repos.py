@@ -6,7 +6,7 @@ from functools import partial
 
 from quart import Blueprint, Response
 
-from gastown.agents.launch.repositories import register_rig, run_logged, set_up
+from gastown.agents.launch.repositories import register_rig, set_up
 from gastown.contract.errors import WorkerNotConfigured
 from gastown.contract.git import Accepted, MergeRequest, SetupRequest
 from gastown.control.context import town
@@ -35,7 +35,7 @@ async def setup() -> Response:
         integration_id=body.platform_integration_id,
     )
     work = partial(set_up, here.services, rig)
-    here.background.start_soon(run_logged, "setup", work, name=f"setup {body.rig_id}")
+    here.background.start(f"setup {body.rig_id}", work)
     return reply(Accepted(message=f"The repository of rig {body.rig_id} is being set up"), 202)
 
 
@@ -49,5 +49,5 @@ async def merge() -> Response:
         raise WorkerNotConfigured
     rig = register_rig(here.services, body.rig_id, body.git_url, body.target_branch, variables=body.env_vars)
     work = partial(here.merges.run, here.services, body, rig)
-    here.background.start_soon(run_logged, "merge", work, name=f"merge {body.entry_id}")
+    here.background.start(f"merge {body.entry_id}", work)
     return reply(Accepted(message=f"{body.branch} is being merged into {body.target_branch}"), 202)

@@ -13,6 +13,7 @@ import structlog
 import trio
 from quart import Blueprint, Response, websocket
 
+from gastown.asgi.hypercorn_seams import Burst
 from gastown.concurrency.hub import Gap, HubClosed, Published, Subscription
 from gastown.contract.access import Scope
 from gastown.contract.errors import StreamsClosed
@@ -21,7 +22,7 @@ from gastown.contract.identifiers import printable
 from gastown.contract.wire import iso
 from gastown.control.auth.policy import ticket_agent
 from gastown.control.auth.tickets import LIFETIME_SECONDS
-from gastown.control.bursts import EXTENSION, Burst, text_frame, text_of
+from gastown.control.bursts import EXTENSION, text_frame, text_of
 from gastown.control.context import town
 from gastown.control.requests import event_id
 from gastown.control.responses import reply

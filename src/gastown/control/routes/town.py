@@ -10,8 +10,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from gastown import __version__
-from gastown.agents.lifecycle.refresh import rotate
-from gastown.agents.lifecycle.restart import refresh_all
+from gastown.agents.lifecycle.refresh import renew_all
 from gastown.contract.access import Scope
 from gastown.contract.town import (
     DashboardContextRequest,
@@ -87,7 +86,10 @@ def _acknowledge(here: Town) -> None:
 
 @routes.post("/refresh-token", body=RefreshTokenRequest, answers={200: RefreshAnswer}, gated=True)
 async def refresh_token() -> Response:
-    """Make a new container token live. Without the broker the agents' servers restart with it, side by side."""
+    """Make a new container token live, at once and for every agent.
+
+    A server whose frozen variables differ is restarted at the end of its turn.
+    """
     body = await parse(RefreshTokenRequest)
     here = town()
     await pass_gate(here)
@@ -95,32 +97,15 @@ async def refresh_token() -> Response:
     agents = here.roster.active()
     for agent in agents:
         agent.announce()
-    if here.services.broker is not None:
-        results = rotate(agents, here.services, here.background.start_soon)
-        return reply(RefreshAnswer(agents_restarted=0, agents_failed=0, results=results), without_unset=True)
-    refresh = refresh_all(agents, here.services, here.background.start_soon)
-    with trio.move_on_after(here.refresh_answer_seconds):
-        await refresh.done.wait()
-    results = refresh.results()
-    answer = RefreshAnswer(
-        agents_restarted=sum(result.success for result in results),
-        agents_failed=sum(not result.success and not result.pending for result in results),
-        results=results,
-    )
-    return reply(answer, without_unset=True)
+    results = await renew_all(agents, here.services)
+    return reply(RefreshAnswer(agents_restarted=0, agents_failed=0, results=results), without_unset=True)
 
 
 @routes.post("/sync-config", answers={200: Synced})
 async def sync_config() -> Response:
-    """Take the town configuration from the header, as any request does; each next child gets it.
-
-    With the broker it is live for each agent of now, too.
-    """
+    """Take the town configuration from the header, as any request does. It is live for every agent at once."""
     here = town()
-    if here.services.broker is None:
-        return reply(Synced(), without_unset=True)
-    results = rotate(here.roster.active(), here.services, here.background.start_soon)
-    return reply(Synced(results=results), without_unset=True)
+    return reply(Synced(results=await renew_all(here.roster.active(), here.services)), without_unset=True)
 
 
 @routes.post("/dashboard-context", body=DashboardContextRequest, answers={200: Pushed})

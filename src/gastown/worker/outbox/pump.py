@@ -17,9 +17,10 @@ import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
+from gastown.concurrency.signal import Signal
 from gastown.contract.events import AgentEvent
 from gastown.worker.client import WorkerClient, WorkerError
-from gastown.worker.outbox.backlog import GAVE_UP, Backlog, Lane
+from gastown.worker.outbox.backlog import GAVE_UP, Backlog, Gap, Lane
 
 __all__ = ["Outbox", "OutboxMetrics", "open_outbox"]
 
@@ -58,7 +59,7 @@ class OutboxMetrics:
 class Outbox:
     """Made by `open_outbox`. Without a worker it takes events and forgets them."""
 
-    def __init__(self, worker: WorkerClient | None, nursery: trio.Nursery | None, backlog: Backlog) -> None:
+    def __init__(self, worker: WorkerClient, nursery: trio.Nursery, backlog: Backlog) -> None:
         self._worker = worker
         self._nursery = nursery
         self._backlog = backlog
@@ -66,13 +67,13 @@ class Outbox:
         self._batches = False
         self._newest = 0
         self._sending: set[Lane] = set()
-        self._moved = trio.Event()
+        self._moved = Signal()
         self._quiet_until: dict[str, float] = {}
         self._sent = self._retried = self._refused = 0
 
     def put(self, rig_id: str, agent_id: str, record: AgentEvent) -> None:
         """Queue an event; never waits, never raises."""
-        if self._nursery is None:
+        if not self._worker.is_configured:
             return
         lane = self._backlog.add(rig_id, agent_id, record)
         self._newest = record.id
@@ -83,8 +84,8 @@ class Outbox:
     async def flushed(self) -> None:
         """Return once everything put so far has left. Unbounded: put it under a deadline."""
         newest = self._newest
-        while any(lane.holds(newest) for lane in self._backlog.lanes.values()):
-            await self._moved.wait()
+        lanes = self._backlog.lanes
+        await self._moved.wait_until(lambda: not any(lane.holds(newest) for lane in lanes.values()))
 
     def figures(self) -> OutboxMetrics:
         backlog = self._backlog
@@ -112,12 +113,12 @@ class Outbox:
                     await trio.sleep(next(pauses))
         self._sending.discard(lane)
         self._backlog.close(lane)
-        self._signal()
+        self._moved.send()
 
     async def _send(self, lane: Lane) -> bool:
         """Send the next of an agent's events; False when the worker is to be left alone for a while."""
         if lane.gap is not None:
-            return await self._tell_of_gap(lane)
+            return await self._tell_of_gap(lane, lane.gap)
         entries = self._backlog.take(lane, _BATCH_EVENTS if self._batches else 1, _BATCH_BYTES)
         bodies = [_wire(lane.agent_id, entry.kind, entry.body) for entry in entries]
         fate = await self._post(lane, bodies)
@@ -127,24 +128,21 @@ class Outbox:
                 lane.one_by_one = len(bodies)  # one of them is at fault, and only that one is to be lost
             return fate is _Fate.REFUSED
         self._backlog.done(lane)
-        self._signal()
+        self._moved.send()
         return True
 
-    async def _tell_of_gap(self, lane: Lane) -> bool:
-        lane.telling, lane.gap = lane.gap, None
-        assert lane.telling is not None  # noqa: S101 - asked by the caller
-        gap = lane.telling
+    async def _tell_of_gap(self, lane: Lane, gap: Gap) -> bool:
+        lane.telling, lane.gap = gap, None
         data = {"dropped": gap.dropped, "firstId": gap.first, "lastId": gap.last, "reason": "the outbox was full"}
         fate = await self._post(lane, [_wire(lane.agent_id, GAVE_UP, json.dumps(data))])
         lane.telling = None
         if fate is _Fate.AWAY:
             lane.gap = gap.and_then(lane.gap)
-        self._signal()
+        self._moved.send()
         return fate is not _Fate.AWAY
 
     async def _post(self, lane: Lane, bodies: list[str]) -> _Fate:
         """One call with one or several events, and what became of it."""
-        assert self._worker is not None  # noqa: S101 - without one there is no nursery that could run this
         batch = len(bodies) > 1
         content = (f"[{','.join(bodies)}]" if batch else bodies[0]).encode("ascii")
         try:
@@ -170,10 +168,6 @@ class Outbox:
         reason = str(error) or "no answer in time"
         log.warning(what, agent_id=lane.agent_id, reason=reason, **asdict(self.figures()))
 
-    def _signal(self) -> None:
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
-
 
 class _Fate(Enum):
     """`AWAY`: the same call may succeed later. `REFUSED`: it never will."""
@@ -188,12 +182,9 @@ def _wire(agent_id: str, kind: str, data: str) -> str:
 
 
 @asynccontextmanager
-async def open_outbox(worker: WorkerClient | None, *, most: int, most_bytes: int) -> AsyncIterator[Outbox]:
+async def open_outbox(worker: WorkerClient, *, most: int, most_bytes: int) -> AsyncIterator[Outbox]:
     """An outbox for the length of the block. Await `flushed()` before leaving it: what waits then is lost."""
     backlog = Backlog(most=most, most_bytes=most_bytes)
-    if worker is None:
-        yield Outbox(None, None, backlog)
-        return
     async with trio.open_nursery() as nursery:
         outbox = Outbox(worker, nursery, backlog)
         yield outbox

@@ -66,7 +66,7 @@ class Snapshots:
     is done with that user's rights. `operations` counts and times them, `sizes` has the bytes that were moved.
     """
 
-    def __init__(self, worker: WorkerClient | None, limit: int, work: DatabaseWork = DatabaseWork()) -> None:  # noqa: B008 - it is frozen
+    def __init__(self, worker: WorkerClient, limit: int, work: DatabaseWork = DatabaseWork()) -> None:  # noqa: B008 - it is frozen
         self._worker = worker
         self._limit = limit
         self._work = work
@@ -105,46 +105,46 @@ class Snapshots:
             if await run_as(user, _is_there, path):
                 if not await self._work.is_sound(user, path):
                     await self._set_aside(path, user)
-                elif self._worker is None or not await self.is_unsettled(home, user):
+                elif not self._worker.is_configured or not await self.is_unsettled(home, user):
                     return "local"
                 elif not unused:
                     return "unavailable"
                 else:
                     outcome = "local"
-            if self._worker is None:
+            if not self._worker.is_configured:
                 return outcome
-            return await self._fetch(self._worker, home, rig_id, agent_id, outcome, user)
+            return await self._fetch(home, rig_id, agent_id, outcome, user)
 
     async def save(self, home: str, rig_id: str, agent_id: str, user: User | None = None) -> bool:
         """Upload a consistent copy; False when there is nothing to save, or no worker. Raises `NotSaved`.
 
         Only whole and sound copies are sent: what is stored is replaced by something better or not at all.
         """
-        if self._worker is None:
+        if not self._worker.is_configured:
             return False
         with self.operations.attempt("save") as operation:
             try:
-                saved = await self._save(self._worker, home, rig_id, agent_id, user)
+                saved = await self._save(home, rig_id, agent_id, user)
             except NotSaved as error:
                 operation.outcome = error.state
                 raise
             operation.outcome = "saved" if saved else "nothing"
             return saved
 
-    async def _save(self, worker: WorkerClient, home: str, rig_id: str, agent_id: str, user: User | None) -> bool:
+    async def _save(self, home: str, rig_id: str, agent_id: str, user: User | None) -> bool:
         async with self._locks.of(home):
             state = SnapshotState.FAILED
             try:
                 if await self.is_unsettled(home, user):
                     state = SnapshotState.UNSETTLED
-                    await self._settle(worker, home, rig_id, agent_id, user)
+                    await self._settle(home, rig_id, agent_id, user)
                     state = SnapshotState.FAILED
                 async with self._copies:
                     content = await self._copy(home, user)
                     if content is None:
                         return False
                     with trio.fail_after(_UPLOAD_SECONDS):
-                        await worker.save_snapshot(rig_id, agent_id, content)
+                        await self._worker.save_snapshot(rig_id, agent_id, content)
             except WorkerError as error:
                 raise NotSaved(str(error), transient=error.transient, state=state) from error
             except trio.TooSlowError as error:
@@ -175,7 +175,7 @@ class Snapshots:
                 await self._delete_stored(rig_id, agent_id)
 
     async def _fetch(
-        self, worker: WorkerClient, home: str, rig_id: str, agent_id: str, outcome: Restored, user: User | None
+        self, home: str, rig_id: str, agent_id: str, outcome: Restored, user: User | None
     ) -> Restored:
         """Ask for the stored one and put it in place; `outcome` is what there is without it.
 
@@ -185,7 +185,7 @@ class Snapshots:
         await run_as(user, _mark(home).touch)
         try:
             with trio.fail_after(_ASK_SECONDS):
-                stored = await worker.snapshot(rig_id, agent_id, most_bytes=self._limit)
+                stored = await self._worker.snapshot(rig_id, agent_id, most_bytes=self._limit)
         except (WorkerError, trio.TooSlowError) as error:
             log.warning("snapshot.unavailable", agent_id=agent_id, reason=str(error) or "no answer in 10 s")
             return "unavailable"
@@ -210,14 +210,12 @@ class Snapshots:
         log.info("snapshot.fetched", agent_id=agent_id, kept_apart_as=kept)
         return "restored"
 
-    async def _settle(
-        self, worker: WorkerClient, home: str, rig_id: str, agent_id: str, user: User | None
-    ) -> None:
+    async def _settle(self, home: str, rig_id: str, agent_id: str, user: User | None) -> None:
         """Find out whether the conversation in `home` may be uploaded. Raises `KeptApart` when not."""
         if home in self._apart:
             raise KeptApart
         with trio.fail_after(_ASK_SECONDS):
-            stored = await worker.snapshot(rig_id, agent_id, most_bytes=self._limit)
+            stored = await self._worker.snapshot(rig_id, agent_id, most_bytes=self._limit)
         if stored is not None:
             self._apart.add(home)
             log.warning("snapshot.apart", agent_id=agent_id, stored=len(stored))
@@ -233,8 +231,6 @@ class Snapshots:
             log.warning("snapshot.set_aside", kept_as=await run_as(user, set_aside, path, "broken"))
 
     async def _delete_stored(self, rig_id: str, agent_id: str) -> None:
-        if self._worker is None:
-            return
         try:
             with trio.fail_after(_ASK_SECONDS):
                 await self._worker.delete_snapshot(rig_id, agent_id)

@@ -1,0 +1,138 @@
+"""What is wanted of an agent, and which of its credentials count: the ones given last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gastown.contract.agents import StartAgentRequest
+from gastown.contract.secret import Secret
+from gastown.worker.tokens import IN_REGISTRY, IN_REGISTRY_ENVIRONMENT, Credentials
+
+__all__ = ["TOKEN_NAMES", "ContainerDefaults", "Desired", "Effective", "effective", "is_reserved"]
+
+_RESERVED = re.compile(
+    r"(?:KILOCODE_TOKEN|GIT_TOKEN|GITHUB_TOKEN|GITLAB_TOKEN|GITLAB_INSTANCE_URL|GITHUB_CLI_PAT|GH_TOKEN"
+    r"|GASTOWN_.*|KILO_.*|OPENCODE_.*|KILOCODE_.*|PATH|HOME|LD_.*|NODE_OPTIONS|BUN_.*|PYTHON.*|XDG_DATA_HOME"
+    r"|GIT_(?:AUTHOR|COMMITTER)_.*)\Z",
+    re.DOTALL,
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+TOKEN_NAMES = (
+    "KILOCODE_TOKEN",
+    "GIT_TOKEN",
+    "GITHUB_TOKEN",
+    "GITLAB_TOKEN",
+    "GITLAB_INSTANCE_URL",
+    "GITHUB_CLI_PAT",
+)
+_ORGANIZATION = "organization_id"
+_BY_DEFAULT = -1
+
+
+@dataclass(frozen=True)
+class ContainerDefaults:
+    """What counts where neither a request nor the town says anything."""
+
+    kilocode_token: Secret | None = None
+    organization_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What is wanted of an agent. Immutable: a change makes another value.
+
+    `given` is the generation of the start request, `changes` that of each field that was changed after it, both
+    from the town's one counter (`LiveCredentials.next_generation`). `inherited` is the environment of a registry
+    entry, None for a start of this container.
+    """
+
+    request: StartAgentRequest
+    given: int
+    inherited: Mapping[str, Secret] | None = field(default=None, repr=False)
+    changes: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def stored(cls, request: StartAgentRequest, inherited: Mapping[str, Secret]) -> Desired:
+        """Of a registry entry: older than all that this container is told."""
+        return cls(request, IN_REGISTRY, inherited)
+
+    def generation_of(self, name: str) -> int:
+        """When a field of the request was given last."""
+        return self.changes.get(name, self.given)
+
+    def change(self, generation: int, fields: Mapping[str, Any]) -> Desired:
+        """With `fields` of the request as given in `generation`; a field that was given later stays as it is."""
+        newer = {name: value for name, value in fields.items() if generation >= self.generation_of(name)}
+        changes = {**self.changes, **dict.fromkeys(newer, generation)}
+        return replace(self, request=self.request.model_copy(update=newer), changes=changes)
+
+
+@dataclass(frozen=True)
+class Effective:
+    """The credentials and variables that count for one agent at one moment."""
+
+    tokens: Mapping[str, Secret]
+    organization: str | None
+    custom: Mapping[str, Secret]
+
+    @property
+    def gateway(self) -> Secret | None:
+        return self.tokens.get("KILOCODE_TOKEN")
+
+    @property
+    def github_cli(self) -> Secret | None:
+        """What `gh` works with."""
+        names = ("GITHUB_CLI_PAT", "GIT_TOKEN", "GITHUB_TOKEN")
+        return next((self.tokens[name] for name in names if name in self.tokens), None)
+
+
+def effective(desired: Desired, live: Credentials, defaults: ContainerDefaults) -> Effective:
+    """What counts now: of each credential the value with the highest generation. A pure function."""
+    found = {name: _token(name, desired, live, defaults) for name in TOKEN_NAMES}
+    return Effective(
+        tokens={name: token for name, token in found.items() if token is not None},
+        organization=_organization(desired, live, defaults),
+        custom=_custom(desired, live),
+    )
+
+
+def _token(name: str, desired: Desired, live: Credentials, defaults: ContainerDefaults) -> Secret | None:
+    given = [
+        (_BY_DEFAULT, defaults.kilocode_token if name == "KILOCODE_TOKEN" else None),
+        (IN_REGISTRY_ENVIRONMENT, (desired.inherited or {}).get(name)),
+        (desired.given, desired.request.env_vars.get(name)),
+        (live.generation_of(name), live.tokens().get(name)),
+    ]
+    return max(((generation, token) for generation, token in given if token), default=(0, None), key=_generation)[
+        1
+    ]
+
+
+def _organization(desired: Desired, live: Credentials, defaults: ContainerDefaults) -> str | None:
+    """Absent is not null: null says that there is none, absent lets another one decide."""
+    given = [(_BY_DEFAULT, defaults.organization_id)]
+    if _ORGANIZATION in desired.request.model_fields_set:
+        given.append((desired.generation_of(_ORGANIZATION), desired.request.organization_id))
+    if _ORGANIZATION in live.town.model_fields_set:
+        given.append((live.generation_of(_ORGANIZATION), live.town.organization_id))
+    return max(given, key=_generation)[1]
+
+
+def _generation(given: tuple[int, object]) -> int:
+    return given[0]
+
+
+def _custom(desired: Desired, live: Credentials) -> dict[str, Secret]:
+    """Custom variables are no credentials: the town's configuration decides, whenever it came (contract 1)."""
+    asked = {**(desired.inherited or {}), **desired.request.env_vars}
+    kept = {name: value for name, value in asked.items() if name not in live.retired_names}
+    merged = {**kept, **live.town.env_vars}
+    return {n: v for n, v in merged.items() if _NAME.match(n) and "\0" not in v.reveal() and not is_reserved(n)}
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a custom variable may not have this name."""
+    return _RESERVED.match(name) is not None

@@ -1,0 +1,52 @@
+"""What the routes of the hall work with, and the one way to get at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar, cast
+
+from quart import current_app
+from quart_trio import QuartTrio
+
+from gastown.contract.secret import Secret
+from gastown.hall.store.database import Store
+from gastown.hall.store.transaction import Transaction
+
+__all__ = ["HallApp", "HallContext", "StandIn", "context", "on_board"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """How the gateway stand-in answers: over how many seconds an answer is stretched, and to which token."""
+
+    turn_seconds: float = 0.0
+    token: Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class HallContext:
+    """`now` is the wall clock, aware; `stand_in` is None when the town uses the real gateway."""
+
+    store: Store
+    now: Callable[[], datetime]
+    stand_in: StandIn | None = None
+
+
+class HallApp(QuartTrio):
+    """The application, with a typed place for what its handlers need."""
+
+    hall: HallContext
+
+
+def context() -> HallContext:
+    """The context of the application that serves this request."""
+    return cast(HallApp, current_app).hall
+
+
+async def on_board(town_id: str, work: Callable[[Transaction], _T]) -> _T:
+    """Do `work` on the board of a town, as one transaction."""
+    return await context().store.transaction(town_id, work)

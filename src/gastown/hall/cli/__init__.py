@@ -1,0 +1,1 @@
+"""The commands `gastown up` and `gastown hall`."""

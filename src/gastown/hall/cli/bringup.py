@@ -1,0 +1,154 @@
+"""Bringing a town up: a hall, its container and the mayor's first turn; then the town runs until Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import trio
+
+from gastown.contract.secret import Secret
+from gastown.hall.app import LOGGER
+from gastown.hall.cli.boot import Boot, UpOptions
+from gastown.hall.cli.first_turn import first_turn
+from gastown.hall.cli.interrupts import Interrupts
+from gastown.hall.cli.renewal import renew
+from gastown.hall.cli.screen import Screen
+from gastown.hall.control_client import ControlCallFailed, open_control_client
+from gastown.hall.drivers.process import (
+    ContainerOptions,
+    base_environment,
+    choose_port,
+    container_environment,
+    end_strays,
+    run_container,
+)
+from gastown.hall.hall import Hall, open_hall
+from gastown.hall.tokens import LIFETIME
+from gastown.isolation.ownership import write_whole
+
+__all__ = ["CONTROL_TOKEN", "bring_up"]
+
+CONTROL_TOKEN = "control.token"  # noqa: S105  a file name
+"""The file in the town's data directory that holds the bearer of its control port while the town is up."""
+
+_TOKEN_FOR = LIFETIME - timedelta(minutes=30)
+_HOST = "127.0.0.1"
+_INTERRUPTED = 130
+
+
+async def bring_up(options: UpOptions, screen: Screen) -> int:
+    """Bring the town up and keep it up until SIGINT or SIGTERM; the exit code.
+
+    When it returns or raises, no process of the town is left. What can go wrong is raised, in groups too:
+    DirectoryUnusable, StoreError, PortTaken, ContainerDied, ControlCallFailed, MayorLost and UpFailed, each of
+    which is fit to be shown.
+    """
+    interrupts = Interrupts(screen)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(interrupts.handle_signals)
+        try:
+            code = await _town(options, screen, interrupts)
+        finally:
+            screen.end_line()
+        screen.line("the town is down")
+        nursery.cancel_scope.cancel(reason="the town is down")
+    return code
+
+
+async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> int:
+    if options.report is not None:
+        await trio.Path(options.report).write_text("")  # a file that cannot be written is told of now
+    began, began_at = trio.current_time(), options.hall.now()
+    data = options.hall.data_dir
+    async with open_hall(options.hall) as hall:
+        await trio.to_thread.run_sync(end_strays, data / "homes")
+        port = choose_port(_HOST, options.port)
+        url = f"http://{_HOST}:{port}"
+        token = Secret(options.environment.get("GASTOWN_CONTROL_TOKEN") or secrets.token_urlsafe(32))
+        with _written(data / CONTROL_TOKEN, token):
+            async with open_control_client(url, token) as control:
+                boot = Boot(options, screen, hall, control, began, began_at)
+                boot.seen.hall_ms = boot.ms(trio.current_time())
+                _introduce(options, screen, hall, url)
+                container_options = await _container_options(options, hall, port, token)
+                boot.seen.spawned_ms = boot.ms(trio.current_time())
+                async with run_container(container_options) as container:
+                    interrupts.container = container
+                    with interrupts.scope:
+                        turn = await first_turn(boot, url)
+                        if options.exit_after_first_answer:
+                            return 0 if turn.answered else 1
+                        await _stay_up(boot)
+    return _INTERRUPTED if options.exit_after_first_answer else 0
+
+
+@contextmanager
+def _written(path: Path, token: Secret) -> Iterator[None]:
+    """The token of the control port in a file for its owner only, for the length of the block."""
+    write_whole(path, f"{token.reveal()}\n", 0o600)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _introduce(options: UpOptions, screen: Screen, hall: Hall, control_url: str) -> None:
+    data = options.hall.data_dir
+    own = options.environment.get("KILO_API_URL")
+    gateway = (
+        'the stand-in, no language model (no KILOCODE_TOKEN; the town gets the placeholder "stand-in")'
+        if hall.stand_in
+        else ("that of KILO_API_URL" if own else "Kilo's") + ", with the town's KILOCODE_TOKEN"
+    )
+    screen.line(f"town     {hall.town_id} in {data}")
+    screen.line(f"hall     {hall.url}")
+    screen.line(f"control  {control_url} (log: {data / 'serve.log'}, bearer: {data / CONTROL_TOKEN})")
+    screen.line(f"gateway  {gateway}")
+
+
+async def _container_options(options: UpOptions, hall: Hall, port: int, token: Secret) -> ContainerOptions:
+    data = options.hall.data_dir
+    homes = data / "homes"
+    for folder in (homes, data / "rigs"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    base = {"GASTOWN_DRAIN_SECONDS": f"{options.drain_seconds:g}"} | base_environment(options.environment)
+    base["GASTOWN_CONTROL_TOKEN"] = token.reveal()
+    environment = container_environment(
+        base,
+        await hall.town(),
+        await hall.container_token(),
+        api_url=hall.url,
+        stand_in=hall.stand_in,
+        data_dir=data,
+        port=port,
+    )
+    return ContainerOptions(
+        environment=environment,
+        log=data / "serve.log",
+        homes=homes,
+        drain_seconds=options.drain_seconds,
+        command=options.command,
+    )
+
+
+async def _stay_up(boot: Boot) -> NoReturn:
+    """Keep the container's token fresh, until cancelled."""
+    boot.screen.line("the town is up; Ctrl-C ends it")
+    await renew(boot.hall.now, partial(_hand_token, boot), given=boot.began_at, every=_TOKEN_FOR)
+
+
+async def _hand_token(boot: Boot) -> bool:
+    """Give the container its next token: after a sleep past the expiry of its own it cannot ask for one."""
+    try:
+        await boot.control.refresh_token(await boot.hall.container_token(), boot.hall.town_id)
+    except ControlCallFailed as error:
+        logging.getLogger(LOGGER).warning("the container has no new token yet: %s", error)
+        return False
+    return True

@@ -1,0 +1,142 @@
+"""The client of the control API: the calls to a container, each with its deadline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx2
+import trio
+from pydantic import ValidationError
+
+from gastown.contract.agents import AgentStatus, MessageRequest, PublicAgent, StartAgentRequest
+from gastown.contract.events import AgentEvent, EventPage
+from gastown.contract.secret import Secret, reveal_json
+from gastown.contract.town import Health, RefreshAnswer, RefreshTokenRequest, TownConfig
+from gastown.contract.wire import Wire
+
+__all__ = ["REFRESH_SECONDS", "START_SECONDS", "ControlCallFailed", "ControlClient", "open_control_client"]
+
+START_SECONDS = 60
+REFRESH_SECONDS = 10
+_QUICK_SECONDS = 10
+_MESSAGE_SECONDS = 30
+
+_Answer = TypeVar("_Answer", bound=Wire)
+
+
+class ControlCallFailed(Exception):
+    """A call to the container failed.
+
+    `status` is that of its answer, or None when there was none (refused, cut, or aborted by our deadline);
+    `body` is the answer's JSON, and `call` the method and path. The text leaves out the body's further keys.
+    """
+
+    def __init__(self, status: int | None, body: dict[str, Any], *, call: str) -> None:
+        self.status = status
+        self.body = body
+        self.call = call
+        details = [f"HTTP {status}"] if status is not None else []
+        if body.get("phase") is not None:
+            details.append(f"phase {body['phase']}")
+        reason = body.get("error", "no reason given")
+        super().__init__(f"{call}: {reason}" + (f" ({', '.join(details)})" if details else ""))
+
+
+class ControlClient:
+    """Calls to one container. Each raises ControlCallFailed, and nothing else, when it does not succeed."""
+
+    def __init__(self, client: httpx2.AsyncClient) -> None:
+        self._client = client
+
+    async def start(self, request: StartAgentRequest, config: TownConfig) -> PublicAgent:
+        """Start an agent; aborted after 60 s, as the contract's callers do."""
+        answer = await self._call("POST", "/agents/start", START_SECONDS, request, config)
+        return _parse(PublicAgent, answer)
+
+    async def message(self, agent_id: str, prompt: str, config: TownConfig) -> None:
+        """Give a running agent its next prompt."""
+        body = MessageRequest(prompt=prompt)
+        await self._call("POST", f"/agents/{agent_id}/message", _MESSAGE_SECONDS, body, config)
+
+    async def refresh_token(self, token: Secret, town_id: str) -> RefreshAnswer:
+        """Give the container its next token; aborted after 10 s, as the contract's callers do."""
+        body = RefreshTokenRequest(token=token, town_id=town_id)
+        return _parse(RefreshAnswer, await self._call("POST", "/refresh-token", REFRESH_SECONDS, body))
+
+    async def status(self, agent_id: str) -> AgentStatus | None:
+        """The agent's status; None when the container does not know the agent."""
+        try:
+            return _parse(AgentStatus, await self._call("GET", f"/agents/{agent_id}/status", _QUICK_SECONDS))
+        except ControlCallFailed as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def events(self, agent_id: str, after: int = 0) -> tuple[AgentEvent, ...]:
+        """The agent's events with an id greater than `after`."""
+        answer = await self._call("GET", f"/agents/{agent_id}/events?after={after}", _QUICK_SECONDS)
+        return _parse(EventPage, answer).events
+
+    async def health(self) -> Health:
+        """The container's health."""
+        return _parse(Health, await self._call("GET", "/health", _QUICK_SECONDS))
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        seconds: float,
+        body: Wire | None = None,
+        config: TownConfig | None = None,
+    ) -> httpx2.Response:
+        call = f"{method} {path}"
+        headers = {} if config is None else {"X-Town-Config": json.dumps(reveal_json(config))}
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(reveal_json(body, by_alias=True))
+        try:
+            with trio.fail_after(seconds):
+                response = await self._client.request(method, path, headers=headers, content=content)
+        except trio.TooSlowError:
+            raise ControlCallFailed(None, {"error": f"no answer within {seconds} s"}, call=call) from None
+        except httpx2.HTTPError as error:
+            raise ControlCallFailed(None, {"error": str(error) or type(error).__name__}, call=call) from error
+        if not response.is_success:
+            raise ControlCallFailed(response.status_code, _error_body(response), call=call)
+        return response
+
+
+@asynccontextmanager
+async def open_control_client(base_url: str, token: Secret | None = None) -> AsyncIterator[ControlClient]:
+    """Calls to the container at `base_url`, with the `token` of its control port when it has one.
+
+    The connections are closed at the end of the block.
+    """
+    headers = {} if token is None else {"Authorization": f"Bearer {token.reveal()}"}
+    # Each call sets its own deadline; and no proxy of the environment may stand between this machine and itself.
+    async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=None, trust_env=False) as client:
+        yield ControlClient(client)
+
+
+def _parse(model: type[_Answer], response: httpx2.Response) -> _Answer:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        where = ", ".join(
+            ".".join(map(str, item["loc"])) or "the whole" for item in error.errors(include_input=False)
+        )
+        problem = {"error": f"not an answer of the contract, see {where}"}
+        call = f"{response.request.method} {response.request.url.path}"
+        raise ControlCallFailed(response.status_code, problem, call=call) from None
+
+
+def _error_body(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except (ValueError, RecursionError):
+        body = None
+    return body if isinstance(body, dict) else {"error": response.reason_phrase or "an answer without a reason"}

@@ -1,0 +1,216 @@
+"""What a town is configured to be, and what follows from it for its mayor. Pure functions, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from gastown.contract.agents import Rig, Role, StartAgentRequest
+from gastown.contract.git import Remote
+from gastown.contract.secret import Secret, credentials_among
+from gastown.contract.town import GitAuth, TownConfig
+from gastown.contract.worker import MayorContext
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_SMALL_MODEL",
+    "MAYOR_PROMPT",
+    "STAND_IN_TOKEN",
+    "RigRecord",
+    "TownRecord",
+    "mayor_context",
+    "mayor_start_request",
+    "registry_to_keep",
+    "resumed_registry",
+    "secrets_of",
+    "town_config",
+]
+
+DEFAULT_MODEL = "anthropic/claude-sonnet-4.6"
+DEFAULT_SMALL_MODEL = "anthropic/claude-haiku-4.5"
+
+STAND_IN_TOKEN = Secret("stand-in")  # a placeholder that only the gateway stand-in knows
+"""The gateway token of a town without a real one, so that its mayor can be prewarmed all the same."""
+
+MAYOR_PROMPT = """\
+You are the Mayor of this town: the one agent that its people talk to.
+You do not change repositories yourself. You listen, look around, plan, and hand work to the other agents
+with your gt_ tools: a single task with gt_sling, tasks that belong together with gt_sling_batch.
+Before you promise something, look at what there is (gt_list_rigs, gt_list_agents, gt_list_beads).
+Answer briefly and plainly, say what you did and what you did not do, and ask when a request is unclear.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigRecord:
+    """A repository of the town. `model` is for the rig's own agents and never for the mayor."""
+
+    rig_id: str
+    git_url: str = field(repr=False)
+    default_branch: str
+    model: str | None = None
+    platform_integration_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TownRecord:
+    """A town as the store knows it."""
+
+    id: str
+    name: str
+    mayor_agent_id: str | None = None
+    mayor_session_id: str | None = None
+    kilocode_token: Secret | None = None
+    organization_id: str | None = None
+    default_model: str | None = None
+    small_model: str | None = None
+    role_models: Mapping[str, str] = field(default_factory=dict[str, str])
+    git_auth: GitAuth = field(default_factory=GitAuth)
+    github_cli_pat: Secret | None = None
+    git_author_name: str | None = None
+    git_author_email: str | None = None
+    disable_ai_coauthor: bool = False
+    env_vars: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
+    rigs: tuple[RigRecord, ...] = ()
+
+
+def secrets_of(town: TownRecord) -> Iterator[Secret]:
+    """Every value of the town that must never be seen, for the log's redaction."""
+    own = (town.kilocode_token, town.github_cli_pat, town.git_auth.github_token, town.git_auth.gitlab_token)
+    yield from (value for value in own if value and value != STAND_IN_TOKEN)
+    yield from credentials_among(town.env_vars)
+    for rig in town.rigs:
+        with suppress(ValueError):  # an unusable address
+            if password := Remote.parse(rig.git_url).password:
+                yield password
+
+
+def mayor_context(town: TownRecord) -> MayorContext:
+    """What the mayor's next start will bring; the answer of `GET /mayor-id`.
+
+    Only what is set is sent, except the organisation, which is a string or an explicit null. A town without a
+    gateway token answers with the agent's id alone, and one without a mayor with a null id: then there is
+    nothing to prewarm. Overrides of rigs never apply to the mayor, which belongs to no rig.
+    """
+    if town.mayor_agent_id is None:
+        return MayorContext(success=True, agent_id=None)
+    if not town.kilocode_token:
+        return MayorContext(success=True, agent_id=town.mayor_agent_id)
+    whole: dict[str, Any] = {
+        "success": True,
+        "agent_id": town.mayor_agent_id,
+        "model": town.role_models.get(Role.MAYOR) or town.default_model or DEFAULT_MODEL,
+        "small_model": town.small_model or DEFAULT_SMALL_MODEL,
+        "kilocode_token": town.kilocode_token,
+        "organization_id": town.organization_id or None,
+        "name": "mayor",
+        "rig_id": f"mayor-{town.id}",
+        "disable_ai_coauthor": town.disable_ai_coauthor,
+    }
+    optional = {
+        "github_token": town.git_auth.github_token,
+        "github_cli_pat": town.github_cli_pat,
+        "gitlab_token": town.git_auth.gitlab_token,
+        "gitlab_instance_url": town.git_auth.gitlab_instance_url,
+        "git_author_name": town.git_author_name,
+        "git_author_email": town.git_author_email,
+        "env_vars": dict(town.env_vars),
+    }
+    return MayorContext.model_validate(whole | {key: value for key, value in optional.items() if value})
+
+
+def mayor_start_request(context: MayorContext, town: TownRecord, prompt: str) -> StartAgentRequest:
+    """The dispatch of the mayor, made from the very context that the prewarm was given.
+
+    ValueError when the context holds no mayor or no token: there is nothing that could be started.
+    """
+    if context.agent_id is None or context.model is None or not context.kilocode_token:
+        raise ValueError(f"town {town.id} has no mayor or no gateway token")
+    name = context.name or "mayor"
+    return StartAgentRequest(
+        agent_id=context.agent_id,
+        rig_id=context.rig_id or f"mayor-{town.id}",
+        town_id=town.id,
+        role=Role.MAYOR,
+        name=name,
+        identity=f"{name} of {town.name}",
+        prompt=prompt,
+        model=context.model,
+        small_model=context.small_model,
+        system_prompt=MAYOR_PROMPT,
+        git_url="",
+        branch="",
+        default_branch="",
+        organization_id=context.organization_id,
+        env_vars=_variables(context),
+        rigs=_rigs(town),
+    )
+
+
+def registry_to_keep(entries: Sequence[Any]) -> list[Any]:
+    """What a container sent as its registry, without the gateway's token: the next one is given its own."""
+    return [
+        _without_token(entry, "env") | {"request": _without_token(entry["request"], "envVars", "env_vars")}
+        for entry in entries
+    ]
+
+
+def _without_token(outer: dict[str, Any], *names: str) -> dict[str, Any]:
+    variables = {name: outer[name] for name in names if isinstance(outer.get(name), dict)}
+    return outer | {
+        name: {key: value for key, value in inner.items() if key != "KILOCODE_TOKEN"}
+        for name, inner in variables.items()
+    }
+
+
+def resumed_registry(entries: Sequence[Any], town: TownRecord) -> list[Any]:
+    """The kept registry for the next container: its mayor has the rigs and the organisation of now."""
+    rigs = [rig.model_dump(by_alias=True, exclude_none=True) for rig in _rigs(town)]
+    now = {"rigs": rigs, "organizationId": town.organization_id or None}
+    return [
+        entry | {"request": entry["request"] | now} if entry.get("agentId") == town.mayor_agent_id else entry
+        for entry in entries
+    ]
+
+
+def _rigs(town: TownRecord) -> tuple[Rig, ...]:
+    return tuple(
+        Rig(
+            rig_id=rig.rig_id,
+            git_url=rig.git_url,
+            default_branch=rig.default_branch,
+            platform_integration_id=rig.platform_integration_id,
+        )
+        for rig in town.rigs
+    )
+
+
+def _variables(context: MayorContext) -> dict[str, Secret]:
+    """The custom variables, and over them the credentials that are there."""
+    credentials = {
+        "KILOCODE_TOKEN": context.kilocode_token,
+        "GIT_TOKEN": context.github_token,
+        "GITHUB_TOKEN": context.github_token,
+        "GITHUB_CLI_PAT": context.github_cli_pat,
+        "GITLAB_TOKEN": context.gitlab_token,
+        "GITLAB_INSTANCE_URL": Secret(context.gitlab_instance_url or ""),
+    }
+    return dict(context.env_vars) | {name: value for name, value in credentials.items() if value}
+
+
+def town_config(town: TownRecord, api_url: str) -> TownConfig:
+    """The header `X-Town-Config` of a call to the container. `api_url` is this hall's base URL."""
+    return TownConfig(
+        kilocode_token=town.kilocode_token,
+        git_auth=town.git_auth,
+        github_cli_pat=town.github_cli_pat,
+        git_author_name=town.git_author_name,
+        git_author_email=town.git_author_email,
+        disable_ai_coauthor=town.disable_ai_coauthor,
+        organization_id=town.organization_id or None,
+        env_vars=dict(town.env_vars),
+        town_id=town.id,
+        gastown_api_url=api_url,
+    )

@@ -1,0 +1,1 @@
+"""Ways to run a town's container."""

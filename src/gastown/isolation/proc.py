@@ -1,0 +1,39 @@
+"""What /proc says of processes. A process may end at any moment: then there is nothing to read of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["environment_of", "process_ids", "resident_bytes", "status_of"]
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def process_ids() -> list[int]:
+    """Every process, zombies too."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def environment_of(pid: int) -> bytes:
+    """The environment with which a process was started; empty when the process is gone, or another user's."""
+    return _read(pid, "environ")
+
+
+def status_of(pid: int | str) -> dict[str, str]:
+    """The fields of a process's status; empty when the process is gone."""
+    lines = _read(pid, "status").decode(errors="replace").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 when it is gone."""
+    sizes = _read(pid, "statm").split()
+    return int(sizes[1]) * _PAGE if sizes else 0
+
+
+def _read(pid: int | str, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
