@@ -39,7 +39,9 @@ def made(name: str) -> str:
 
 
 def in_backticks(page: Path) -> set[str]:
-    return set(re.findall(r"`([^`\n]+)`", page.read_text("utf-8")))
+    """What a page names in its text, its blocks of code left out."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return set(re.findall(r"`([^`\n]+)`", text))
 
 
 # What the code has is in the reference, with a meaning.
