@@ -136,7 +136,7 @@ changelog: setup ## shows what the next release changes; ARGS=--yes moves it int
 	@.venv/bin/towncrier build $(or $(ARGS),--draft)
 
 .PHONY: notices
-notices: setup ## THIRD-PARTY-NOTICES anew, after make lock
+notices: setup ## write THIRD-PARTY-NOTICES again, after make lock
 	@.venv/bin/python tools/notices.py
 
 .PHONY: lock

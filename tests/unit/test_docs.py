@@ -39,7 +39,9 @@ def made(name: str) -> str:
 
 
 def in_backticks(page: Path) -> set[str]:
-    return set(re.findall(r"`([^`\n]+)`", page.read_text("utf-8")))
+    """What a page names in its text, its blocks of code left out."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return set(re.findall(r"`([^`\n]+)`", text))
 
 
 # What the code has is in the reference, with a meaning.
@@ -237,7 +239,8 @@ def test_every_variable_that_a_page_names_is_known_to_the_code(name: str) -> Non
 def test_every_log_event_that_a_page_names_is_written(name: str) -> None:
     events = log_events.meanings()
     nouns = {event.partition(".")[0] for event in events}
-    text = re.sub(r"```python\n.*?```", "", (DOCS / name).read_text("utf-8"), flags=re.DOTALL)
+    # Attributes in a program, or in the tree of tasks, look alike.
+    text = re.sub(r"```(python|text)\n.*?```", "", (DOCS / name).read_text("utf-8"), flags=re.DOTALL)
     named = set(re.findall(r"(?<![\w./-])([a-z_]+\.[a-z_]+)(?![\w./])", text))
     named = {
         word for word in named if word.partition(".")[0] in nouns and word.rpartition(".")[2] not in _SUFFIXES

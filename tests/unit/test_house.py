@@ -7,6 +7,7 @@ those inside a function or below `if TYPE_CHECKING`. An empty or missing room ke
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "misc"}
 MOST_LINES_OF_A_FILE = 450
 MOST_LINES_OF_A_FUNCTION = 60
+MOST_FILES_OF_A_FOLDER = 15
 
 
 class Use(NamedTuple):
@@ -318,3 +320,9 @@ def test_no_function_is_too_long() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     assert {where: lines for where, lines in functions if lines > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def test_no_folder_has_too_many_files() -> None:
+    """No folder of src has more than 15 Python files, its sub-folders not counted: then it gets sub-folders."""
+    sizes = Counter(path.parent for path in python_files("src") if path.name != "__init__.py")
+    assert {str(folder): files for folder, files in sizes.items() if files > MOST_FILES_OF_A_FOLDER} == {}

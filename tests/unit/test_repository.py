@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from functools import cache
@@ -62,8 +63,33 @@ def test_no_tracked_file_names_a_path_of_one_machine(place: str) -> None:
     assert lines_with(place) == []
 
 
-def test_ci_runs_the_documented_command() -> None:
-    """`.ci/run` is executable and calls `make test`, as the README does."""
+def test_ci_runs_the_documented_commands() -> None:
+    """`.ci/run` is executable, and calls `make test`, as the README does, and what reads the code."""
     script = REPOSITORY / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert "make test" in script.read_text("utf-8")
+    assert {"make test", "make lint-python"} <= set(re.findall(r"make [a-z-]+", script.read_text("utf-8")))
+
+
+MAKE = """#!/usr/bin/env bash
+case $1 in
+test) echo "=== 7 passed in 1.50s ==="; exit "$TEST" ;;
+lint-python) echo "Found no errors"; exit "$LINT" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("test", "lint", "code"), [(0, 0, 0), (2, 0, 1), (0, 1, 1), (2, 1, 1)])
+def test_ci_fails_when_a_part_fails_and_ends_with_pytests_closing_line(
+    tmp_path: Path, test: int, lint: int, code: int
+) -> None:
+    """Both parts run whatever the other says, and the closing line comes after what the linters say."""
+    make = tmp_path / "make"
+    make.write_text(MAKE, "utf-8")
+    make.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TEST": str(test), "LINT": str(lint)}
+    done = subprocess.run(
+        [REPOSITORY / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    said = done.stdout.splitlines()
+    assert said.index("Found no errors") < len(said) - 1 - said[::-1].index("=== 7 passed in 1.50s ===")

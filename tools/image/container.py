@@ -68,7 +68,7 @@ class Container:
         return done.stdout
 
     def processes(self) -> list[Process]:
-        """All that live inside now, the dead that nobody has fetched included."""
+        """All that live inside now, zombies included."""
         mine = Path(f"/proc/{self.init}/ns/pid").readlink()
         return [found for found in map(_process, _of_namespace(mine)) if found is not None]
 

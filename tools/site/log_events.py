@@ -99,7 +99,7 @@ def _calls(tree: ast.Module) -> Iterator[tuple[_Function | None, ast.Call]]:
 
 @cache
 def _aliases(function: ast.AST) -> dict[str, tuple[str, ...]]:
-    """`write = log.debug if … else log.info`: the levels behind a local name."""
+    """`write = log.debug if … else log.info`: the levels that a local name stands for."""
     found: dict[str, tuple[str, ...]] = {}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

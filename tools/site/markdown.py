@@ -47,7 +47,7 @@ def anchor(text: str) -> str:
 
 
 def title_and_lead(page: str) -> tuple[str, str]:
-    """A page's heading, and the first paragraph behind it, on one line. The status of a decision is none."""
+    """A page's heading, and the first paragraph after it, on one line. The status of a decision is none."""
     heading = re.search(r"^# (.+)$", page, re.MULTILINE)
     if heading is None:
         return "", ""

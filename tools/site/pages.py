@@ -101,7 +101,14 @@ _ORDER: Mapping[str, Iterable[str]] = {
         "log-events.md",
         "tools.md",
     ),
-    "explanation": ("architecture.md", "gate.md", "broker.md", "threat-model.md", "what-is-lost.md"),
+    "explanation": (
+        "architecture.md",
+        "gate.md",
+        "broker.md",
+        "threat-model.md",
+        "what-is-lost.md",
+        "glossary.md",
+    ),
 }
 
 

@@ -50,7 +50,7 @@ def settings() -> dict[str, FieldInfo]:
 def hall_variables(source: Path) -> set[str]:
     """The variables that the hall reads, found in its syntax trees: `env["X"]`, `env.get("X")`, `"X" in env`."""
     found: set[str] = set()
-    for path in source.rglob("hall/**/*.py"):
+    for path in (source / "hall").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
                 case ast.Subscript(value=ast.Name(id="env"), slice=ast.Constant(value=str(name))):

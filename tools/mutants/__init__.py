@@ -1,0 +1,1 @@
+"""Small changes to the code, drawn at random, and the tests that should notice them."""
