@@ -43,7 +43,8 @@ async def test_each_end_of_the_mayors_work_is_reported_once(town_on_fakes) -> No
         await trio.sleep(100)
         first, second = town.worker.asked(WAITING)
         assert first.path.endswith("/rigs/mayor-oak/agents/mayor-1/waiting")
-        assert first.body == {"agentId": "mayor-1", "firedAt": "2030-05-01T12:00:04.300Z"}
+        attempt = town.opened.town.roster.get("mayor-1").attempt
+        assert first.body == {"agentId": "mayor-1", "firedAt": "2030-05-01T12:00:04.300Z", "attemptId": attempt}
         assert second.body["firedAt"] > first.body["firedAt"]
 
 
@@ -91,13 +92,14 @@ async def test_a_resumed_mayor_whose_conversation_is_complete_is_not_reported_as
 async def test_an_agent_without_work_exits_after_two_minutes_and_says_that_it_has_completed(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await town.start("pole-1")
+        attempt = town.opened.town.roster.get("pole-1").attempt
         ended = trio.current_time() + 2
         await trio.sleep_until(ended + 118)
         assert await state(town) == ("running", None)
         await trio.sleep(5)
         assert await state(town) == ("exited", "idle")
         assert town.worker.reports("POST /completed") == [
-            {"agentId": "pole-1", "status": "completed", "reason": "idle"}
+            {"agentId": "pole-1", "status": "completed", "reason": "idle", "attemptId": attempt}
         ]
 
 
@@ -279,18 +281,21 @@ async def test_without_a_worker_an_agent_idles_and_exits_all_the_same(town_on_fa
         assert await state(town) == ("exited", "idle")
 
 
-async def test_a_restart_for_a_new_token_is_neither_an_end_of_work_nor_work(town_on_fakes) -> None:
+async def test_a_restart_for_a_new_author_is_neither_an_end_of_work_nor_work(town_on_fakes) -> None:
     async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(open_seconds=4, turn_seconds=100))) as town:
         await town.start()
         await town.start("pole-1")
         await trio.sleep(10)
         town.worker.nudges["pole-1"] = [nudge("n1")]
-        await town.client.post("/refresh-token", json={"token": "new"})
+        author = {"X-Town-Config": '{"git_author_name": "Ada"}'}
+        await town.client.post("/sync-config", headers=author)
         await trio.sleep(30)
         assert town.worker.asked(WAITING) == []
-        assert town.kilo.server("pole-1").kilo.prompts == []
+        assert len(town.kilo.server("pole-1").kilo.prompts) == 1
         await trio.sleep(150)
         assert len(town.worker.reports(WAITING)) == 1
+        servers = [spawn.spec.env["GASTOWN_AGENT_ID"] for spawn in town.kilo.spawns]
+        assert servers.count("mayor-1") == 2
 
 
 async def test_pending_nudges_are_the_workers_to_say(town_on_fakes) -> None:

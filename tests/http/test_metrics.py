@@ -121,7 +121,7 @@ async def test_a_start_that_another_one_replaces_has_ended_and_the_other_waits_f
     async with town_on_fakes(kilo=SlowKilo) as town:
         first = town.start_soon("pole-1")
         await trio.sleep(5)
-        assert (await town.start("pole-1")).status_code == 201
+        assert (await town.start("pole-1", prompt="Something else")).status_code == 201
         await first.result()
         seen = await scrape(town)
         assert outcomes(seen) == {("request", "ended"): 1, ("request", "running"): 1}

@@ -106,7 +106,7 @@ async def test_an_offline_session_that_could_not_be_told_is_told_again(town_on_f
     async with town_on_fakes(kilo=partial(FakeLauncher, script=Script(offline=True))) as town:
         await town.start("pole-1")
         kilo = town.kilo.server("pole-1").kilo
-        [request] = kilo._told
+        [request] = kilo.offline_requests
         kilo.script = Script(offline=True, broken=frozenset({f"POST /network/{request}/reply"}))
         await trio.sleep(10)
         assert len(town.logged("offline.not_retried")) >= 1

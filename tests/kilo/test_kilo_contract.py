@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -28,11 +28,8 @@ from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.kilo.client import Endpoint, KiloClient, http_client
 from gastown.kilo.errors import KiloRefused
-from gastown.kilo.frames import FrameReader
-from gastown.kilo.rest import KiloRest
 from gastown.kilo.server import launch
 from gastown.kilo.spec import ServerSpec
-from gastown.kilo.stream import event_of
 from gastown.kilo.terminal import KiloTerminals
 from gastown.testing.kilo import Script
 from gastown.testing.kilo.gateway import ACTS, MODELS, REFUSES, SLOW, STEADY, TALKS, gateway
@@ -40,6 +37,7 @@ from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import open_network
 from gastown.testing.town import start_request
 from gastown.worker.tokens import Credentials
+from tests.kilo.talk import Talk
 
 KILO = Path(__file__).parents[2] / ".tools" / "kilo" / "bin" / "kilo"
 LONGEST_SECONDS = 60.0
@@ -103,59 +101,6 @@ def real_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint
         if address:
             address[1].run_sync_soon(leave.set)
         thread.join()
-
-
-@dataclass
-class Talk:
-    """A connection to a kilo server, in a directory of its own. `frames` are all events since the beginning;
-    `http` is a client that knows no password."""
-
-    http: httpx2.AsyncClient
-    client: KiloClient
-    directory: str
-    choose: Callable[[str], None]
-    frames: list[dict[str, Any]] = field(default_factory=list)
-    heard: trio.Event = field(default_factory=trio.Event)
-
-    @property
-    def rest(self) -> KiloRest:
-        return KiloRest(self.client)
-
-    async def follow(self, *, task_status: trio.TaskStatus[None]) -> None:
-        reader = FrameReader(1 << 24)
-        async with self.client.stream("/global/event") as chunks:
-            async for chunk in chunks:
-                first = not self.frames
-                for data in reader.feed(chunk):
-                    self.frames.append(json.loads(data))
-                    event_of(data, lambda: None)  # fails where a model does not fit
-                self.heard.set()
-                self.heard = trio.Event()
-                if first and self.frames:
-                    task_status.started()
-
-    async def session(self) -> str:
-        return (await self.rest.create_session(self.directory, "a title")).id
-
-    async def prompt(self, session: str, model: str, text: str = "hello") -> None:
-        self.choose(model)
-        await self.rest.prompt(session, text, model=model)
-
-    def said(self, session: str) -> list[tuple[str, dict[str, Any]]]:
-        """The events of a session, without their durable duplicates."""
-        payloads = (frame["payload"] for frame in self.frames)
-        return [
-            (payload["type"], payload["properties"])
-            for payload in payloads
-            if payload["type"] != "sync" and payload["properties"].get("sessionID") == session
-        ]
-
-    async def until(self, session: str, kind: str, times: int = 1) -> dict[str, Any]:
-        """Wait for an event; returns its properties."""
-        with trio.fail_after(20):
-            while len(found := [p for name, p in self.said(session) if name == kind]) < times:
-                await self.heard.wait()
-        return found[times - 1]
 
 
 @asynccontextmanager

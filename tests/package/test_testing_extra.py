@@ -73,6 +73,6 @@ def test_pytest_comes_with_the_extra_alone(tmp_path: Path) -> None:
 
 def test_a_town_runs_without_the_harness_and_without_pytest() -> None:
     """Neither `gastown serve` nor `gastown up` imports a fake, or what the extra brings."""
-    program = "import gastown.main, gastown.hall.up, sys; print(*sys.modules)"
+    program = "import gastown.main, gastown.hall.cli.up, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert {name for name in loaded.split() if name.startswith(("gastown.testing", "pytest", "_pytest"))} == set()

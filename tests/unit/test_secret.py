@@ -36,6 +36,7 @@ TEXT = "hush-7f3a9c51"
 SECRET = Secret(TEXT)
 
 REVEALS = {
+    "agents/launch/desired.py": "a variable with a NUL cannot be one",
     "agents/launch/environment.py": "a child's environment, which is where the plain text has to leave",
     "broker/forward.py": "the header upstream, and what an agent may have: its own bearer, its shell's variables",
     "contract/agents.py": "a variable with a NUL cannot be one",
@@ -56,6 +57,7 @@ REVEALS = {
     "settings.py": "what a token of the control port may consist of",
     "worker/client.py": "the header of a call, and the registry, which is the orchestrator's",
     "worker/git_tokens.py": "the header of a call to the platform",
+    "testing/launchers.py": "the password that a fake server asks for",
     "worker/tokens.py": "the expiry inside a JWT",
 }
 """Every module that takes the text out of a secret, and what for. A new one is a decision: say here why."""

@@ -54,6 +54,11 @@ class FakeKilo:
         self._turns.script = script
 
     @property
+    def offline_requests(self) -> list[str]:
+        """The ids of the open `session.network.asked`: what a reply must name."""
+        return self._turns.offline_requests
+
+    @property
     def killed(self) -> bool:
         return self._turns.killed
 

@@ -58,6 +58,10 @@ class Turns:
         """What each session at work says of itself."""
         return {name: work.status for name, work in self._work.items() if work.status}
 
+    @property
+    def offline_requests(self) -> list[str]:
+        return list(self._asked)
+
     def reply(self, request: str) -> bool:
         """Say that the network is back; whether that request was open."""
         if (asked := self._asked.pop(request, None)) is None:
