@@ -130,20 +130,25 @@ async def _take_over(agent: Agent, runtime: Runtime, successor: Server, phases: 
     phases.enter("events")
     await successor.rest.status(runtime.session_id, agent.workdir)
     hearing = await agent.running().nursery.start(listen, agent, successor, name=f"events {agent.id}")
-    async with runtime.switch:
-        if agent.runtime is not runtime:
-            hearing.cancel(reason="the agent has ended meanwhile")
-            raise AgentNotRunning(agent.id, agent.state)
-        phases.enter("switch")
-        interrupted = not agent.turns.is_done
-        with trio.move_on_after(_SWITCH_SECONDS, shield=True):
-            runtime.listening.cancel(reason="another server takes over")
-            runtime.listening = hearing
-            await runtime.lease.replace(successor)
-            agent.turns.resync(busy=False)
-            agent.progress.another_server()
-            if interrupted:
-                await _go_on(agent, runtime)
+    try:
+        async with runtime.switch:
+            if agent.runtime is not runtime:
+                raise AgentNotRunning(agent.id, agent.state)
+            if successor.ended.is_set():
+                raise successor.death()
+            phases.enter("switch")
+            interrupted = not agent.turns.is_done
+            with trio.move_on_after(_SWITCH_SECONDS, shield=True):
+                runtime.listening.cancel(reason="another server takes over")
+                runtime.listening = hearing
+                await runtime.lease.replace(successor)
+                agent.turns.resync(busy=False)
+                agent.progress.another_server()
+                if interrupted:
+                    await _go_on(agent, runtime)
+    finally:
+        if runtime.listening is not hearing:
+            hearing.cancel(reason="the new server does not take over")
     log.info("agent.restarted", agent_id=agent.id, port=successor.port, turn_resumed=interrupted)
 
 
