@@ -162,8 +162,9 @@ async def _go_on(agent: Agent, runtime: Runtime) -> None:
         log.warning("turn.not_taken_up", agent_id=agent.id, reason=str(error))
 
 
-async def change_model(agent: Agent, services: AgentServices, change: ModelRequest) -> None:
-    """Use another model from the next turn on, without a restart where kilo can do that.
+async def change_model(agent: Agent, services: AgentServices, change: ModelRequest, given: int) -> None:
+    """Use another model from the next turn on, without a restart where kilo can do that. `given` is the generation
+    of the request.
 
     A new small model, and a model that the server does not know, are in its frozen configuration: those restart it
     in the background, at the end of the turn.
@@ -171,7 +172,7 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
     fields: dict[str, Any] = {"model": change.model}
     fields |= {n: getattr(change, n) for n in ("small_model", "organization_id") if n in change.model_fields_set}
     before = agent.request
-    agent.change(services.credentials.next_generation(), fields)
+    agent.change(given, fields)
     if agent.state is not AgentState.RUNNING:
         agent.announce()
         return
