@@ -173,8 +173,8 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
     fields |= {n: getattr(change, n) for n in ("small_model", "organization_id") if n in change.model_fields_set}
     before = agent.request
     agent.change(given, fields)
+    agent.announce()  # it counts from now on, also when the server cannot be asked
     if agent.state is not AgentState.RUNNING:
-        agent.announce()
         return
     frozen = (before.small_model or None) != (agent.request.small_model or None)
     async with agent.running().switch:
@@ -183,6 +183,5 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
             await runtime.server.rest.set_model(runtime.session_id, change.model)
         else:
             frozen = True
-    agent.announce()
     if frozen:
         await begin_renewal(agent, services)
