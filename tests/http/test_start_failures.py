@@ -215,3 +215,17 @@ async def test_a_crash_that_comes_with_a_signal_names_it(town_on_fakes) -> None:
         town.kilo.fate = lambda _: Fate(1, Exit(-11), ())
         answer = await town.start("pole-1")
         assert answer.json()["error"] == "Agent pole-1: kilo serve was killed by SIGSEGV; nothing on stderr"
+
+
+async def test_a_start_that_is_ready_when_its_time_is_up_has_failed_and_the_worker_hears_it(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        town.kilo.script.word_seconds = 1_000
+        start = town.start_soon("pole-1")
+        await trio.sleep(3)
+        agent = town.opened.town.roster.get("pole-1")
+        assert agent.turns.opened.is_set()
+        agent.turns.first_output.set()
+        agent.scope.deadline = trio.current_time()
+        assert (await start.result()).status_code != 201
+        await agent.ended.wait()
+        assert (agent.state, agent.exit_reason is None) == ("failed", False)

@@ -233,6 +233,7 @@ async def _on_a_server(agent: Agent, plan: StartPlan, priority: Priority, calm: 
                     agent.runtime = runtime = Runtime(plan, lease, session_id, nursery)
                     await _follow(agent, runtime)
                     await first_turn(agent, runtime, old_session=old_session)
+                    await trio.lowlevel.checkpoint_if_cancelled()  # ready when its time was up: that is too late
                     calm.close()
                     starting.deadline = float("inf")
                     _running(agent, runtime)
