@@ -97,6 +97,12 @@ class Agent:
         """Want other values of the request's fields from now on, as given in `generation`."""
         self.desired = self.desired.change(generation, fields)
 
+    def renew_credentials(self, generation: int, equal: StartAgentRequest) -> None:
+        """Take the credentials of an equal start, which came in `generation`. The earlier ones stay secrets."""
+        self.change(generation, {"env_vars": equal.env_vars, "git_url": equal.git_url, "rigs": equal.rigs})
+        self.secrets += tuple(one for one in credentials_among(equal.env_vars) if one not in self.secrets)
+        self._on_change()
+
     @property
     def state(self) -> AgentState:
         return self.lifecycle.state

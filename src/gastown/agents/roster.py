@@ -10,8 +10,9 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.attempts import Attempts, joins
+from gastown.agents.attempts import Attempts, joins, same_start
 from gastown.agents.launch.desired import Desired, effective
+from gastown.agents.launch.repositories import register_rig
 from gastown.agents.lifecycle.run import LifeOptions, live
 from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.agents.lifecycle.states import Leaving
@@ -89,6 +90,8 @@ class Roster:
         """
         before = self._agents.get(request.agent_id)
         if before is not None and joins(before, request, attempt):
+            if same_start(before.asked, request):
+                self._renew_credentials(before, request, given)
             return before
         options = LifeOptions(Priority.INTERACTIVE, deadline=deadline, seconds=seconds)
         return self._begin(Desired(request, given), workdir_of(request, self.services.paths), options, attempt)
@@ -155,6 +158,14 @@ class Roster:
             env=dict(counts.tokens),
             attempt_id=agent.attempt,
         )
+
+    def _renew_credentials(self, agent: Agent, equal: StartAgentRequest, given: int) -> None:
+        """The credentials of a start that joins are newer than those of the start that it joins."""
+        agent.renew_credentials(given, equal)
+        if equal.works_in_repository:
+            register_rig(
+                self.services, equal.rig_id, equal.git_url, equal.default_branch, variables=equal.env_vars
+            )
 
     def _begin(
         self,

@@ -103,7 +103,7 @@ def _token(name: str, desired: Desired, live: Credentials, defaults: ContainerDe
     given = [
         (_BY_DEFAULT, defaults.kilocode_token if name == "KILOCODE_TOKEN" else None),
         (IN_REGISTRY_ENVIRONMENT, (desired.inherited or {}).get(name)),
-        (desired.given, desired.request.env_vars.get(name)),
+        (desired.generation_of("env_vars"), desired.request.env_vars.get(name)),
         (live.generation_of(name), live.tokens().get(name)),
     ]
     return max(((generation, token) for generation, token in given if token), default=(0, None), key=_generation)[
