@@ -43,6 +43,7 @@ class Agent:
     many ends of its turns the worker was told of. `secrets` are the credentials of its start. `counted` counts
     its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change of
     model or prompt; `replaced_by` is the attempt that took its place.
+    `instructions` is held while its AGENTS.md is written.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Agent:
         self.runtime: Runtime | None = None
         self.session_id: str | None = None
         self.saving = Saving()
+        self.instructions = trio.Lock()
         self.returning = False
         self.repository: tuple[RigReport, ...] = ()
         self.phases = PhaseLog(self._entered)

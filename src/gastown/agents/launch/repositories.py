@@ -165,8 +165,14 @@ async def _list_anew(agent: Agent, services: AgentServices) -> None:
 async def write_instructions(agent: Agent, services: AgentServices) -> None:
     """Write AGENTS.md: the agent's system prompt, and for a mayor the repositories that it may look at.
 
-    Without either there is nothing to write, and what stands there stays.
+    Without either there is nothing to write, and what stands there stays. One write at a time: the last one has
+    the newest text.
     """
+    async with agent.instructions:
+        await _write_instructions(agent, services)
+
+
+async def _write_instructions(agent: Agent, services: AgentServices) -> None:
     parts = [agent.request.system_prompt or ""]
     if agent.request.is_mayor and agent.request.rigs:
         parts.append(_list_of(agent, services))
