@@ -92,16 +92,11 @@ def derive(
     config = _kilo_config(request, bearer, defaults.plugin)
     env = {
         **_plain_variables(request, workdir, live, defaults, user),
-        "KILOCODE_TOKEN": bearer,
-        "GASTOWN_CONTAINER_TOKEN": bearer,
-        "GASTOWN_SESSION_TOKEN": bearer,
-        "GASTOWN_API_URL": endpoint.url,
-        "GASTOWN_BROKER_URL": endpoint.url,
-        "KILO_API_URL": endpoint.url,
+        **dict.fromkeys(("KILOCODE_TOKEN", "GASTOWN_CONTAINER_TOKEN", "GASTOWN_SESSION_TOKEN"), bearer),
+        **dict.fromkeys(("GASTOWN_API_URL", "GASTOWN_BROKER_URL", "KILO_API_URL"), endpoint.url),
         "KILO_OPENROUTER_BASE": f"{endpoint.url}/api/openrouter",
         **_past_proxies(defaults),
-        "KILO_CONFIG_CONTENT": config,
-        "OPENCODE_CONFIG_CONTENT": config,
+        **dict.fromkeys(("KILO_CONFIG_CONTENT", "OPENCODE_CONFIG_CONTENT"), config),
         "KILO_AUTH_CONTENT": _canonical({"kilo": {"type": "api", "key": bearer}}),
     }
     if request.is_mayor:
