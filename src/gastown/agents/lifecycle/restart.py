@@ -129,11 +129,8 @@ async def _take_over(agent: Agent, runtime: Runtime, successor: Server, phases: 
     """Listen to the successor, then make it the agent's server. Up to the switch all of it can be undone."""
     phases.enter("events")
     await successor.rest.status(runtime.session_id, agent.workdir)
-    hearing = await agent.running().nursery.start(listen, agent, successor, name=f"events {agent.id}")
+    hearing = await runtime.nursery.start(listen, agent, successor, name=f"events {agent.id}")
     async with runtime.switch:
-        if agent.runtime is not runtime:
-            hearing.cancel(reason="the agent has ended meanwhile")
-            raise AgentNotRunning(agent.id, agent.state)
         phases.enter("switch")
         interrupted = not agent.turns.is_done
         with trio.move_on_after(_SWITCH_SECONDS, shield=True):
