@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 import structlog
@@ -42,27 +43,19 @@ _PROCESSES_SECONDS = 15.0
 _CLEANUP_SECONDS = _PREDECESSOR_SECONDS + _DISCARD_SECONDS + 2 * _PROCESSES_SECONDS + _SAVE_SECONDS
 
 
+@dataclass
 class LifeOptions:
     """How a life begins: how urgent it is, when its caller gives up, what it waits for first."""
 
-    def __init__(
-        self,
-        priority: Priority,
-        *,
-        deadline: float = float("inf"),
-        seconds: float = 0.0,
-        predecessor: Agent | None = None,
-        release: trio.Event | None = None,
-    ) -> None:
-        self.priority = priority
-        self.deadline = deadline
-        self.seconds = seconds
-        self.predecessor = predecessor
-        self.release = release
+    priority: Priority
+    deadline: float = float("inf")
+    seconds: float = 0.0
+    predecessor: Agent | None = None
+    release: trio.Event | None = None
 
     @property
     def arrival(self) -> float:
-        """When the caller asked, on Trio's clock; now, where nobody did."""
+        """When the caller asked, on Trio's clock; now, where there is no caller."""
         return self.deadline - self.seconds if self.deadline < float("inf") else trio.current_time()
 
 
