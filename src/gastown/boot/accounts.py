@@ -40,7 +40,7 @@ _WHAT_ONE_USER_LEAVES = (
 
 
 class BadAgentUser(Exception):
-    """The agents cannot be the user that they are meant to be. The message says why, and what to do."""
+    """The agents cannot run as the configured user. The message says why, and what to do."""
 
 
 def agent_users(settings: Settings, kilo_bin: str) -> AgentUsers:
