@@ -1,4 +1,4 @@
-"""What is wanted of an agent, and which of its credentials count: the ones given last."""
+"""What is wanted of an agent, and which of its credentials count: those given last."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Desired:
 
     @classmethod
     def stored(cls, request: StartAgentRequest, inherited: Mapping[str, Secret]) -> Desired:
-        """Of a registry entry: older than all that this container is told."""
+        """Of a registry entry: older than everything that reaches this container."""
         return cls(request, IN_REGISTRY, inherited)
 
     def generation_of(self, name: str) -> int:
