@@ -182,7 +182,8 @@ _HEAD = """\
 # Worker API
 
 What a container asks of its orchestrator, at `{GASTOWN_API_URL}/api/towns/{GASTOWN_TOWN_ID}`.
-Whoever answers these calls can run a town; the *hall* is the orchestrator of one machine and answers all of them.
+A program that answers these calls can run a town; the *hall* is the orchestrator of one machine and
+answers all of them.
 
 Every call has `Authorization: Bearer <container token>`, and those for an agent `X-Gastown-Agent-Id` and
 `X-Gastown-Rig-Id`.
