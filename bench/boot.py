@@ -154,13 +154,13 @@ async def refresh(figures: Figures, hall: Hall, dispatch: ControlClient) -> None
     figures.refresh = trio.current_time() - sent
     good = sum(result.success for result in answer.results)
     figures.refreshed_of = f"{good} of {len(answer.results)}"
-    pending = {result.agent_id for result in answer.results if result.pending}
+    pending = {result.agent_id for result in answer.results if result.mode == "restart"}
     before = {name: await port_of(dispatch, name) for name in pending}
     with trio.move_on_after(60):
         while pending := {name for name in pending if await port_of(dispatch, name) == before[name]}:
             await trio.sleep(0.25)
     figures.refresh_settled = trio.current_time() - sent
-    at_last = good + len(before) - len(pending)
+    at_last = good - len(pending)
     figures.refreshed_at_last = f"{at_last} of {len(answer.results)}"
     if at_last != len(answer.results):
         raise SystemExit(f"boot: the refresh reached only {figures.refreshed_at_last} agents")

@@ -32,7 +32,7 @@ from gastown.broker.upstreams import Upstreams
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.shutdown import Shutdown
 from gastown.concurrency.slots import PrioritySlots
-from gastown.concurrency.supervise import open_supervisor
+from gastown.concurrency.supervise import Supervisor, open_supervisor
 from gastown.contract.secret import Secret
 from gastown.contract.tools import plugin_file
 from gastown.contract.town import TownConfig
@@ -49,7 +49,7 @@ from gastown.git.rig import GitLimits, Tools
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers, make_dashboard
 from gastown.kilo.client import KiloClient
-from gastown.kilo.pool import Refused, open_pool
+from gastown.kilo.pool import Refused, ServerPool, open_pool
 from gastown.kilo.server import Launcher
 from gastown.logs import LiveRedactor
 from gastown.settings import Settings
@@ -63,7 +63,7 @@ from gastown.worker.registry import RegistryWriter, open_registry_writer
 from gastown.worker.reports import open_reports
 from gastown.worker.snapshots.database_work import DatabaseWork
 from gastown.worker.snapshots.store import Snapshots
-from gastown.worker.telemetry import open_telemetry
+from gastown.worker.telemetry import Telemetry, open_telemetry
 from gastown.worker.tokens import Credentials, LiveCredentials
 
 __all__ = ["Open", "Parts", "drain_parts", "live_secrets", "open_town"]
@@ -72,10 +72,9 @@ log = structlog.get_logger()
 
 START_MARGIN_SECONDS = 2.0
 """A start answers this long before its caller gives up, so that the caller hears why."""
-
-
+_MIB = 1024 * 1024
 DEFAULT_GATEWAY = "https://api.kilo.ai"
-"""What kilo talks to when it is told nothing."""
+"""The gateway of kilo where no setting names another one."""
 
 
 @asynccontextmanager
@@ -87,7 +86,7 @@ async def listening_broker(upstreams: Upstreams) -> AsyncIterator[Broker]:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the town is made of and a test may replace."""
+    """The parts of a town that a test may replace."""
 
     settings: Settings
     kilo_bin: str
@@ -100,13 +99,13 @@ class Parts:
     git: GitRunner = run_git
     users: AgentUsers = field(default_factory=AgentUsers)
     python: str = sys.executable
-    """One that every agent may run."""
+    """A Python that every agent may run."""
     open_broker: Callable[[Upstreams], AbstractAsyncContextManager[Broker]] = listening_broker
 
 
 @dataclass(frozen=True)
 class Open:
-    """An open town: what serves, what hydrates, what is written last. All but the first need a worker."""
+    """An open town. `hydration` and `registry` are None where the container has no worker."""
 
     town: Town
     hydration: Hydration | None
@@ -116,7 +115,7 @@ class Open:
 
 @asynccontextmanager
 async def open_town(parts: Parts) -> AsyncIterator[Open]:
-    """All services of a container, without a socket and without hydration, for the length of the block."""
+    """All services of a container for the length of the block; nothing listens, and nothing is hydrated yet."""
     settings = parts.settings
     credentials = LiveCredentials(initial_credentials(settings))
     worker = open_worker(settings, parts.worker_client, credentials)
@@ -136,30 +135,39 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
             open_heartbeats(worker, heartbeats.beats, services.reports.container_ready)
         )
         background = await stack.enter_async_context(open_supervisor())
-        report, gate = BootReport(parts.process_start), HydrationGate()
-        town = Town(
-            roster=roster,
-            heartbeats=heartbeats,
-            services=services,
-            gate=gate,
-            report=report,
-            drain=Drain(Shutdown(settings.gastown_drain_seconds)),
-            background=background,
-            dashboard_file=await make_dashboard(settings.gastown_agent_home_root, parts.users.mayor),
-            started_at=parts.now(),
-            process_start=parts.process_start,
-            start_seconds=settings.gastown_start_seconds,
-            start_margin=min(START_MARGIN_SECONDS, settings.gastown_start_seconds / 10),
-            now=parts.now,
-            redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
-            town_id=settings.gastown_town_id,
-            policy=access_policy(settings, listening_host(settings)),
-            worker_calls=worker.calls,
-        )
+        town = await make_town(parts, worker, roster, heartbeats, background)
+        registry = writers[0] if writers else None
         hydration = None
-        if worker.is_configured:
-            hydration = Hydration(gate, worker, roster, writers[0], report, settings.gastown_gate_seconds)
-        yield Open(town, hydration, writers[0] if writers else None, worker)
+        if registry is not None:
+            seconds = settings.gastown_gate_seconds
+            hydration = Hydration(town.gate, worker, roster, registry, town.report, seconds)
+        yield Open(town, hydration, registry, worker)
+
+
+async def make_town(
+    parts: Parts, worker: WorkerClient, roster: Roster, heartbeats: Heartbeats, background: Supervisor
+) -> Town:
+    """What the HTTP routes work with. Makes the mayor's dashboard file."""
+    settings, services = parts.settings, roster.services
+    return Town(
+        roster=roster,
+        heartbeats=heartbeats,
+        services=services,
+        gate=HydrationGate(),
+        report=BootReport(parts.process_start),
+        drain=Drain(Shutdown(settings.gastown_drain_seconds)),
+        background=background,
+        dashboard_file=await make_dashboard(settings.gastown_agent_home_root, parts.users.mayor),
+        started_at=parts.now(),
+        process_start=parts.process_start,
+        start_seconds=settings.gastown_start_seconds,
+        start_margin=min(START_MARGIN_SECONDS, settings.gastown_start_seconds / 10),
+        now=parts.now,
+        redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
+        town_id=settings.gastown_town_id,
+        policy=access_policy(settings, listening_host(settings)),
+        worker_calls=worker.calls,
+    )
 
 
 async def open_services(
@@ -171,43 +179,22 @@ async def open_services(
     telemetry = await stack.enter_async_context(open_telemetry(worker))
     reports = await stack.enter_async_context(open_reports(worker))
     outbox = await stack.enter_async_context(
-        open_outbox(
-            worker,
-            most=settings.gastown_outbox_events,
-            most_bytes=settings.gastown_outbox_mb * 1024 * 1024,
-        )
+        open_outbox(worker, most=settings.gastown_outbox_events, most_bytes=settings.gastown_outbox_mb * _MIB)
     )
     # Before the first spawn, and until the last server is gone.
     broker = await open_agents_broker(stack, parts, worker, credentials)
-    pool = await stack.enter_async_context(
-        open_pool(
-            parts.launch,
-            partial(KiloClient, parts.kilo_client),
-            slots,
-            spawn_seconds=settings.gastown_spawn_seconds,
-            on_refused=lambda refused: telemetry.send(tools_missing(refused)),
-        )
-    )
+    pool = await open_servers(stack, parts, slots, telemetry)
     git_tools = await open_git(stack, parts, worker, credentials)
-    defaults = child_defaults(settings, parts.kilo_bin, git_tools.access)
-    repositories = await stack.enter_async_context(open_repositories(git_tools))
     return AgentServices(
         pool=pool,
-        snapshots=Snapshots(worker, settings.gastown_snapshot_mb * 1024 * 1024, DatabaseWork(parts.python)),
+        snapshots=Snapshots(worker, settings.gastown_snapshot_mb * _MIB, DatabaseWork(parts.python)),
         telemetry=telemetry,
         credentials=credentials,
-        defaults=defaults,
+        defaults=child_defaults(settings, parts.kilo_bin, git_tools.access),
         paths=git_tools.paths,
-        repositories=repositories,
+        repositories=await stack.enter_async_context(open_repositories(git_tools)),
         events=EventLog(parts.now),
-        deadlines=Deadlines(
-            start=settings.gastown_start_seconds,
-            refresh=settings.gastown_refresh_seconds,
-            first_word=settings.gastown_first_word_seconds,
-            stalled=settings.gastown_stalled_seconds,
-            idle=settings.agent_idle_timeout_ms / 1000,
-            refinery_idle=settings.refinery_idle_timeout_ms / 1000,
-        ),
+        deadlines=deadlines(settings),
         restarts=trio.CapacityLimiter(max(1, slots.capacity // 2)),
         now=parts.now,
         outbox=outbox,
@@ -216,6 +203,32 @@ async def open_services(
         users=parts.users,
         broker=broker,
         server_rss_mb=settings.gastown_server_rss_mb,
+    )
+
+
+async def open_servers(
+    stack: AsyncExitStack, parts: Parts, slots: PrioritySlots, telemetry: Telemetry
+) -> ServerPool:
+    """The pool of kilo servers for as long as `stack` is open."""
+    return await stack.enter_async_context(
+        open_pool(
+            parts.launch,
+            partial(KiloClient, parts.kilo_client),
+            slots,
+            spawn_seconds=parts.settings.gastown_spawn_seconds,
+            on_refused=lambda refused: telemetry.send(tools_missing(refused)),
+        )
+    )
+
+
+def deadlines(settings: Settings) -> Deadlines:
+    return Deadlines(
+        start=settings.gastown_start_seconds,
+        refresh=settings.gastown_refresh_seconds,
+        first_word=settings.gastown_first_word_seconds,
+        stalled=settings.gastown_stalled_seconds,
+        idle=settings.agent_idle_timeout_ms / 1000,
+        refinery_idle=settings.refinery_idle_timeout_ms / 1000,
     )
 
 
@@ -304,7 +317,7 @@ def live_secrets(settings: Settings, roster: Roster, services: AgentServices) ->
 
 
 def drain_parts(opened: Open) -> DrainParts:
-    """What a farewell of this town works with."""
+    """What the drain of this town works with."""
     town, flushes = opened.town, {}
     if opened.registry is not None:
         services = town.services

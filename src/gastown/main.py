@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> None:
-    """Run the container until it is told to leave. Before it serves it may raise `CannotListen`, `KiloMissing` and
+    """Run the container until it is told to stop. Before it serves it may raise `CannotListen`, `KiloMissing` and
     `BadAgentUser`.
     """
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
@@ -69,12 +69,12 @@ async def serve(settings: Settings) -> None:
                 watches.start_soon(shutdown.hard_exit_timer, at_the_end, name="last resort")
                 if settings.gastown_parent_pid is not None:
                     watches.start_soon(shutdown.watch_parent, settings.gastown_parent_pid, name="parent watch")
-                await _serve_until_told(opened, listener)
+                await _serve_until_drained(opened, listener)
                 watches.cancel_scope.cancel(reason="the server has stopped")
     log.info("container.left")
 
 
-async def _serve_until_told(opened: Open, listener: socket.socket) -> None:
+async def _serve_until_drained(opened: Open, listener: socket.socket) -> None:
     """The front: the server, beside it boot hydration, then the drain while the server still answers."""
     shutdown = opened.town.drain.shutdown
     stop, hydrating = trio.Event(), trio.CancelScope()

@@ -221,3 +221,23 @@ async def test_agents_that_share_a_worktree_save_it_one_after_the_other(town_on_
         receipts = await leaver.left()
         assert [receipt["lost"] for receipt in receipts.values()] == [[], []]
         assert [command[0] for command in shared.ran].count("commit") == 1
+
+
+async def test_the_lock_of_a_shared_worktree_stays_while_another_agent_works_in_it(town_on_fakes) -> None:
+    """The first of two agents to leave does not take away the index lock: it may be the other's."""
+    async with town_on_fakes() as town:
+        leaver = Leaver(town)
+        leaver.worktrees["pole-1"] = leaver.worktrees["ref-1"] = FakeWorktree()
+        await town.start("pole-1", branch="work")
+        await trio.sleep(5)
+        town.kilo.script = Script(turn_seconds=10_000)
+        await town.start("ref-1", branch="work", role="refinery")
+        lock = Path(town.opened.town.roster.get("pole-1").workdir) / ".git" / "index.lock"
+        lock.touch()
+        await leaver.post()
+        await trio.sleep(10)
+        receipts = await leaver.receipts()
+        assert [receipts[agent]["step"] for agent in ("pole-1", "ref-1")] == ["done", "working"]
+        assert lock.exists()
+        await leaver.left()
+        assert not lock.exists()

@@ -132,6 +132,18 @@ async def test_a_registry_that_cannot_be_had_fails_hydration_and_nothing_else(to
         assert (await town.start("pole-1")).status_code == 201
 
 
+async def test_a_registry_that_is_forbidden_fails_hydration_and_ends_it(town_on_fakes) -> None:
+    """A 403 does not wait for another token, as a 401 does."""
+    async with town_on_fakes() as town:
+        town.worker.statuses[REGISTRY] = 403
+        town.hydrate()
+        for _ in range(3000):  # no clock bounds a hydration that tries again at once
+            await trio.lowlevel.checkpoint()
+        assert len(town.worker.asked(REGISTRY)) == 1
+        hydration = (await town.health())["hydration"]
+        assert (hydration["state"], "container token" in hydration["error"]) == ("failed", False)
+
+
 async def test_a_crash_inside_hydration_opens_the_gate_and_the_server_goes_on(
     town_on_fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,19 @@ async def test_a_message_in_the_last_moment_is_not_lost(town_on_fakes) -> None:
         assert await state(town) == ("running", None)
 
 
+async def test_a_prompt_that_is_accepted_while_the_exit_waits_keeps_the_agent(town_on_fakes) -> None:
+    """The exit waits for a prompt that is on its way to the server, and is given up when that is accepted."""
+    async with town_on_fakes() as town:
+        await town.start("pole-1")
+        await trio.sleep(100)
+        async with town.opened.town.roster.get("pole-1").running().switch:
+            message = town.later(lambda: town.client.post("/agents/pole-1/message", json={"prompt": "more"}))
+            await trio.sleep(30)
+        assert (await message.result()).status_code == 200
+        await trio.sleep(10)
+        assert await state(town) == ("running", None)
+
+
 async def test_work_that_came_and_ended_during_the_last_question_begins_the_clock_anew(town_on_fakes) -> None:
     async with town_on_fakes() as town:
         await town.start("pole-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
@@ -87,6 +88,32 @@ async def test_a_server_that_is_slow_to_answer_once_is_not_replaced(town_on_fake
         kilo.script = Script()
         await trio.sleep(100)
         assert (await town.condition("pole-1"), len(town.kilo.spawns)) == ("busy", 1)
+
+
+async def test_a_server_that_answers_a_probe_with_an_error_is_not_wedged(town_on_fakes) -> None:
+    """A 500 is an answer: the server is not replaced, and the condition is that of its turn."""
+    async with town_on_fakes(kilo=LONG) as town:
+        await town.start("pole-1")
+        town.kilo.server("pole-1").kilo.script = Script(broken=frozenset({"GET /session/status"}))
+        await trio.sleep(100)
+        assert (await town.condition("pole-1"), len(town.kilo.spawns)) == ("busy", 1)
+
+
+async def test_a_probe_of_the_server_before_says_nothing_about_its_successor(town_on_fakes) -> None:
+    """A probe that was sent to the old server, and was not answered, does not make the new one wedged."""
+    async with town_on_fakes() as town:
+        await town.start("pole-1")
+        await trio.sleep(9)
+        old = town.kilo.server("pole-1")
+        old.kilo.script = Script(hangs=frozenset({"GET /session/status"}))
+        header = {"X-Town-Config": json.dumps({"git_author_name": "Ada"})}
+        assert (await town.client.post("/sync-config", headers=header)).status_code == 200
+        await trio.sleep(2)
+        assert any(asked.path == "/session/status" for asked in old.kilo.asked)
+        assert not old.ended.is_set()
+        await trio.sleep(5)
+        assert old.ended.is_set()
+        assert await town.condition("pole-1") == "idle"
 
 
 async def test_an_offline_session_is_told_to_try_again_with_growing_pauses(town_on_fakes) -> None:

@@ -122,7 +122,7 @@ async def test_a_start_counts_once_and_only_its_own_phases(autojump_clock: MockC
     await trio.sleep(2)
     first.end("running")
     first.end("failed")
-    second = first.comeback()
+    second = first.again()
     phases.enter("spawn")  # the phase goes on: it is the same one
     phases.close()
     phases.enter("pause")

@@ -113,7 +113,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "misc"}
 MOST_LINES_OF_A_FILE = 450
-MOST_LINES_OF_A_FUNCTION = 60
+MOST_LINES_OF_A_FUNCTION = 40
 MOST_FILES_OF_A_FOLDER = 15
 
 
@@ -309,7 +309,7 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_no_function_is_too_long() -> None:
-    """No function in src has more than 60 lines, its docstring included."""
+    """No function in src has more than 40 lines, its docstring included."""
     functions = [
         (
             f"{path.relative_to(REPOSITORY)}:{node.lineno} {node.name}",

@@ -145,7 +145,7 @@ async def test_the_container_is_watched_from_its_first_answer_to_the_end_of_its_
 ) -> None:
     """The composition of `gastown serve`, on fakes but for its socket and its clock."""
     async with open_fake_town(tmp_path) as town, trio.open_nursery() as nursery:
-        nursery.start_soon(main._serve_until_told, town.opened, listen_on("127.0.0.1", 0))
+        nursery.start_soon(main._serve_until_drained, town.opened, listen_on("127.0.0.1", 0))
         with trio.fail_after(GUARD_SECONDS):
             while not town.opened.town.lag.beats:
                 await trio.sleep(0.01)

@@ -40,10 +40,16 @@ class Agent:
     works with, from its beginning; `runtime` its use of a server, while it has one. `session_id` is the session
     that it had last. `returning` is set once a server of it has died and it is coming back, or has come back.
     `repository` are the reports of its worktree and its rig, while git works for its start. `ends_told` is how
+<<<<<<< HEAD
     many ends of its turns the worker was told of. `secrets` are the credentials of its start. `counted` counts
     its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change of
     model or prompt; `replaced_by` is the attempt that took its place.
     `instructions` is held while its AGENTS.md is written.
+=======
+    many ends of its turns were reported to the worker. `secrets` are the credentials of its start. `counted`
+    counts its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change
+    of model or prompt; `replaced_by` is the attempt that took its place.
+>>>>>>> main
     """
 
     def __init__(
@@ -214,7 +220,7 @@ class Agent:
         }
 
     def _keep(self, event: str, data: dict[str, Any]) -> None:
-        """The one place where an event of this agent is recorded: for who asks, and for the worker."""
+        """The one place where an event of this agent is recorded: for clients, and for the worker."""
         kept = self._events.append(self.id, event, data, self.attempt)
         if self._outbox is not None:
             self._outbox.put(self.request.rig_id, self.id, kept)
@@ -230,7 +236,7 @@ class Agent:
         if before is AgentState.STARTING:
             self.counted.end(self._outcome())
         elif self.state is AgentState.STARTING:
-            self.counted = self.counted.comeback()
+            self.counted = self.counted.again()
 
     def _outcome(self) -> Outcome:
         if self.state is AgentState.RUNNING:

@@ -1,4 +1,4 @@
-"""What the worker is told of every active agent each half minute, with the evidence for it."""
+"""The heartbeats of all active agents: what the worker gets each half minute, with the evidence for it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class Merges:
-    """The merges of the container. A drain lets those that have begun end, so that their results are told."""
+    """The merges of the container. A drain waits for those that have begun, so that their results are reported."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -26,7 +26,7 @@ class Merges:
         self._none_runs.set()
 
     async def run(self, services: AgentServices, request: MergeRequest, rig: Rig) -> None:
-        """Merge, and have the result reported. Raises nothing that git may fail with: that is a result, too."""
+        """Merge, and report the result. A failure of git is a result, too, and is not raised."""
         if self._running == 0:
             self._none_runs = trio.Event()
         self._running += 1

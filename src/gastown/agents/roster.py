@@ -124,11 +124,11 @@ class Roster:
         return self.get(agent_id).status(self.services.deadlines.stalled)
 
     async def message(self, agent_id: str, prompt: str) -> None:
-        """Give a running agent another prompt. It is queued behind the turn that is open."""
+        """Give a running agent another prompt. It waits for the end of the turn that is open."""
         await send_prompt(self.get(agent_id), prompt)
 
     def evict(self, agent: Agent) -> None:
-        """Begin to end an agent because the container goes; the registry keeps it for the next one."""
+        """Begin to end an agent because the container stops; the registry keeps it for the next container."""
         if agent.is_active:
             agent.lifecycle.leave(Leaving.EVICTED)
 
@@ -138,7 +138,7 @@ class Roster:
             yield from agent.secrets
 
     def registry(self) -> list[RegistryEntry]:
-        """What a next container must bring back."""
+        """The agents that the next container must bring back."""
         known = self._agents.values()
         return [
             self._entry(agent) for agent in known if agent.is_active or agent.lifecycle.leaving is Leaving.EVICTED

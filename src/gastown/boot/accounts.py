@@ -40,7 +40,7 @@ _WHAT_ONE_USER_LEAVES = (
 
 
 class BadAgentUser(Exception):
-    """The agents cannot be the user that they are meant to be. The message says why, and what to do."""
+    """The agents cannot run as the configured user. The message says why, and what to do."""
 
 
 def agent_users(settings: Settings, kilo_bin: str) -> AgentUsers:
@@ -83,6 +83,17 @@ def find_users(
     alone = range(given[0], given[1] + 1) if given is not None else range(0)
     if 0 in alone or main.uid in alone:
         raise BadAgentUser("The range of the agents' user ids holds root's or that of GASTOWN_AGENT_USER itself")
+    _check_files(roots, needed)
+    os.setgroups([])  # root needs none, and a thread that acts as an agent must not have them
+    if not alone:
+        cure = "give the user a range in /etc/subuid, or set GASTOWN_AGENT_UIDS"
+        log.warning("agents.share_a_user", user=main.name, consequence=_WHAT_ONE_USER_LEAVES, cure=cure)
+    log.info("agents.users", user=main.name, uid=main.uid, own=len(alone))
+    return AgentUsers(main, alone)
+
+
+def _check_files(roots: Iterable[str], needed: Iterable[str]) -> None:
+    """Make `roots` fit for agents that are other users, and check that these can use all that is `needed`."""
     try:
         for root in roots:
             keep_root(root)
@@ -91,17 +102,11 @@ def find_users(
             check_usable(file)
     except (NotOurs, OSError) as error:
         raise BadAgentUser(f"GASTOWN_AGENT_USER: {error}") from error
-    os.setgroups([])  # root needs none, and who acts as an agent must not have them
-    if not alone:
-        cure = "give the user a range in /etc/subuid, or set GASTOWN_AGENT_UIDS"
-        log.warning("agents.share_a_user", user=main.name, consequence=_WHAT_ONE_USER_LEAVES, cure=cure)
-    log.info("agents.users", user=main.name, uid=main.uid, own=len(alone))
-    return AgentUsers(main, alone)
 
 
 def remember_users(users: AgentUsers, file: Path, roots: Iterable[str]) -> None:
-    """Let users of one agent each be what they were in the containers before, whose agents have left something
-    below `roots`, and remember them in `file`, where only root can write. Raises `BadAgentUser`.
+    """Give each agent the user that it had in earlier containers, as far as `file` or what its agents left below
+    `roots` tells, and remember the users in `file`, where only root can write. Raises `BadAgentUser`.
     """
     if not users.uids:
         return

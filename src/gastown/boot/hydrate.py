@@ -1,8 +1,8 @@
 """Boot hydration: the supervised task that brings back the agents of the last container.
 
 It holds the gate while the registry is read and claimed and while the mayor is prewarmed; the resumes
-themselves go on behind it. Whatever happens in here, the gate opens and the server goes on serving. A worker that
-refuses the container's token is asked again when there is another one, behind the open gate.
+themselves go on after it has opened. Whatever happens here, the gate opens and the server goes on serving. A
+worker that refuses the container's token is asked again, with the gate open, when there is another token.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ async def _renew_token(parts: Hydration) -> None:
 
 
 async def _claim(parts: Hydration, release: trio.Event, claimed: list[Agent], failures: list[Exception]) -> None:
-    """Claim, and let the prewarm go on when that fails."""
+    """Claim the agents; a failure is kept in `failures`, so that it does not cancel the prewarm."""
     try:
         await _claim_all(parts, release, claimed)
     except Exception as error:  # noqa: BLE001 - raised again when the prewarm is over
@@ -145,7 +145,7 @@ async def _claim_all(parts: Hydration, release: trio.Event, claimed: list[Agent]
 
 
 async def _read_registry(parts: Hydration) -> Registry:
-    """Read it, again and again while the worker is away, for as long as the gate may stay closed."""
+    """Read the registry; try again while the worker is away, for as long as the gate may stay closed."""
     pauses = delays(0.2, 3.0)
     until = trio.current_time() + parts.gate_seconds
     while True:

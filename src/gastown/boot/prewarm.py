@@ -91,7 +91,7 @@ async def prewarm_mayor(worker: WorkerClient, roster: Roster, report: BootReport
 
 
 async def _check_model(request: StartAgentRequest, workdir: str, server: Server) -> None:
-    """Say early that the mayor's model is unknown. Asking makes kilo load its providers: the first word of the
+    """Warn early of a model that kilo does not know. Asking makes kilo load its providers: the first word of the
     first turn then comes 0.5 s after the prompt instead of 1.1 s (7.7.7, 2 cores).
     """
     model = model_name(request.model)
@@ -111,7 +111,7 @@ async def _warm(request: StartAgentRequest, roster: Roster, report: BootReport) 
 
     mayor = roster.find(request.agent_id)
     if mayor is not None and mayor.is_active and not mayor.is_resumed:
-        # It has the server, for as long as it lives, and what the broker lets it do is that of its own request.
+        # It leases the server already, and the broker knows it by its own request.
         return False
     with report.bar(
         "snapshot", request.agent_id

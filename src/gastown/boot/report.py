@@ -1,4 +1,4 @@
-"""What boot hydration did, for `/health`: its state, its figures, its bars."""
+"""What boot hydration did, for `/health`: its state, its counts, its timeline."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -98,35 +99,28 @@ class BrokerApp:
                 await _Forward(self._client, self._upstreams, grant, goal, passage, scope, exchange).run()
 
 
+@dataclass(eq=False)
 class _Forward:
     """A request that goes on to an upstream, and its answer."""
 
-    def __init__(
-        self,
-        client: httpx2.AsyncClient,
-        upstreams: Upstreams,
-        grant: Grant,
-        goal: Route,
-        passage: Passage,
-        scope: Mapping[str, Any],
-        exchange: Exchange,
-    ) -> None:
-        self._client = client
-        self._upstreams = upstreams
-        self._grant = grant
-        self._goal = goal
-        self._passage = passage
-        self._scope = scope
-        self._exchange = exchange
-        limit = _WORKER_BODY_LIMIT if goal.to is To.WORKER else _GATEWAY_BODY_LIMIT
-        self._body = RequestBody(exchange.receive, limit)
-        self._began = trio.current_time()
-        self._answered = False
+    client: httpx2.AsyncClient
+    upstreams: Upstreams
+    grant: Grant
+    goal: Route
+    passage: Passage
+    scope: Mapping[str, Any]
+    exchange: Exchange
+    began: float = field(default_factory=trio.current_time)
+    answered: bool = False
+
+    def __post_init__(self) -> None:
+        limit = _WORKER_BODY_LIMIT if self.goal.to is To.WORKER else _GATEWAY_BODY_LIMIT
+        self.body = RequestBody(self.exchange.receive, limit)
 
     async def run(self) -> None:
         """Answers in every case, except to an agent that is gone. An answer that breaks off is cut, not ended."""
         try:
-            await self._body.begin()
+            await self.body.begin()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._leave_with_client, nursery.cancel_scope, name="broker client")
                 await self._there_and_back()
@@ -134,31 +128,31 @@ class _Forward:
         except* ClientGone:
             pass
         except* TooLarge:
-            self._passage.outcome = "denied"
+            self.passage.outcome = "denied"
             await self._fail(413, "The body is too large")
         except* httpx2.HTTPError as group:
             kinds = sorted({type(error).__name__ for error in leaves(group)})
-            self._passage.outcome = "no_answer"
-            log.warning("broker.no_answer", to=self._goal.to.value, path=self._goal.path, problems=kinds)
-            if self._goal.to is To.GATEWAY and not self._answered:
+            self.passage.outcome = "no_answer"
+            log.warning("broker.no_answer", to=self.goal.to.value, path=self.goal.path, problems=kinds)
+            if self.goal.to is To.GATEWAY and not self.answered:
                 # What kilo would see without a broker: it waits for the network then; a status fails the turn.
-                await self._exchange.hang_up()
+                await self.exchange.hang_up()
             else:
-                await self._fail(502, f"The {self._goal.to.value} does not answer ({', '.join(kinds)})")
+                await self._fail(502, f"The {self.goal.to.value} does not answer ({', '.join(kinds)})")
 
     async def _leave_with_client(self, scope: trio.CancelScope) -> None:
-        await self._body.ended_by_client()
+        await self.body.ended_by_client()
         scope.cancel(reason="the agent is gone")
 
     async def _there_and_back(self) -> None:
-        token, again = self._upstreams.worker_token, self._body.is_whole
+        token, again = self.upstreams.worker_token, self.body.is_whole
         response = await self._ask()
         if response is None:
             return
         try:
-            refused = self._goal.to is To.WORKER and response.status_code == 401
+            refused = self.goal.to is To.WORKER and response.status_code == 401
             # Also for a body that was not kept: when the agent sends it again, there is a token that is good.
-            if refused and await self._upstreams.renew_worker_token(token) and again:
+            if refused and await self.upstreams.renew_worker_token(token) and again:
                 await response.aclose()
                 response = await self._ask() or response
             await self._hand_back(response)
@@ -168,57 +162,57 @@ class _Forward:
 
     async def _ask(self) -> httpx2.Response | None:
         """Send the request on, with what is live now; None when that cannot be, which has been answered then."""
-        url, path = self._upstreams.worker_url, self._goal.path
-        if self._goal.to is To.GATEWAY:
-            url = self._upstreams.gateway_url
-            path = gateway_path(path, self._grant.access.gateway().organization)
+        url, path = self.upstreams.worker_url, self.goal.path
+        if self.goal.to is To.GATEWAY:
+            url = self.upstreams.gateway_url
+            path = gateway_path(path, self.grant.access.gateway().organization)
         if url is None:
-            self._passage.outcome = "denied"
+            self.passage.outcome = "denied"
             await self._fail(503, "This town has no orchestrator")
             return None
-        query = self._scope["query_string"]
-        request = self._client.build_request(
-            self._scope["method"],
+        query = self.scope["query_string"]
+        request = self.client.build_request(
+            self.scope["method"],
             url + path + (f"?{query.decode('ascii')}" if query else ""),
-            headers=for_upstream(list(self._scope["headers"]), self._grant.bearer.reveal(), self._own_headers()),
-            content=self._body.content(),
+            headers=for_upstream(list(self.scope["headers"]), self.grant.bearer.reveal(), self._own_headers()),
+            content=self.body.content(),
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
         )
-        return await self._client.send(request, stream=True)
+        return await self.client.send(request, stream=True)
 
     def _own_headers(self) -> dict[str, str]:
-        identity = self._grant.identity
-        if self._goal.to is To.WORKER:
-            token = self._upstreams.worker_token
+        identity = self.grant.identity
+        if self.goal.to is To.WORKER:
+            token = self.upstreams.worker_token
             own = {"x-gastown-agent-id": identity.agent_id, "x-gastown-rig-id": identity.rig_id}
         else:
-            gateway = self._grant.access.gateway()
+            gateway = self.grant.access.gateway()
             token = gateway.token
             own = {"x-kilocode-organizationid": gateway.organization} if gateway.organization else {}
         return own | ({"authorization": f"Bearer {token.reveal()}"} if token else {})
 
     async def _hand_back(self, response: httpx2.Response) -> None:
-        self._answered = True
+        self.answered = True
         headers = for_agent((name.lower(), value) for name, value in response.headers.raw)
-        await self._exchange.send(
+        await self.exchange.send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
         async for piece in response.aiter_raw():
-            self._passage.answering()
-            await self._exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
-        await self._exchange.send(_END)
-        self._passage.answering()
-        self._passage.ends_with(response.status_code)
+            self.passage.answering()
+            await self.exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self.exchange.send(_END)
+        self.passage.answering()
+        self.passage.ends_with(response.status_code)
         log.debug(
-            "broker.forwarded", agent_id=self._grant.identity.agent_id, path=self._goal.path,
-            status=response.status_code, ms=round((trio.current_time() - self._began) * 1000, 1),
+            "broker.forwarded", agent_id=self.grant.identity.agent_id, path=self.goal.path,
+            status=response.status_code, ms=round((trio.current_time() - self.began) * 1000, 1),
         )  # fmt: skip
 
     async def _fail(self, status: int, message: str) -> None:
         """Answer with an error; where an answer has begun, leaving it unfinished cuts the connection."""
-        if not self._answered:
-            self._answered = True
-            await _refuse(self._exchange.send, status, message)
+        if not self.answered:
+            self.answered = True
+            await _refuse(self.exchange.send, status, message)
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:

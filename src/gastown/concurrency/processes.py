@@ -99,6 +99,24 @@ class Child:
         self.ended.set()
 
 
+async def _start(argv: Sequence[str], cwd: str, env: Mapping[str, str], grace: float, user: User | None) -> Child:
+    mark = secrets.token_hex(8)
+    try:
+        process = await trio.lowlevel.open_process(
+            list(argv),
+            cwd=cwd,
+            env={**env, MARK: mark},
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
+            **identity(user),
+        )
+    except OSError as error:
+        raise CannotStart(f"{argv[0]} in {cwd}: {error.strerror or error}") from error
+    return Child(process, mark, grace, user)
+
+
 @asynccontextmanager
 async def open_child(
     argv: Sequence[str],
@@ -115,21 +133,7 @@ async def open_child(
     tail. Leaving the block takes at most `grace` plus about two seconds, also when the block is cancelled, and
     leaves no descendant.
     """
-    mark = secrets.token_hex(8)
-    try:
-        process = await trio.lowlevel.open_process(
-            list(argv),
-            cwd=cwd,
-            env={**env, MARK: mark},
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-            **identity(user),
-        )
-    except OSError as error:
-        raise CannotStart(f"{argv[0]} in {cwd}: {error.strerror or error}") from error
-    child = Child(process, mark, grace, user)
+    child = await _start(argv, cwd, env, grace, user)
     async with trio.open_nursery() as nursery:
         # A cancelled block still has to see its child end; the scope is cancelled below, at the latest.
         attending = trio.CancelScope(shield=True)

@@ -104,17 +104,14 @@ class RefreshTokenRequest(Wire):
 
 
 class RefreshResult(Wire):
-    """What a refresh did for one agent. `pending`: it goes on after the answer, which could wait no longer.
-
-    `mode` is there when the broker adds the credentials: `live`, there was nothing to do; `restart`, the server
-    is replaced at the end of its turn, for `reason`.
+    """What a refresh means for one agent. `mode` is `live` when there was nothing to do, and `restart` when the
+    server is replaced at the end of its turn, for `reason`.
     """
 
     agent_id: str
     success: bool
     duration_ms: int
     error: str | None = None
-    pending: bool | None = None
     mode: Literal["live", "restart"] | None = None
     reason: str | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import httpx2
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 _NO_ANSWER = (httpx2.HTTPError, httpx2.InvalidURL, ValueError)
 """What httpx2 raises where there is no answer; ValueError for a host or a character that cannot be encoded."""
 _REFRESH_SECONDS = 10
+_SNAPSHOT = "db-snapshot"
 
 Message = TypeVar("Message", bound=pydantic.BaseModel)
 
@@ -40,7 +41,7 @@ Message = TypeVar("Message", bound=pydantic.BaseModel)
 class WorkerError(Exception):
     """The worker did not answer as it should. `transient`: the same call may work later."""
 
-    def __init__(self, call: str, problem: str, *, transient: bool, status: int | None = None) -> None:
+    def __init__(self, call: object, problem: str, *, transient: bool, status: int | None = None) -> None:
         super().__init__(f"worker API: {call}: {problem}")
         self.transient = transient
         self.status = status
@@ -55,7 +56,7 @@ class WorkerError(Exception):
 class Undeliverable(WorkerError):
     """What was to be sent can never arrive: its address is none, or sends us elsewhere."""
 
-    def __init__(self, call: str, problem: str, status: int | None = None) -> None:
+    def __init__(self, call: object, problem: str, status: int | None = None) -> None:
         super().__init__(call, problem, transient=False, status=status)
 
     @property
@@ -65,6 +66,38 @@ class Undeliverable(WorkerError):
 
 class _Binary(bytes):
     """A body that is no JSON."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request below the town's address. `agent` is the rig and the id of the agent that it is about, if any."""
+
+    method: str
+    path: str
+    body: Any = None
+    agent: tuple[str, str] | None = None
+    most_bytes: int = MOST_JSON_BYTES
+
+    @classmethod
+    def about(cls, agent: tuple[str, str], method: str, route: str, body: Any = None) -> _Call:
+        """A request below the agent's address."""
+        return cls(method, f"/rigs/{agent[0]}/agents/{agent[1]}/{route}", body, agent)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def content(self) -> bytes | None:
+        return self.body if self.body is None or isinstance(self.body, bytes) else _json_bytes(self.body)
+
+    def headers(self, token: Secret | None) -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {token.reveal()}"} if token else {}  # "Bearer " is no legal value
+        if self.agent is not None:
+            headers |= {"X-Gastown-Rig-Id": self.agent[0], "X-Gastown-Agent-Id": self.agent[1]}
+        if self.body is not None:
+            binary = isinstance(self.body, _Binary)
+            headers["Content-Type"] = "application/octet-stream" if binary else "application/json"
+        return headers
 
 
 @dataclass(frozen=True)
@@ -100,8 +133,7 @@ class WorkerClient:
 
     async def registry(self) -> Registry:
         """The agents of the last container. Entries that do not validate are left out, with a warning."""
-        call = "GET /container-registry"
-        rows = _rows(await self._send("GET", "/container-registry"), call)
+        rows = await self._rows(_Call("GET", "/container-registry"))
 
         def skipped(index: int, problems: str) -> None:
             log.warning("registry.entry_skipped", index=index, problems=problems)
@@ -112,61 +144,60 @@ class WorkerClient:
     async def write_registry(self, entries: list[RegistryEntry]) -> None:
         """Store the agents that run now, in place of what was stored before."""
         body = [reveal_json(entry, by_alias=True, exclude_none=True) for entry in entries]
-        _json_of(await self._send("POST", "/container-registry", body), "POST /container-registry")
+        await self._json(_Call("POST", "/container-registry", body))
 
     async def mayor_context(self) -> MayorContext:
         """What the mayor's next start will bring, so that its server can be started before."""
-        return _message(MayorContext, await self._send("GET", "/mayor-id"), "GET /mayor-id")
+        return await self._message(MayorContext, _Call("GET", "/mayor-id"))
 
     async def container_event(self, event: dict[str, Any]) -> None:
-        """Tell a piece of telemetry."""
-        _json_of(await self._send("POST", "/container-events", event), "POST /container-events")
+        """Send a piece of telemetry."""
+        await self._json(_Call("POST", "/container-events", event))
 
     async def snapshot(self, rig_id: str, agent_id: str, *, most_bytes: int) -> bytes | None:
         """The agent's stored `kilo.db`, or None when the worker says that there is none.
 
         One of more than `most_bytes` is not read: `WorkerError`.
         """
-        path = f"/rigs/{rig_id}/agents/{agent_id}/db-snapshot"
+        call = replace(_Call.about((rig_id, agent_id), "GET", _SNAPSHOT), most_bytes=most_bytes)
         try:
-            answer = await self._send("GET", path, agent=(rig_id, agent_id), most_bytes=most_bytes)
-            return answer.content()
+            return (await self._send(call)).content()
         except WorkerError as error:
             if error.status == 404:
                 return None
             raise
         except Unreadable as error:
-            raise WorkerError(f"GET {path}", str(error), transient=False) from None
+            raise WorkerError(call, str(error), transient=False) from None
 
     async def save_snapshot(self, rig_id: str, agent_id: str, content: bytes) -> None:
         """Store the agent's `kilo.db` in place of the one before."""
-        path = f"/rigs/{rig_id}/agents/{agent_id}/db-snapshot"
-        await self._send("POST", path, _Binary(content), agent=(rig_id, agent_id))
+        await self._send(_Call.about((rig_id, agent_id), "POST", _SNAPSHOT, _Binary(content)))
 
     async def delete_snapshot(self, rig_id: str, agent_id: str) -> None:
         """Forget the agent's stored `kilo.db`: kilo cannot use it."""
-        path = f"/rigs/{rig_id}/agents/{agent_id}/db-snapshot"
-        await self._send("DELETE", path, agent=(rig_id, agent_id))
+        await self._send(_Call.about((rig_id, agent_id), "DELETE", _SNAPSHOT))
 
     async def agent_events(self, rig_id: str, agent_id: str, content: bytes, *, batch: bool) -> bool:
         """Send one event of an agent, or an array of them; whether the worker takes arrays from now on."""
         path = f"/rigs/{rig_id}/agent-events" + ("/batch" if batch else "")
-        answer = await self._send("POST", path, content, agent=(rig_id, agent_id))
-        _json_of(answer, f"POST {path}")
+        call = _Call("POST", path, content, (rig_id, agent_id))
+        answer = await self._send(call)
+        _json_of(answer, call)
         accepts = str(answer.headers.get(ACCEPTS_HEADER, ""))
         return ACCEPTS_BATCHES in (word.strip() for word in accepts.split(","))
 
     async def report(self, report: str, body: dict[str, Any], agent: tuple[str, str] | None) -> None:
         """Tell the worker something about an agent (rig and id), or about the container."""
-        path = f"/{report}" if agent is None else f"/rigs/{agent[0]}/agents/{agent[1]}/{report}"
-        answer = await self._send("POST", path, body, agent)
-        _json_of(answer, f"POST {path}")
+        if agent is None:
+            await self._json(_Call("POST", f"/{report}", body))
+        else:
+            await self._json(_Call.about(agent, "POST", report, body))
 
     async def call_back(self, url: str, body: dict[str, Any]) -> None:
         """Post to an address of the caller's choice. Only the worker's own gets the container's token."""
         call = "POST to a callback"
         if url.startswith(f"{self._base}/"):
-            await self._send("POST", url.removeprefix(self._base), body)
+            await self._send(_Call("POST", url.removeprefix(self._base), body))
             return
         headers = {"Content-Type": "application/json"}
         with self.calls.attempt(CALLBACK) as counted:
@@ -178,28 +209,26 @@ class WorkerClient:
             counted.outcome = outcome_of(answer.status)
         if 300 <= answer.status < 400:
             raise Undeliverable(call, f"answered {answer.status}", answer.status)
-        self._raise_for(answer, call)
+        _raise_for(answer, call)
 
     async def forward(self, method: str, route: str, body: Any, agent: tuple[str, str]) -> tuple[int, Any]:
         """Ask for an agent (rig and id) what its caller wants to know: the worker's status and its JSON."""
-        path = f"/rigs/{agent[0]}/agents/{agent[1]}/{route}"
-        answer = await self._answer(method, path, body, agent)
+        call = _Call.about(agent, method, route, body)
+        answer = await self._answer(call)
         if answer.status < 400:
-            self._raise_for(answer, f"{method} {path}")
-        return answer.status, _json_of(answer, f"{method} {path}")
+            _raise_for(answer, call)
+        return answer.status, _json_of(answer, call)
 
     async def heartbeat(self, beat: Heartbeat) -> str | None:
         """Send a heartbeat; the drain nonce of the answer, where it has one."""
-        path = f"/rigs/{beat.rig_id}/agents/{beat.agent_id}/heartbeat"
         body = beat.model_dump(mode="json", by_alias=True)
-        answer = await self._send("POST", path, body, agent=(beat.rig_id, beat.agent_id))
-        told = _message(HeartbeatAnswer, answer, f"POST {path}")
-        return told.data.drain_nonce if told.data is not None else None
+        call = _Call.about((beat.rig_id, beat.agent_id), "POST", "heartbeat", body)
+        data = (await self._message(HeartbeatAnswer, call)).data
+        return data.drain_nonce if data is not None else None
 
     async def pending_nudges(self, rig_id: str, agent_id: str) -> tuple[Nudge, ...]:
         """The prompts that wait for an agent, most urgent first. Unusable ones are left out, with a warning."""
-        path = f"/rigs/{rig_id}/agents/{agent_id}/pending-nudges"
-        rows = _rows(await self._send("GET", path, agent=(rig_id, agent_id)), f"GET {path}")
+        rows = await self._rows(_Call.about((rig_id, agent_id), "GET", "pending-nudges"))
 
         def skipped(index: int, problems: str) -> None:
             log.warning("nudges.entry_skipped", agent_id=agent_id, index=index, problems=problems)
@@ -208,43 +237,44 @@ class WorkerClient:
 
     async def git_token(self, rig_id: str) -> Secret | None:
         """A new git token for a rig; None only where there is no worker."""
-        path = f"/rigs/{rig_id}/refresh-git-token"
-        return _message(GivenToken, await self._send("POST", path, {}), f"POST {path}").data.token
+        call = _Call("POST", f"/rigs/{rig_id}/refresh-git-token", {})
+        return (await self._message(GivenToken, call)).data.token
 
     async def refresh_token(self) -> None:
         """Fetch a new container token and make it live. The present one may be just expired."""
-        call = "POST /refresh-container-token"
-        answer = await self._once("POST", "/refresh-container-token", {}, None)
-        self._raise_for(answer, call)
-        self._credentials.replace_token(_message(GivenToken, answer, call).data.token)
+        call = _Call("POST", "/refresh-container-token", {})
+        answer = await self._once(call)
+        _raise_for(answer, call)
+        self._credentials.replace_token(_message_of(GivenToken, answer, call).data.token)
         log.info("token.refreshed", generation=self._credentials.current.generation)
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        agent: tuple[str, str] | None = None,
-        most_bytes: int = MOST_JSON_BYTES,
-    ) -> Answer:
-        answer = await self._answer(method, path, body, agent, most_bytes)
-        self._raise_for(answer, f"{method} {path}")
+    async def _json(self, call: _Call) -> Any:
+        return _json_of(await self._send(call), call)
+
+    async def _message(self, model: type[Message], call: _Call) -> Message:
+        """The answer as a `model`."""
+        return _message_of(model, await self._send(call), call)
+
+    async def _rows(self, call: _Call) -> list[Any]:
+        """The list in the answer's `data`, its entries unchecked."""
+        body = await self._json(call)
+        rows = body.get("data") if isinstance(body, dict) else None
+        if not isinstance(rows, list):
+            raise WorkerError(call, "the answer has no list in `data`", transient=False)
+        return rows
+
+    async def _send(self, call: _Call) -> Answer:
+        answer = await self._answer(call)
+        _raise_for(answer, call)
         return answer
 
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        agent: tuple[str, str] | None,
-        most_bytes: int = MOST_JSON_BYTES,
-    ) -> Answer:
-        """Whatever the worker says, once it knows us."""
+    async def _answer(self, call: _Call) -> Answer:
+        """Whatever the worker says, once it accepts our token."""
         token = self._credentials.current.container_token
-        answer = await self._once(method, path, body, agent, most_bytes)
+        answer = await self._once(call)
         if answer.status == 401:
-            await self.renew_token(token, f"{method} {path}")
-            answer = await self._once(method, path, body, agent, most_bytes)
+            await self.renew_token(token, str(call))
+            answer = await self._once(call)
         return answer
 
     async def renew_token(self, refused: Secret | None, call: str = "a call of an agent") -> None:
@@ -275,49 +305,35 @@ class WorkerClient:
             return WorkerError("POST /refresh-container-token", problem, transient=True)
         return None
 
-    async def _once(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        agent: tuple[str, str] | None,
-        most_bytes: int = MOST_JSON_BYTES,
-    ) -> Answer:
+    async def _once(self, call: _Call) -> Answer:
         token = self._credentials.current.container_token
-        headers = {"Authorization": f"Bearer {token.reveal()}"} if token else {}  # "Bearer " is no legal value
-        if agent is not None:
-            headers |= {"X-Gastown-Rig-Id": agent[0], "X-Gastown-Agent-Id": agent[1]}
-        if body is not None:
-            binary = isinstance(body, _Binary)
-            headers["Content-Type"] = "application/octet-stream" if binary else "application/json"
-        content = body if body is None or isinstance(body, bytes) else _json_bytes(body)
-        with self.calls.attempt(route_of(path)) as counted:
+        with self.calls.attempt(route_of(call.path)) as counted:
             try:
                 answer = await send(
                     self._client,
-                    method,
-                    self._base + path,
-                    content=content,
-                    headers=headers,
-                    most_bytes=most_bytes,
+                    call.method,
+                    self._base + call.path,
+                    content=call.content,
+                    headers=call.headers(token),
+                    most_bytes=call.most_bytes,
                 )
             except _NO_ANSWER as error:
                 counted.outcome = "no_answer"
-                raise _no_answer(f"{method} {path}", error) from error
+                raise _no_answer(call, error) from error
             counted.outcome = outcome_of(answer.status)
             if answer.status == 401:
                 self.refused = token
             return answer
 
-    @staticmethod
-    def _raise_for(answer: Answer, call: str) -> None:
-        status = answer.status
-        if not 200 <= status < 300:  # also where it sends us elsewhere: to a page to log in at, say
-            transient = status >= 500 or status in (408, 429)
-            raise WorkerError(call, f"answered {status}", transient=transient, status=status)
+
+def _raise_for(answer: Answer, call: object) -> None:
+    status = answer.status
+    if not 200 <= status < 300:  # also where it sends us elsewhere: to a page to log in at, say
+        transient = status >= 500 or status in (408, 429)
+        raise WorkerError(call, f"answered {status}", transient=transient, status=status)
 
 
-def _no_answer(call: str, error: Exception) -> WorkerError:
+def _no_answer(call: object, error: Exception) -> WorkerError:
     """`error` is one of `_NO_ANSWER`; its text is not told, for the address may hold a credential."""
     if isinstance(error, httpx2.HTTPError) and not isinstance(error, httpx2.UnsupportedProtocol):
         return WorkerError(call, f"no answer ({type(error).__name__})", transient=True)
@@ -329,25 +345,16 @@ def _json_bytes(body: Any) -> bytes:
     return json.dumps(body).encode("ascii")
 
 
-def _json_of(answer: Answer, call: str) -> Any:
+def _json_of(answer: Answer, call: object) -> Any:
     try:
         return answer.json()
     except Unreadable as error:
         raise WorkerError(call, str(error), transient=False) from None
 
 
-def _message(model: type[Message], answer: Answer, call: str) -> Message:
+def _message_of(model: type[Message], answer: Answer, call: object) -> Message:
     """The answer as a `model`; raises `WorkerError` when it is none."""
     try:
         return model.model_validate(_json_of(answer, call))
     except pydantic.ValidationError as error:
         raise WorkerError(call, f"unusable answer: {problems(error)}", transient=False) from None
-
-
-def _rows(answer: Answer, call: str) -> list[Any]:
-    """The list in the answer's `data`, its entries unchecked; raises `WorkerError` when there is none."""
-    body = _json_of(answer, call)
-    rows = body.get("data") if isinstance(body, dict) else None
-    if not isinstance(rows, list):
-        raise WorkerError(call, "the answer has no list in `data`", transient=False)
-    return rows

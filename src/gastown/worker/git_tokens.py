@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import httpx2
 import pydantic
@@ -26,6 +27,7 @@ class _Refused(ValueError):
     """The platform answered with another status than success."""
 
 
+@dataclass(frozen=True)
 class GitTokens:
     """`kilocode_token` is what the platform is shown where the town has none of its own.
 
@@ -33,45 +35,36 @@ class GitTokens:
     why. Git then goes on with what it has.
     """
 
-    def __init__(
-        self,
-        worker: WorkerClient,
-        client: httpx2.AsyncClient,
-        live: LiveCredentials,
-        *,
-        cloud_url: str | None,
-        kilocode_token: Secret | None,
-    ) -> None:
-        self._worker = worker
-        self._client = client
-        self._live = live
-        self._cloud_url = cloud_url
-        self._kilocode_token = kilocode_token
+    worker: WorkerClient
+    client: httpx2.AsyncClient
+    live: LiveCredentials
+    cloud_url: str | None
+    kilocode_token: Secret | None
 
     async def renewed(self, rig_id: str) -> Secret | None:
         """A new token for a rig, from the worker."""
         try:
             with trio.fail_after(_SECONDS):
-                return await self._worker.git_token(rig_id)
+                return await self.worker.git_token(rig_id)
         except (WorkerError, trio.TooSlowError) as error:
             log.warning("git.token_not_renewed", rig_id=rig_id, reason=str(error) or "no answer in 10 s")
             return None
 
     async def integration(self, integration_id: str) -> GitAuth | None:
         """The credentials of a platform integration."""
-        token = self._live.current.town.kilocode_token or self._kilocode_token
-        if self._cloud_url is None or not token:
+        token = self.live.current.town.kilocode_token or self.kilocode_token
+        if self.cloud_url is None or not token:
             return None
         try:
             with trio.fail_after(_SECONDS):
-                return await self._ask(self._cloud_url, token, integration_id)
+                return await self._ask(self.cloud_url, token, integration_id)
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, trio.TooSlowError) as error:
             log.warning("git.integration_failed", reason=_reason(error))
             return None
 
     async def _ask(self, cloud_url: str, token: Secret, integration_id: str) -> GitAuth:
         answer = await send(
-            self._client,
+            self.client,
             "POST",
             f"{cloud_url.rstrip('/')}/api/gastown/git-credentials",
             content=json.dumps({"platform_integration_id": integration_id}).encode("ascii"),

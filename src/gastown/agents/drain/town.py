@@ -130,7 +130,7 @@ async def _drain_agents(drain: Drain, parts: DrainParts, time_up: trio.Event) ->
         for agent in parts.agent_drain.roster.active():
             agent_drain = AgentDrain(agent)
             drain.agent_drains.append(agent_drain)
-            nursery.start_soon(agent_drain.run, parts.agent_drain, time_up, name=f"farewell {agent.id}")
+            nursery.start_soon(agent_drain.run, parts.agent_drain, time_up, name=f"drain {agent.id}")
         for agent_drain in drain.agent_drains:
             await agent_drain.worked.wait()
         drain.phases.enter(DrainPhase.SAVING)

@@ -1,4 +1,4 @@
-"""What the broker is told of the town and of each agent, and how an agent gets its bearer."""
+"""What the broker asks about the town and about each agent, and how an agent gets its bearer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child `kilo serve` is started with, as one pure function (contract section 4).
+"""The spec of an agent's `kilo serve`, as one pure function (contract section 4).
 
 The prewarm and the start call the same `derive`: a prewarmed mayor is a cache hit by construction.
 """
@@ -38,7 +38,7 @@ _QUIET_KILO = {
     "KILO_DISABLE_AUTOUPDATE": "1",
     "KILO_DISABLE_SESSION_INGEST": "1",
     "KILO_DISABLE_CODEBASE_INDEXING": "1",
-    # Any client but kilo's own: the tools `question` and `suggest` would wait for a person who is not there.
+    # Any client but kilo's own: the tools `question` and `suggest` would wait for a person, and there is none.
     "KILO_CLIENT": "gastown",
     "KILO_PLATFORM": "gastown",
     "KILOCODE_FEATURE": "gastown",
@@ -92,16 +92,11 @@ def derive(
     config = _kilo_config(request, bearer, defaults.plugin)
     env = {
         **_plain_variables(request, workdir, live, defaults, user),
-        "KILOCODE_TOKEN": bearer,
-        "GASTOWN_CONTAINER_TOKEN": bearer,
-        "GASTOWN_SESSION_TOKEN": bearer,
-        "GASTOWN_API_URL": endpoint.url,
-        "GASTOWN_BROKER_URL": endpoint.url,
-        "KILO_API_URL": endpoint.url,
+        **dict.fromkeys(("KILOCODE_TOKEN", "GASTOWN_CONTAINER_TOKEN", "GASTOWN_SESSION_TOKEN"), bearer),
+        **dict.fromkeys(("GASTOWN_API_URL", "GASTOWN_BROKER_URL", "KILO_API_URL"), endpoint.url),
         "KILO_OPENROUTER_BASE": f"{endpoint.url}/api/openrouter",
         **_past_proxies(defaults),
-        "KILO_CONFIG_CONTENT": config,
-        "OPENCODE_CONFIG_CONTENT": config,
+        **dict.fromkeys(("KILO_CONFIG_CONTENT", "OPENCODE_CONFIG_CONTENT"), config),
         "KILO_AUTH_CONTENT": _canonical({"kilo": {"type": "api", "key": bearer}}),
     }
     if request.is_mayor:
@@ -177,7 +172,7 @@ def _git_access(
 ) -> dict[str, str]:
     if defaults.git is None:
         return {}
-    # git and kilo do not look into a repository of another user's, if they are not told to.
+    # git and kilo refuse a repository of another user, unless it is named as safe.
     shared = user is not None and not request.is_mayor and not request.works_in_repository
     more = (("safe.directory", workdir),) if shared else ()
     rig_id = ANY_RIG if request.is_mayor else request.rig_id
@@ -185,7 +180,7 @@ def _git_access(
 
 
 def _person(user: User | None, home: str) -> dict[str, str]:
-    """Where a server is at home. One of another user must be told who it is: its uid need not have a name."""
+    """The home of a server. With a user of its own it needs the name, too: its uid may have no entry in passwd."""
     homes = {"KILO_TEST_HOME": home, "XDG_DATA_HOME": f"{home}/.local/share"}
     if user is None:
         return homes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from gastown.agents.launch.broker_access import admit
@@ -18,25 +19,26 @@ from gastown.kilo.spec import ServerSpec
 __all__ = ["StartPlan", "workspace"]
 
 
+@dataclass(eq=False)
 class StartPlan:
     """Where a start works and as which user (None: ourselves), and the server that it needs.
 
     `desired` gives what is wanted of the agent at the moment of the call.
     """
 
-    def __init__(
-        self, desired: Callable[[], Desired], workdir: str, user: User | None, services: AgentServices
-    ) -> None:
-        self._desired = desired
-        self.workdir = workdir
-        self.home = home_of(services.defaults, desired().request.agent_id)
-        self.user = user
-        self.services = services
-        self._derived: tuple[StartAgentRequest, TownConfig, ServerSpec] | None = None
+    desired: Callable[[], Desired]
+    workdir: str
+    user: User | None
+    services: AgentServices
+    _derived: tuple[StartAgentRequest, TownConfig, ServerSpec] | None = field(default=None, init=False)
 
     @property
     def request(self) -> StartAgentRequest:
-        return self._desired().request
+        return self.desired().request
+
+    @property
+    def home(self) -> str:
+        return home_of(self.services.defaults, self.request.agent_id)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -46,7 +48,7 @@ class StartPlan:
     @cached_property
     def endpoint(self) -> BrokerEndpoint:
         """The agent's way to the broker, which is open from the first use on."""
-        return admit(self._desired, self.user, self.services)
+        return admit(self.desired, self.user, self.services)
 
     def spec(self) -> ServerSpec:
         """The server that the agent needs now. Derived again only when what it is derived from has changed."""
@@ -64,4 +66,5 @@ async def workspace(plan: StartPlan) -> None:
     services, request = plan.services, plan.request
     owner = services.users.owner(request, plan.user)
     mode = 0o700 if request.is_mayor else 0o750
-    await prepare_workspace(services.paths, plan.workdir, services.defaults.base_env, owner, mode)
+    run = services.repositories.tools.run
+    await prepare_workspace(services.paths, plan.workdir, services.defaults.base_env, owner, mode, run=run)

@@ -1,4 +1,4 @@
-"""Agents and the town's repositories: a worktree for who changes one, a list of them for who looks."""
+"""Agents and the town's repositories: a worktree for an agent that changes one, a list of all for the mayor."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def register_rig(
     variables: Mapping[str, Secret] | None = None,
     integration_id: str | None = None,
 ) -> Rig:
-    """Take what a request says about a rig. Raises `ValueError` for an address that cannot be used."""
+    """Let git know a rig and its credentials. Raises `ValueError` for an address that cannot be used."""
     rig = Rig(rig_id, Remote.parse(git_url), default_branch)
     services.repositories.tools.credentials.register_rig(
         rig_id, rig.remote, given=variables, integration_id=integration_id
@@ -115,7 +115,7 @@ async def _preflight(agent: Agent, git: RigGit) -> None:
 
 
 async def set_up(services: AgentServices, rig: Rig) -> bool:
-    """The rig's clone and browse worktree; whether they came out. A failure is in the report and in the log."""
+    """Make the rig's clone and browse worktree. False when that failed; the report and the log say why."""
     try:
         async with services.repositories.browsing:
             await browse(services.repositories, rig)
@@ -127,46 +127,50 @@ async def set_up(services: AgentServices, rig: Rig) -> bool:
 
 
 def browse_rigs(agent: Agent, services: AgentServices) -> None:
-    """Begin to make the mayor's browse worktrees, side by side and behind everything that anybody waits for."""
+    """Begin to make the mayor's browse worktrees, side by side, and after all git work that a caller waits for."""
     for rig in agent.request.rigs:
         work = partial(_browse, agent, services, rig)
         services.repositories.tasks.start(f"browse {rig.rig_id}", work)
 
 
-async def _browse(agent: Agent, services: AgentServices, told: RigOfMayor) -> None:
-    report = services.repositories.report(told.rig_id)
+async def _browse(agent: Agent, services: AgentServices, asked: RigOfMayor) -> None:
+    report = services.repositories.report(asked.rig_id)
     try:
         rig = register_rig(
             services,
-            told.rig_id,
-            told.git_url,
-            told.default_branch,
-            integration_id=told.platform_integration_id,
+            asked.rig_id,
+            asked.git_url,
+            asked.default_branch,
+            integration_id=asked.platform_integration_id,
         )
     except ValueError as error:
         report.failed(f"Its address {error}")
-        log.warning("git.browse_failed", rig_id=told.rig_id, reason=report.error)
-        await _list_anew(agent, services)
+        log.warning("git.browse_failed", rig_id=asked.rig_id, reason=report.error)
+        await _update_list(agent, services)
         return
     pauses = delays(10, 300)
     for attempt in range(1, _BROWSE_TRIES + 1):
         done = await set_up(services, rig)
-        await _list_anew(agent, services)
+        await _update_list(agent, services)
         if done or agent.ended.is_set() or attempt == _BROWSE_TRIES:
             return
         await trio.sleep(next(pauses))
 
 
-async def _list_anew(agent: Agent, services: AgentServices) -> None:
+async def _update_list(agent: Agent, services: AgentServices) -> None:
     if not agent.ended.is_set():
         await write_instructions(agent, services)
 
 
 async def write_instructions(agent: Agent, services: AgentServices) -> None:
-    """Write AGENTS.md: the agent's system prompt, and for a mayor the repositories that it may look at.
+    """Write AGENTS.md: the agent's system prompt, and for a mayor the repositories that it may read.
 
+<<<<<<< HEAD
     Without either there is nothing to write, and what stands there stays. One write at a time: the last one has
     the newest text.
+=======
+    Without either nothing is written, and an AGENTS.md that is there stays as it is.
+>>>>>>> main
     """
     async with agent.instructions:
         await _write_instructions(agent, services)

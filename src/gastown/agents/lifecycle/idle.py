@@ -1,9 +1,9 @@
-"""When an agent has no work: the mayor's people are told, others get a nudge, or exit after a while.
+"""Agents without work: the mayor is reported as waiting; any other one gets a nudge, or exits after a while.
 
 Work ends when a turn closes and no other is open or about to be (a `superseded` turn is followed by the next at
 once). Whether the worker has nudges is asked when idleness begins, every 15 s while it lasts, and once more
 before the agent exits; while a turn is open, every 30 s, and then only an `immediate` one is delivered, which
-kilo takes up at the next step of the turn.
+kilo reads at the next step of the turn.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def _nudge_or_leave(agent: Agent, runtime: Runtime, services: AgentService
 
 
 async def _rest(agent: Agent, runtime: Runtime, services: AgentServices, limit: float) -> bool:
-    """One time of idleness; False when it was the last one and the agent is ending."""
+    """Wait out one period without work; False when the agent now ends, as nothing came."""
     until = trio.current_time() + limit
     ended = agent.turns.ended
     while True:
@@ -78,7 +78,7 @@ async def _rest(agent: Agent, runtime: Runtime, services: AgentServices, limit: 
 
 
 async def _leave(agent: Agent, runtime: Runtime) -> bool:
-    """End an idle agent; False when a prompt has come in the last moment."""
+    """End an idle agent; False when a prompt was accepted at the last moment."""
     async with runtime.switch:
         if not agent.turns.is_done or agent.state is not AgentState.RUNNING:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 import structlog
@@ -42,27 +43,19 @@ _PROCESSES_SECONDS = 15.0
 _CLEANUP_SECONDS = _PREDECESSOR_SECONDS + _DISCARD_SECONDS + 2 * _PROCESSES_SECONDS + _SAVE_SECONDS
 
 
+@dataclass
 class LifeOptions:
     """How a life begins: how urgent it is, when its caller gives up, what it waits for first."""
 
-    def __init__(
-        self,
-        priority: Priority,
-        *,
-        deadline: float = float("inf"),
-        seconds: float = 0.0,
-        predecessor: Agent | None = None,
-        release: trio.Event | None = None,
-    ) -> None:
-        self.priority = priority
-        self.deadline = deadline
-        self.seconds = seconds
-        self.predecessor = predecessor
-        self.release = release
+    priority: Priority
+    deadline: float = float("inf")
+    seconds: float = 0.0
+    predecessor: Agent | None = None
+    release: trio.Event | None = None
 
     @property
     def arrival(self) -> float:
-        """When the caller asked, on Trio's clock; now, where nobody did."""
+        """When the caller asked, on Trio's clock; now, where there is no caller."""
         return self.deadline - self.seconds if self.deadline < float("inf") else trio.current_time()
 
 
@@ -94,23 +87,21 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
         _report_end(agent, services)
 
 
-def _close_door(agent: Agent, services: AgentServices) -> None:
-    """An agent that ends may do nothing more in its own name, though its processes have seconds to leave.
+def _revoke_if_over(agent: Agent, services: AgentServices) -> None:
+    """Close the broker to an agent that ends, though its processes still have seconds.
 
-    One that goes on, in its successor or in the next container, keeps its way until its server is gone: a turn
-    that is cut off from its model counts as complete, and would not be taken up (kilo-facts 2).
+    One that goes on, in its successor or in the next container, keeps the broker until its server is gone: a turn
+    that is cut off from its model counts as complete, and would not be resumed (kilo-facts 2).
     """
     if not agent.lifecycle.goes_on:
         revoke(agent.id, services)
 
 
 async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Agent | None) -> None:
-    """What may still be there beside the lease: a replaced attempt, and a server that was parked for this one.
+    """End what may be left beside the lease: a replaced attempt, a parked server, processes, unsaved words.
 
-    A part that fails is logged, and keeps neither the next one from its turn nor the agent from its end; nor does
-    one whose time is up.
+    A part that fails is logged, and one that takes too long is given up: the next part and the agent's end follow.
     """
-
     if predecessor is not None:
         with trio.move_on_after(_PREDECESSOR_SECONDS):
             await predecessor.ended.wait()
@@ -119,9 +110,9 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
     revoke(agent.id, services)
     for part, seconds in (
         (_discard_server, _DISCARD_SECONDS),
-        (_end_processes, _PROCESSES_SECONDS),  # or one that means harm would keep the save from its end
+        (_end_processes, _PROCESSES_SECONDS),  # first, or a hostile one would delay the save
         (_save_last, _SAVE_SECONDS),
-        (_release_user, _PROCESSES_SECONDS),  # who shares the user has ended nothing meanwhile: it is ours to do
+        (_release_user, _PROCESSES_SECONDS),  # the last one to leave a shared user ends its processes
     ):
         with trio.move_on_after(seconds):
             try:
@@ -162,7 +153,7 @@ def _finish(agent: Agent) -> None:
 def _report_end(agent: Agent, services: AgentServices) -> None:
     """Tell the worker, unless the agent goes on: as the start that replaced it, or in the next container.
 
-    So does one that nobody ended: its container went down around it.
+    An agent that was not told to end goes on, too: its container went down around it.
     """
     went_down = agent.failure is None and agent.lifecycle.leaving is None
     if agent.lifecycle.goes_on or went_down:
@@ -181,21 +172,21 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
     if options.release is not None:
         agent.phases.enter("claimed")
         await options.release.wait()
-    with ExitStack() as calm:
+    with ExitStack() as resumes_held:
         if agent.request.is_mayor:
-            calm.enter_context(services.pool.slots.hold_resumes())
+            resumes_held.enter_context(services.pool.slots.hold_resumes())
         user = services.users.acquire(agent.request, agent.workdir)
         agent.plan = plan = StartPlan(lambda: agent.desired, agent.workdir, user, services)
         await prepare(agent, plan, services)
-        await _on_servers(agent, plan, options.priority, calm)
+        await _on_servers(agent, plan, options.priority, resumes_held)
 
 
-async def _on_servers(agent: Agent, plan: StartPlan, priority: Priority, calm: ExitStack) -> None:
+async def _on_servers(agent: Agent, plan: StartPlan, priority: Priority, resumes_held: ExitStack) -> None:
     """Live on one server, and on another one when that dies and the agent may return."""
     policy = RestartPolicy()
     while True:
         try:
-            await _on_a_server(agent, plan, priority, calm)
+            await _on_a_server(agent, plan, priority, resumes_held)
         except Exception as error:
             pause = policy.next() if should_restart(agent, error) else None
             if pause is None:
@@ -215,7 +206,7 @@ async def _return(agent: Agent, reason: str, pause: float) -> None:
     await trio.sleep(pause)
 
 
-async def _on_a_server(agent: Agent, plan: StartPlan, priority: Priority, calm: ExitStack) -> NoReturn:
+async def _on_a_server(agent: Agent, plan: StartPlan, priority: Priority, resumes_held: ExitStack) -> NoReturn:
     services = plan.services
     report = StartupReport(agent, services)
     with trio.CancelScope() as starting, ExitStack() as after:
@@ -234,7 +225,7 @@ async def _on_a_server(agent: Agent, plan: StartPlan, priority: Priority, calm: 
                     await _follow(agent, runtime)
                     await first_turn(agent, runtime, old_session=old_session)
                     await trio.lowlevel.checkpoint_if_cancelled()  # ready when its time was up: that is too late
-                    calm.close()
+                    resumes_held.close()
                     starting.deadline = float("inf")
                     _running(agent, runtime)
                     await trio.sleep_forever()
@@ -242,7 +233,7 @@ async def _on_a_server(agent: Agent, plan: StartPlan, priority: Priority, calm: 
                 if not should_restart(agent, error):
                     if agent.state is AgentState.RUNNING:
                         agent.lifecycle.become(AgentState.STOPPING)
-                    _close_door(agent, services)
+                    _revoke_if_over(agent, services)
                 raise
             finally:
                 agent.runtime = None
@@ -280,7 +271,7 @@ def _running(agent: Agent, runtime: Runtime) -> None:
 async def _leave_to_successor(agent: Agent, lease: Lease) -> None:
     """End the open turn, and leave the server to the start that replaces this one: it may be just the same.
 
-    Without an answer in time the server is not left to anybody, and ends with its lease.
+    Without an answer in time the server is not parked, and ends with its lease.
     """
     if lease.server.ended.is_set():
         return

@@ -57,6 +57,6 @@ class CountedStart:
         else:
             self._starts.failures.add(self._phases.current, outcome)
 
-    def comeback(self) -> CountedStart:
+    def again(self) -> CountedStart:
         """The next start of the same agent, which begins now because its server has died."""
         return CountedStart(self._starts, self._role, "comeback", self._phases, trio.current_time())

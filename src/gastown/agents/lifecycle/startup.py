@@ -1,4 +1,4 @@
-"""From a request to an agent whose first turn is open (design: workspace, snapshot, server, session, prompt)."""
+"""The steps of a start: workspace, conversation, server, session, first prompt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["StartupReport", "first_turn", "lease_server", "open_session", "prepa
 log = structlog.get_logger()
 
 _ASK_AFTER_SECONDS = 5.0
-"""A turn that has not opened by then is asked for: every wait for an event has a request behind it."""
+"""After this the server is asked whether the turn has opened: no wait relies on an event alone."""
 
 _ACTIONS = {
     401: "Check the gateway token of the town",
@@ -43,7 +43,7 @@ _ACTIONS = {
 
 
 class StartupReport:
-    """The startup phases of one attempt, told to the worker as they pass."""
+    """Reports the startup phases of one attempt to the worker as they pass."""
 
     def __init__(self, agent: Agent, services: AgentServices) -> None:
         self._agent = agent

@@ -40,7 +40,7 @@ class Lifecycle:
 
     `scope` cancels the attempt; `settled` is set when its start has ended, well or badly, and `ended` when nothing
     of it is left. `failure` is the one terminal error, if it failed. `leaving` is why it was told to end: None
-    while it was not. `moved` is called after each change, with the state before and the reason given.
+    until then. `moved` is called after each change, with the state before and the reason given.
     """
 
     def __init__(self, name: str, moved: Callable[[AgentState, str | None], None]) -> None:

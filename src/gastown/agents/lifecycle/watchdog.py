@@ -1,4 +1,4 @@
-"""Asking an agent's server how it is, and acting where nobody else would."""
+"""Probes of an agent's server, and the remedies for what they find: a lost event, a wedged or too big server."""
 
 from __future__ import annotations
 

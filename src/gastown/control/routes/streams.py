@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -102,31 +103,29 @@ def _burst() -> Burst:
     return one_by_one
 
 
+@dataclass
 class _Stream:
     """One connection: its client's subscriptions, and the frames sent. `only` is the agent its ticket is for."""
 
-    def __init__(
-        self, subscription: Subscription[AgentEvent], only: str | None, now: Callable[[], datetime]
-    ) -> None:
-        self._subscription = subscription
-        self._only = only
-        self._now = now
-        self._faults: deque[str] = deque(maxlen=_KEPT_FAULTS)
+    subscription: Subscription[AgentEvent]
+    only: str | None
+    now: Callable[[], datetime]
+    faults: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_FAULTS))
 
     async def listen(self) -> None:
         """Handle the client's messages, until cancelled."""
         while True:
             fault = self._obey(await websocket.receive())
             if fault is not None:
-                self._faults.append(fault)
-                self._subscription.wake()
+                self.faults.append(fault)
+                self.subscription.wake()
 
     async def write(self, burst: Burst) -> None:
         """Write what the subscription brings, as fast as the client takes it. Raises `HubClosed` at the end."""
         while True:
-            entries = await self._subscription.next()
-            frames = [self._own_frame("stream.error", None, {"message": fault}) for fault in self._faults]
-            self._faults.clear()
+            entries = await self.subscription.next()
+            frames = [self._own_frame("stream.error", None, {"message": fault}) for fault in self.faults]
+            self.faults.clear()
             size = 0
             for entry in entries:
                 frames.append(frame := self._lost(entry) if isinstance(entry, Gap) else _frame(entry))
@@ -143,12 +142,12 @@ class _Stream:
             asked = Subscribe.model_validate_json(message or "")
         except pydantic.ValidationError as error:
             return _sentence(error)
-        agent_id, keys = asked.agent_id, self._subscription.keys
-        if self._only not in (None, agent_id):
-            return f"The stream ticket of this connection is for agent {printable(str(self._only))}"
+        agent_id, keys = asked.agent_id, self.subscription.keys
+        if self.only not in (None, agent_id):
+            return f"The stream ticket of this connection is for agent {printable(str(self.only))}"
         if agent_id not in keys and len(keys) >= _MOST_AGENTS:
             return f"A connection may subscribe to {_MOST_AGENTS} agents"
-        self._subscription.follow(agent_id, asked.after)
+        self.subscription.follow(agent_id, asked.after)
         return None
 
     def _lost(self, gap: Gap) -> bytes:
@@ -160,7 +159,7 @@ class _Stream:
         self, event: str, agent_id: str | None, data: dict[str, Any], number: int | None = None
     ) -> bytes:
         """A frame that no ring holds. A gap has the id of the last event that it stands for."""
-        return _written(agent_id, number, event, data, self._now())
+        return _written(agent_id, number, event, data, self.now())
 
 
 def _sentence(error: pydantic.ValidationError) -> str:
