@@ -44,7 +44,7 @@ class Role(StrEnum):
 
 
 class AgentState(StrEnum):
-    """Where an agent is in its life; `agents/agent.py` holds the allowed edges."""
+    """Where an agent is in its life; `agents/lifecycle/states.py` holds the allowed edges."""
 
     STARTING = "starting"
     RUNNING = "running"
