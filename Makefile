@@ -112,7 +112,7 @@ bench: setup ## all benchmarks as one table, against the baseline, into docs/exp
 	@.venv/bin/python -m bench.table $(ARGS)
 
 .PHONY: bench-boot bench-events bench-git bench-memory bench-drain bench-broker
-bench-boot: ## one of them alone, its own table: make bench-boot ARGS='--help'
+bench-boot: ## a boot, its gate and its agents; each part of make bench alone: make bench-boot ARGS='--help'
 bench-events: ## events a second to websockets and to the worker
 bench-git: ## a polecat's start on a repository, and git's part of it
 bench-memory: ## the control process with 0, 10 and 50 agents

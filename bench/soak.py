@@ -1,4 +1,4 @@
-"""`make soak`: five minutes of what a town goes through in weeks, and whether anything of it stays behind.
+"""`make soak`: five minutes of what a town goes through in weeks, and whether anything of it is left.
 
 A hall, `gastown serve` as its own process, the real kilo. A mayor and others are started, messaged, replaced,
 stopped and crashed (their server gets a KILL) at random, from a seed that is printed. After every few of these all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gastown.testing.clock import in_virtual_time, threads_in_place
-from gastown.testing.kilo import Script
+from gastown.testing.kilo import FakeKilo, Script
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import MemoryNetwork
 from gastown.testing.scrape import scrape
@@ -107,7 +108,7 @@ def in_a_town(work: Callable[[FakeTown], Awaitable[None]], script: Script) -> No
         return made
 
     async def run(folder: Path) -> None:
-        async with open_fake_town(folder, kilo=launcher, gastown_broker=True) as town:
+        async with open_fake_town(folder, kilo=launcher, agent_idle_timeout_ms=3_600_000) as town:
             assert (await town.start(GOOD)).status_code == 201
             await work(town)
             await the_neighbour_goes_on(town)
@@ -134,6 +135,7 @@ async def every_operation(town: FakeTown) -> None:
     config = {"X-Town-Config": json.dumps({"kilocode_token": "t", "env_vars": {"SHIP": "two"}})}
     asked: list[tuple[str, str, dict[str, Any]]] = [
         ("POST", f"{agent}/message", {"json": {"prompt": "more"}}),
+        ("PATCH", f"{agent}/model", {"json": {"model": "test/large"}}),
         ("PATCH", f"{agent}/model", {"json": {"model": "test/other"}}),
         ("PATCH", f"{agent}/model", {"json": {"model": "test/large", "smallModel": "test/tiny"}}),
         ("PUT", f"{agent}/system-prompt", {"json": {"systemPrompt": "be"}}),
@@ -168,6 +170,13 @@ def well(answer: httpx2.Response) -> None:
         assert answer.json()["error"]
 
 
+def runs_or_says_why(started: httpx2.Response) -> None:
+    """The answer of a start: a failure names its phase."""
+    if started.status_code != 201:
+        assert started.status_code in (500, 504)  # 504: the start's time was up
+        assert started.json()["phase"]
+
+
 bounded = settings(
     max_examples=8,
     deadline=None,
@@ -182,10 +191,7 @@ def test_any_answer_at_birth_costs_at_most_that_agent(odd: dict[str, Any]) -> No
     """A server that answers oddly from its start on: the start fails in a phase, or the agent lives with it."""
 
     async def work(town: FakeTown) -> None:
-        started = await town.start(ODD)
-        if started.status_code != 201:
-            assert started.status_code in (500, 504)  # 504: the start's time was up
-            assert started.json()["phase"]
+        runs_or_says_why(await town.start(ODD))
         await every_operation(town)
 
     in_a_town(work, Script(turn_seconds=3, odd=odd))
@@ -207,6 +213,57 @@ def test_any_answer_and_any_event_later_cost_at_most_that_agent(odd: dict[str, A
         await every_operation(town)
 
     in_a_town(work, script)
+
+
+MAYOR = {"role": "mayor", "rigId": "mayor-oak", "gitUrl": "", "branch": "", "defaultBranch": ""}
+
+
+async def a_hard_life(town: FakeTown, script: Script, odd: dict[str, Any]) -> None:
+    """A mayor loses its server in the middle of a turn, cannot reach its gateway, and is replaced as it works."""
+    assert (await town.start(ODD, **MAYOR)).status_code == 201
+    script.odd = odd
+    town.kilo.kill(town.kilo.server(ODD))
+    await trio.sleep(20)
+    script.offline = True
+    well(await town.client.post(f"/agents/{ODD}/message", json={"prompt": "more"}))
+    await trio.sleep(20)
+    runs_or_says_why(await town.start(ODD, **MAYOR, prompt="Something else"))
+    script.offline = False
+    await every_operation(town)
+
+
+@bounded
+@given(answers)
+def test_any_answer_to_a_mayor_that_comes_back_costs_at_most_that_agent(odd: dict[str, Any]) -> None:
+    """Its server has died, and the next one answers oddly."""
+    script = Script(turn_seconds=3)
+    in_a_town(lambda town: a_hard_life(town, script, odd), script)
+
+
+def test_the_operations_ask_on_every_route_that_may_answer_oddly() -> None:
+    """Else a route would be listed above and never be asked on."""
+    script = Script(turn_seconds=3)
+    asked: set[str] = set()
+
+    async def work(town: FakeTown) -> None:
+        kept = FakeKilo.__init__
+        made: list[FakeKilo] = []
+
+        def noted(kilo: FakeKilo, *args: Any) -> None:
+            kept(kilo, *args)
+            made.append(kilo)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FakeKilo, "__init__", noted)
+            await a_hard_life(town, script, {})
+            assert (await town.start(ODD)).status_code == 201
+            town.kilo.server(ODD).kilo.end_streams()  # what was missed is asked for
+            await trio.sleep(1)
+        ids = re.compile(r"/(?:ses|pty|que)_[^/]+")
+        asked.update(ids.sub("/*", f"{one.method} {one.path}") for kilo in made for one in kilo.asked)
+
+    in_a_town(work, script)
+    assert set(ROUTES) - asked == set()
 
 
 DEEP = "[" * 300 + "]" * 300

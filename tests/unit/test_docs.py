@@ -108,6 +108,17 @@ def test_the_hall_answers_every_call_of_the_worker_and_says_how() -> None:
     assert [asked.key for asked in worker_api.asked_by_container(SOURCE) if not hall.get(asked.key)] == []
 
 
+def test_every_event_that_the_control_server_makes_is_told() -> None:
+    """Those that it adds to kilo's own."""
+    made_here = {
+        name
+        for file in (SOURCE / "agents").rglob("*.py")
+        for name in re.findall(r'\.(?:record|_keep)\("([a-z_.]+)"', file.read_text("utf-8"))
+    }
+    assert {"agent.status", "agent.usage"} <= made_here
+    assert [name for name in made_here if f"`{name}`" not in made("worker-api.md")] == []
+
+
 def test_every_command_and_argument_is_told_with_its_meaning() -> None:
     for name, (parser, meaning) in cli.commands().items():
         assert meaning, name

@@ -66,7 +66,7 @@ def of_pod(image: Stage, given: Mapping[str, str], volumes: Path) -> Plan:
             capabilities=security["capabilities"]["add"],
             new_privileges=security["allowPrivilegeEscalation"],
             read_only=security["readOnlyRootFilesystem"],
-            # An emptyDir is anybody's to write.
+            # Every user may write to an emptyDir.
             folders=[
                 Folder(one["mountPath"], volumes / one["name"], mode=0o777) for one in container["volumeMounts"]
             ],

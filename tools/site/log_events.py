@@ -78,7 +78,7 @@ def _log_calls(calls: _Calls) -> Iterator[_Call]:
 
 
 def _handed_on(node: ast.Call, function: _Function | None) -> Iterator[_Call]:
-    """`partial(log.info, "a.b", key=1)`: a call that somebody else makes."""
+    """`partial(log.info, "a.b", key=1)`: a call that other code makes."""
     match node.args:
         case [ast.Attribute(value=ast.Name(id="log"), attr=level), *rest] if level in LEVELS:
             yield _Call(ast.Call(node.func, rest, node.keywords), (_plain(level),), function)
@@ -195,8 +195,8 @@ _HEAD = """\
 The container writes one JSON object a line on stderr: `event`, `level`, `timestamp`, and the fields below.
 Inside a request there is `request_id`, too. A secret is in none of the {count} events.
 
-`info` is what happens. `warning` is what somebody may want to know. `error` is a bug, or a server that must not be
-used. `debug` is not written.
+`info` is what happens. `warning` is what an operator may want to know. `error` is a bug, or a server that must not
+be used. `debug` is not written.
 
 ```console title="What became of one agent"
 $ jq -c 'select(.agent_id == "polecat-1")' container.log

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from quart import Quart
 
 from gastown.contract import worker as contract
+from gastown.contract.events import UsageEvent
 from gastown.hall.api.agent_api import agent_api
 from gastown.hall.api.worker_api import worker_api
 from tools.site.http_api import shapes_page
@@ -140,7 +141,7 @@ def _name(part: ast.expr) -> str:
 def page(source: Path) -> str:
     """The reference page."""
     hall, asked = answered_by_hall(), asked_by_container(source)
-    models = [getattr(contract, name) for name in contract.__all__]
+    models = [*(getattr(contract, name) for name in contract.__all__), UsageEvent]
     shapes = {
         name: schema
         for model in models
@@ -153,7 +154,7 @@ def page(source: Path) -> str:
         asked = [call for call in asked if call not in members]
         rows = (_row(call, prefix, hall) for call in members)
         lines += [f"## {title}\n", f"{told}\n", table(("Call", "What for"), rows)]
-    return "\n".join([*lines, _BEHIND, "## Shapes\n", shapes_page(shapes)])
+    return "\n".join([*lines, _AFTER, "## Shapes\n", shapes_page(shapes)])
 
 
 def _row(asked: Asked, prefix: str, hall: dict[tuple[str, str], str]) -> tuple[str, str]:
@@ -181,14 +182,19 @@ _HEAD = """\
 # Worker API
 
 What a container asks of its orchestrator, at `{GASTOWN_API_URL}/api/towns/{GASTOWN_TOWN_ID}`.
-Whoever answers these calls can run a town; the *hall* is the orchestrator of one machine and answers all of them.
+A program that answers these calls can run a town; the *hall* is the orchestrator of one machine and
+answers all of them.
 
 Every call has `Authorization: Bearer <container token>`, and those for an agent `X-Gastown-Agent-Id` and
 `X-Gastown-Rig-Id`.
 A 401 makes the container renew its token once, and ask again.
 """
 
-_BEHIND = """\
+_AFTER = """\
+An event is `{"agent_id", "event_type", "data", "attemptId"}`. Most types are kilo's own, as it sent them. The
+control server makes `agent.status` (`status`, `reason`), `agent.turn_taken_up` and `git.push_refused` (`reason`),
+and `agent.usage`, whose data is a [`UsageEvent`](#usageevent).
+
 Beside these there are the calls of [the agents' tools](tools.md), and one that goes elsewhere:
 `POST {KILO_CLOUD_URL}/api/gastown/git-credentials` asks a platform integration for a git login.
 

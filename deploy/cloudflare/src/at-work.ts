@@ -1,6 +1,6 @@
 /** Whether an agent of a town is at work. */
 
-/** The conditions of a start and of an open turn; not of one that has waited ten minutes for somebody to answer. */
+/** The conditions of a start and of an open turn; not of one that has waited ten minutes for an answer of a person. */
 const AT_WORK = /^gastown_agent_conditions\{condition="(busy|retrying|starting|stalled|wedged|offline)"\} [1-9]/m;
 
 /**

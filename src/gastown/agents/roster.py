@@ -73,20 +73,25 @@ class Roster:
         return sorted((a for a in self._agents.values() if a.is_active), key=lambda a: not a.request.is_mayor)
 
     def begin(
-        self, request: StartAgentRequest, *, deadline: float, seconds: float, attempt: str | None = None
+        self,
+        request: StartAgentRequest,
+        *,
+        deadline: float,
+        seconds: float,
+        given: int,
+        attempt: str | None = None,
     ) -> Agent:
         """Begin a fresh start, or join the same one, and return at once; await `agent.settled` for its result.
 
         Another attempt of the same id that is still there is cancelled, and the new one begins when nothing of it
-        is left. `deadline` is on Trio's clock; `seconds` is what an error says about it. `attempt` is the id that
-        the caller gave the attempt, if it did.
+        is left. `deadline` is on Trio's clock; `seconds` is what an error says about it. `given` is the
+        generation of the request; `attempt` is the id that the caller gave the attempt, if it did.
         """
         before = self._agents.get(request.agent_id)
         if before is not None and joins(before, request, attempt):
             return before
         options = LifeOptions(Priority.INTERACTIVE, deadline=deadline, seconds=seconds)
-        desired = Desired(request, self.services.credentials.next_generation())
-        return self._begin(desired, workdir_of(request, self.services.paths), options, attempt)
+        return self._begin(Desired(request, given), workdir_of(request, self.services.paths), options, attempt)
 
     def claim(self, entry: RegistryEntry, release: trio.Event) -> Agent | None:
         """Take over an agent of the last container: `starting` from now on, its life waits for `release`.

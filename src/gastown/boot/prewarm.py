@@ -59,6 +59,7 @@ async def prewarm_mayor(worker: WorkerClient, roster: Roster, report: BootReport
     """
     services = roster.services
     report.prewarm = "asking"
+    given = services.credentials.next_generation()
     with report.bar("mayor context"), trio.fail_after(10):
         context = await worker.mayor_context()
     missing = [
@@ -76,7 +77,7 @@ async def prewarm_mayor(worker: WorkerClient, roster: Roster, report: BootReport
         return
     report.prewarm = "running"
     began = trio.current_time()
-    services.credentials.adopt_context(context)
+    services.credentials.adopt_context(context, given)
     request = expected_request(context, worker.town_id)
     if not await _warm(request, roster, report):
         report.prewarm = "skipped: the mayor has been started already"

@@ -17,7 +17,8 @@ class HydrationGate:
     """Open at first; closed while a `hold()` is in progress; open again when that hold ends, however it ends.
 
     Every hold creates its own event and sets it at its end; a waiter waits for the event that was current when it
-    arrived. So a second hydration can never strand a waiter of the first.
+    arrived. So a second hydration can never strand a waiter of the first. Waiters go on in the order in which they
+    came: of two requests the later one has the last word, and Trio wakes the waiters of an event in any order.
     `waiting` is the number of waiting tasks, `waits` the histogram of finished waits.
     """
 
@@ -26,6 +27,7 @@ class HydrationGate:
         self.waits = Histogram("gastown_gate_wait_seconds")
         self._current = trio.Event()
         self._current.set()
+        self._order = trio.Lock()
 
     @property
     def is_open(self) -> bool:
@@ -45,10 +47,11 @@ class HydrationGate:
         """Return when the hydration that was current on arrival lets requests through, or when one of `others`
         is set; a checkpoint always.
         """
-        began = trio.current_time()
+        began, current = trio.current_time(), self._current
         self.waiting += 1
         try:
-            await wait_any(self._current, *others)
+            async with self._order:
+                await wait_any(current, *others)
         finally:
             self.waiting -= 1
             self.waits.observe(trio.current_time() - began)

@@ -49,17 +49,23 @@ def event_id(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() and len(text) < 20 else None
 
 
-async def pass_gate(town: Town) -> None:
+async def pass_gate(town: Town) -> int:
     """Wait for the hydration gate, then take the town config of this request: nothing changes before.
 
+    Returns the generation of what the request brings: that of its arrival, so what comes while it waits is newer.
     A drain lets every request through at once; the handler has to ask the drain what may still happen.
     """
+    given = town.services.credentials.next_generation()
     await town.gate.wait(town.drain.shutdown.requested)
-    adopt_town_config(town)
+    adopt_town_config(town, given)
+    return given
 
 
-def adopt_town_config(town: Town) -> None:
-    """Take the town config that this request brings; one that is not a JSON object is ignored with a warning."""
+def adopt_town_config(town: Town, given: int | None = None) -> None:
+    """Take the town config that this request brings; one that is not a JSON object is ignored with a warning.
+
+    `given` is the generation of the request, None for one that has just come.
+    """
     header = request.headers.get(CONFIG_HEADER)
     if header is None:
         return
@@ -67,8 +73,7 @@ def adopt_town_config(town: Town) -> None:
     if config is None:
         log.warning("town_config.ignored", problem="the header is not a JSON object")
         return
-    if config != town.services.credentials.current.town:
-        town.services.credentials.replace_town(config)
+    if town.services.credentials.replace_town(config, given):
         log.info("town_config.replaced", generation=town.services.credentials.current.generation)
 
 

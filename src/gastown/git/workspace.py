@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from gastown.git.command import run_git
+from gastown.git.command import GitRunner, run_git
 from gastown.git.errors import GitError
 from gastown.isolation.ownership import NotOurs, give_directory, read_small, write_whole
 from gastown.isolation.users import User, run_as
@@ -72,6 +72,8 @@ async def prepare_workspace(
     env: Mapping[str, str],
     user: User | None = None,
     mode: int = 0o700,
+    *,
+    run: GitRunner = run_git,
 ) -> None:
     """Make `workdir` a git repository of `user`'s with one empty commit, unless it is one already."""
     if not paths.contains(workdir):
@@ -81,8 +83,8 @@ async def prepare_workspace(
         return
     name = ("-c", "user.name=gastown", "-c", "user.email=gastown@gastown.local")
     commit = ("commit", "--quiet", "--allow-empty", "-m", "Empty workspace")
-    await run_git("init", "--quiet", "--initial-branch=main", cwd=workdir, env=env, user=user)
-    await run_git(*name, *commit, cwd=workdir, env=env, user=user)
+    await run("init", "--quiet", "--initial-branch=main", cwd=workdir, env=env, user=user)
+    await run(*name, *commit, cwd=workdir, env=env, user=user)
 
 
 def _has_commit(directory: Path) -> bool:

@@ -11,6 +11,8 @@ kilo servers that are played:
   process goes; `SlowKilo`, `NeverKilo`, `CrashingKilo`, `DyingKilo` and `FailingPromptKilo` are named for
   what they do.
 - `town.worker` (a `FakeWorker`) is the worker API where no orchestrator is given. It remembers what it is told.
+- `Leaver(town)` drains the town once a drain is asked for, as `gastown serve` does. Without it `POST /drain` is
+  answered and new starts are refused, but no agent leaves.
 - `gastown.testing.faults` lets things go wrong on purpose.
 
 Time is virtual: see `gastown.testing.clock` for the rules. All durations are in seconds. What is opened belongs to
@@ -33,6 +35,7 @@ from gastown.testing.launchers import (
     SlowKilo,
     Spawn,
 )
+from gastown.testing.leaver import Leaver
 from gastown.testing.network import MemoryNetwork, open_network
 from gastown.testing.town import TOWN, FakeTown, Later, open_fake_town, start_request
 from gastown.testing.worker import ROUTES, Call, DeafWorker, FakeWorker, SlowWorker, token_until
@@ -55,6 +58,7 @@ __all__ = [
     "Fate",
     "Home",
     "Later",
+    "Leaver",
     "MemoryNetwork",
     "NeverKilo",
     "Script",

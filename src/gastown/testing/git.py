@@ -56,6 +56,8 @@ class FakeGit:
                 (Path(cwd) / ".git" / "objects").mkdir()
             case ("checkout", *_):
                 _write(Path(cwd) / ".git", "index")
+            case (*_, "commit", "--quiet", "--allow-empty", "-m", _):
+                _write(Path(cwd) / ".git" / "refs" / "heads", "main")
             case ("for-each-ref", *_):
                 return f"{COMMIT} refs/remotes/origin/main "
             case ("rev-parse", *_):

@@ -79,6 +79,7 @@ class LiveCredentials:
     def __init__(self, initial: Credentials) -> None:
         self.current = initial
         self._generation = IN_REGISTRY
+        self._town_given = AT_BOOT
         self._token_given = Signal()
 
     def next_generation(self) -> int:
@@ -95,23 +96,36 @@ class LiveCredentials:
         """Return once the live container token is not `token`. The same text, given again, is another token."""
         await self._token_given.wait_until(lambda: self.current.container_token is not token)
 
-    def replace_town(self, config: TownConfig) -> None:
-        """Take a whole new town configuration; what it does not say is no longer so.
+    def replace_town(self, config: TownConfig, given: int | None = None) -> bool:
+        """Take a whole new town configuration; what it does not say is no longer so. Returns whether it differs.
 
         Every request may repeat the configuration: a credential is given again only when its value differs.
+        `given` is the generation of the request that brought it, None for one of this moment. When a later request
+        has brought one already, nothing changes.
         """
+        given = self.next_generation() if given is None else given
+        if given < self._town_given:
+            return False
+        self._town_given = given
+        return self._take_town(config, given)
+
+    def _take_town(self, config: TownConfig, given: int) -> bool:
         before = self.current
+        if (config, config.model_fields_set) == (before.town, before.town.model_fields_set):
+            return False  # with the keys that it names: an organisation of null is not the same as none
         ever = before.retired_names | set(before.town.env_vars)
         self._replace(town=config, retired_names=ever - set(config.env_vars))
         old, new = _given(before), _given(self.current)
         changed = [name for name, value in new.items() if value != old[name]]
-        since = {**before.since, **dict.fromkeys(changed, self.next_generation())}
+        since = {**before.since, **dict.fromkeys(changed, given)}
         self.current = replace(self.current, since=since)
+        return True
 
-    def adopt_context(self, context: MayorContext) -> None:
+    def adopt_context(self, context: MayorContext, given: int | None = None) -> None:
         """Take the mayor context as the town configuration, so that the prewarm derives what the start will.
 
-        What a request's header has said already is kept: it says more than an older worker's context does.
+        `given` is the generation in which it was asked for, None for one of this moment. What a request's header
+        has said already is kept: it says more than an older worker's context does.
         """
         config = TownConfig(
             kilocode_token=context.kilocode_token,
@@ -129,7 +143,8 @@ class LiveCredentials:
         if context.knows_organization:
             config = config.model_copy(update={"organization_id": context.organization_id})
         said = self.current.town.model_dump(exclude_defaults=True)
-        self.replace_town(TownConfig.model_validate(config.model_dump(exclude_unset=True) | said))
+        merged = TownConfig.model_validate(config.model_dump(exclude_unset=True) | said)
+        self._take_town(merged, self.next_generation() if given is None else given)
 
     def _replace(self, **changes: Any) -> None:
         self.current = replace(self.current, generation=self.current.generation + 1, **changes)

@@ -100,15 +100,14 @@ def effective(desired: Desired, live: Credentials, defaults: ContainerDefaults) 
 
 
 def _token(name: str, desired: Desired, live: Credentials, defaults: ContainerDefaults) -> Secret | None:
-    given = [
+    values = (
         (_BY_DEFAULT, defaults.kilocode_token if name == "KILOCODE_TOKEN" else None),
         (IN_REGISTRY_ENVIRONMENT, (desired.inherited or {}).get(name)),
         (desired.given, desired.request.env_vars.get(name)),
         (live.generation_of(name), live.tokens().get(name)),
-    ]
-    return max(((generation, token) for generation, token in given if token), default=(0, None), key=_generation)[
-        1
-    ]
+    )
+    given = [value for value in values if value[1]]
+    return max(given, key=_generation)[1] if given else None
 
 
 def _organization(desired: Desired, live: Credentials, defaults: ContainerDefaults) -> str | None:

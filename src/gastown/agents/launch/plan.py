@@ -66,4 +66,5 @@ async def workspace(plan: StartPlan) -> None:
     services, request = plan.services, plan.request
     owner = services.users.owner(request, plan.user)
     mode = 0o700 if request.is_mayor else 0o750
-    await prepare_workspace(services.paths, plan.workdir, services.defaults.base_env, owner, mode)
+    run = services.repositories.tools.run
+    await prepare_workspace(services.paths, plan.workdir, services.defaults.base_env, owner, mode, run=run)

@@ -129,18 +129,26 @@ async def _take_over(agent: Agent, runtime: Runtime, successor: Server, phases: 
     """Listen to the successor, then make it the agent's server. Up to the switch all of it can be undone."""
     phases.enter("events")
     await successor.rest.status(runtime.session_id, agent.workdir)
-    hearing = await runtime.nursery.start(listen, agent, successor, name=f"events {agent.id}")
-    async with runtime.switch:
-        phases.enter("switch")
-        interrupted = not agent.turns.is_done
-        with trio.move_on_after(_SWITCH_SECONDS, shield=True):
-            runtime.listening.cancel(reason="another server takes over")
-            runtime.listening = hearing
-            await runtime.lease.replace(successor)
-            agent.turns.resync(busy=False)
-            agent.progress.another_server()
-            if interrupted:
-                await _go_on(agent, runtime)
+    hearing = await agent.running().nursery.start(listen, agent, successor, name=f"events {agent.id}")
+    try:
+        async with runtime.switch:
+            if agent.runtime is not runtime:
+                raise AgentNotRunning(agent.id, agent.state)
+            if successor.ended.is_set():
+                raise successor.death()
+            phases.enter("switch")
+            interrupted = not agent.turns.is_done
+            with trio.move_on_after(_SWITCH_SECONDS, shield=True):
+                runtime.listening.cancel(reason="another server takes over")
+                runtime.listening = hearing
+                await runtime.lease.replace(successor)
+                agent.turns.resync(busy=False)
+                agent.progress.another_server()
+                if interrupted:
+                    await _go_on(agent, runtime)
+    finally:
+        if runtime.listening is not hearing:
+            hearing.cancel(reason="the new server does not take over")
     log.info("agent.restarted", agent_id=agent.id, port=successor.port, turn_resumed=interrupted)
 
 
@@ -154,8 +162,9 @@ async def _go_on(agent: Agent, runtime: Runtime) -> None:
         log.warning("turn.not_taken_up", agent_id=agent.id, reason=str(error))
 
 
-async def change_model(agent: Agent, services: AgentServices, change: ModelRequest) -> None:
-    """Use another model from the next turn on, without a restart where kilo can do that.
+async def change_model(agent: Agent, services: AgentServices, change: ModelRequest, given: int) -> None:
+    """Use another model from the next turn on, without a restart where kilo can do that. `given` is the generation
+    of the request.
 
     A new small model, and a model that the server does not know, are in its frozen configuration: those restart it
     in the background, at the end of the turn.
@@ -163,7 +172,7 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
     fields: dict[str, Any] = {"model": change.model}
     fields |= {n: getattr(change, n) for n in ("small_model", "organization_id") if n in change.model_fields_set}
     before = agent.request
-    agent.change(services.credentials.next_generation(), fields)
+    agent.change(given, fields)
     if agent.state is not AgentState.RUNNING:
         agent.announce()
         return

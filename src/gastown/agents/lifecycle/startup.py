@@ -120,6 +120,10 @@ async def open_session(agent: Agent, server: Server) -> tuple[str, bool]:
         goes_on = agent.request.is_mayor or agent.is_resumed or agent.returning
         known = await server.rest.sessions(agent.workdir) if goes_on else []
         session = known[0] if known else await server.rest.create_session(agent.workdir, agent.request.name)
+        if known and agent.activity.newest_message is None:
+            # What a stream has missed is asked for later, and must not bring back the past.
+            for newest in await server.rest.messages(session.id, newest=1):
+                agent.activity.goes_on_after(newest, session.id)
     except KiloError as error:
         raise await server.explain(error) from error
     agent.session_id = session.id

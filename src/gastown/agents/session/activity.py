@@ -10,7 +10,7 @@ from typing import Any
 from gastown.agents.session.condition import Progress
 from gastown.agents.session.event_log import Turns
 from gastown.agents.session.usage import UsageMeter
-from gastown.kilo.models import MessageUpdated, Part, PartUpdated, TurnClosed
+from gastown.kilo.models import Message, MessageUpdated, Part, PartUpdated, TurnClosed
 from gastown.kilo.stream import KiloEvent
 
 __all__ = ["Activity"]
@@ -76,6 +76,13 @@ class Activity:
                 self._turn_ended()
             case _:
                 pass
+
+    def goes_on_after(self, newest: Message, session_id: str) -> None:
+        """The agent's session has messages of earlier attempts, up to `newest`: they are not this attempt's."""
+        self.newest_message = newest.info.id
+        if newest.info.time.completed is not None:
+            self._messages[newest.info.id] = None
+            self.usage.passed(session_id, newest.info.id)
 
     def _count_message(self, message_id: str, *, of_agent: bool) -> None:
         if of_agent:

@@ -24,7 +24,10 @@ _TRIES = 3
 
 
 async def listen(agent: Agent, server: Server, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-    """Follow a server's events; reports started with the scope that ends it. Raises `ServerDied` if it dies."""
+    """Follow a server's events; reports started with the scope that ends it. Raises `ServerDied` if it dies.
+
+    The death of one that has not taken over yet is for the restart to tell: the agent has another server.
+    """
     again, gaps = trio.open_memory_channel[None](1)
 
     def reconnected() -> None:
@@ -43,7 +46,8 @@ async def listen(agent: Agent, server: Server, *, task_status: trio.TaskStatus[t
             await nursery.start(server.follow, agent.take, reconnected, name=f"stream {agent.id}")
             task_status.started(scope)
         # Raised outside of the nursery, so that it is a plain exception and not a group of one.
-        raise server.death()
+        if agent.runtime is None or agent.runtime.server is server:
+            raise server.death()
 
 
 async def _fill(agent: Agent, server: Server, gaps: trio.MemoryReceiveChannel[None]) -> None:

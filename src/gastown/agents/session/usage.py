@@ -34,10 +34,7 @@ class UsageMeter:
         """
         if not _is_completed(info) or info["id"] <= self._counted.get(session_id, ""):
             return None
-        self._counted[session_id] = info["id"]
-        self._counted.move_to_end(session_id)
-        if len(self._counted) > _SESSIONS:
-            self._counted.popitem(last=False)
+        self.passed(session_id, info["id"])
         used = _used(info)
         self.total = used if self.total is None else _sum(self.total, used)
         model = info.get("modelID")
@@ -47,6 +44,13 @@ class UsageMeter:
             model=model if isinstance(model, str) and len(model) <= _LONGEST_MODEL else None,
             **dict(used),
         )
+
+    def passed(self, session_id: str, message_id: str) -> None:
+        """Messages up to this one count no more: they have been counted, or an earlier attempt has made them."""
+        self._counted[session_id] = message_id
+        self._counted.move_to_end(session_id)
+        if len(self._counted) > _SESSIONS:
+            self._counted.popitem(last=False)
 
 
 def _is_completed(info: Any) -> bool:

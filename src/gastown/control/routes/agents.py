@@ -77,7 +77,7 @@ async def _answer(here: Town, body: StartAgentRequest, attempt: str | None, arri
         if body.is_mayor:
             resumes_held.enter_context(here.services.pool.slots.hold_resumes())
         try:
-            await pass_gate(here)
+            given = await pass_gate(here)
         except BaseException:  # a Cancelled, or a group of them
             if not budget.cancel_called:  # the client has left
                 here.roster.starts.at_the_gate(body.role, "ended")
@@ -85,7 +85,7 @@ async def _answer(here: Town, body: StartAgentRequest, attempt: str | None, arri
         if (answer := _kept(here, body, attempt)) is not None:
             return answer
         _check_drain(here, body)
-        agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds, attempt=attempt)
+        agent = here.roster.begin(body, deadline=arrival + seconds, seconds=seconds, attempt=attempt, given=given)
         await agent.settled.wait()
     attempts = here.roster.attempts
     if agent is None:
@@ -125,8 +125,8 @@ async def model(agent_id: str) -> Response:
     body = await parse(ModelRequest)
     here = town()
     here.roster.get(agent_id)
-    await pass_gate(here)
-    await change_model(here.roster.get(agent_id), here.services, body)
+    given = await pass_gate(here)
+    await change_model(here.roster.get(agent_id), here.services, body, given)
     return reply(Updated())
 
 

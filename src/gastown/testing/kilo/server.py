@@ -17,7 +17,7 @@ from gastown.testing.kilo.turns import Turns, named_error
 __all__ = ["FakeKilo"]
 
 _UNEXPECTED = "Unexpected server error"
-_WITH_ID = re.compile(r"/(?:ses|pty|net)_[^/]+")
+_WITH_ID = re.compile(r"/(?:ses|pty|que)_[^/]+")
 
 
 class FakeKilo:
