@@ -43,6 +43,7 @@ ODD: dict[str, Callable[[], Answer | Frames]] = {
     "brackets in brackets": lambda: DEEP,
     "300 objects in each other": lambda: Answer(200, b'{"data":' * 300 + b"1" + b"}" * 300),
     "not a number": lambda: Answer(200, b'{"data": NaN}'),
+    "an infinity": lambda: Answer(200, b'{"data": 1e999}'),
     "compressed": lambda: Answer(200, gzip.compress(b" " * 3_000_000), headers={"content-encoding": "gzip"}),
     "a page": lambda: Answer(200, b"<html>"),
     "without an end": lambda: Frames(endless()),

@@ -63,6 +63,11 @@ def test_no_tracked_file_names_a_path_of_one_machine(place: str) -> None:
     assert lines_with(place) == []
 
 
+def test_no_tracked_file_has_the_marks_of_a_conflict() -> None:
+    """In a docstring they are no syntax error, so nothing else would notice them."""
+    assert lines_with(r"^(<{7}|>{7}) ") == []
+
+
 def test_ci_runs_the_documented_commands() -> None:
     """`.ci/run` is executable, and calls `make test`, as the README does, and what reads the code."""
     script = REPOSITORY / ".ci" / "run"

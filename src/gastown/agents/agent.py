@@ -39,17 +39,11 @@ class Agent:
     `lifecycle` is where it is between its start and its end; `desired` what is wanted of it; `plan` what its start
     works with, from its beginning; `runtime` its use of a server, while it has one. `session_id` is the session
     that it had last. `returning` is set once a server of it has died and it is coming back, or has come back.
-    `repository` are the reports of its worktree and its rig, while git works for its start. `ends_told` is how
-<<<<<<< HEAD
-    many ends of its turns the worker was told of. `secrets` are the credentials of its start. `counted` counts
-    its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change of
-    model or prompt; `replaced_by` is the attempt that took its place.
-    `instructions` is held while its AGENTS.md is written.
-=======
+    `repository` are the reports of its worktree and its rig, while git works for its start. `ends_reported` is how
     many ends of its turns were reported to the worker. `secrets` are the credentials of its start. `counted`
     counts its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change
-    of model or prompt; `replaced_by` is the attempt that took its place.
->>>>>>> main
+    of model or prompt; `replaced_by` is the attempt that took its place. `instructions` is held while its
+    AGENTS.md is written.
     """
 
     def __init__(
@@ -81,7 +75,7 @@ class Agent:
         self.phases = PhaseLog(self._entered)
         self.counted: CountedStart | None = None
         self.replaced_by: str | None = None
-        self.ends_told = 0
+        self.ends_reported = 0
         self.leftovers: tuple[str, ...] = ()
         self._now = now
         self._events = events

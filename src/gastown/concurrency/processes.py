@@ -21,7 +21,7 @@ import trio
 from gastown.isolation.proc import environment_of, process_ids
 from gastown.isolation.users import User, identity, run_as
 
-__all__ = ["CannotStart", "Child", "Exit", "end_group", "marked_processes", "open_child", "send"]
+__all__ = ["CannotStart", "Child", "Exit", "end_group", "marked_processes", "open_child", "send", "start_group"]
 
 MARK = "GASTOWN_SPAWN_MARK"
 _TAIL_LINES = 40
@@ -99,19 +99,26 @@ class Child:
         self.ended.set()
 
 
+async def start_group(
+    argv: Sequence[str], cwd: str, env: Mapping[str, str], user: User | None, stdin: int = DEVNULL
+) -> trio.Process:
+    """Start `argv` as the leader of a session and group of its own. Its outputs are pipes. Raises `OSError`."""
+    return await trio.lowlevel.open_process(
+        list(argv),
+        cwd=cwd,
+        env=env,
+        stdin=stdin,
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,
+        **identity(user),
+    )
+
+
 async def _start(argv: Sequence[str], cwd: str, env: Mapping[str, str], grace: float, user: User | None) -> Child:
     mark = secrets.token_hex(8)
     try:
-        process = await trio.lowlevel.open_process(
-            list(argv),
-            cwd=cwd,
-            env={**env, MARK: mark},
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-            **identity(user),
-        )
+        process = await start_group(argv, cwd, {**env, MARK: mark}, user)
     except OSError as error:
         raise CannotStart(f"{argv[0]} in {cwd}: {error.strerror or error}") from error
     return Child(process, mark, grace, user)

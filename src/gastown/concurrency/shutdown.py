@@ -61,16 +61,16 @@ class Shutdown:
         else:
             self.budget.cancel(reason=why)
 
-    async def hard_exit_timer(self, disarm: AsyncExitStack) -> None:
+    async def hard_exit_timer(self, at_the_end: AsyncExitStack) -> None:
         """End the process from a thread some time after the budget, should the event loop itself hang.
 
-        For a real process only. The timer starts with the request and is cancelled when `disarm` closes.
+        For a real process only. The timer starts with the request and is cancelled when `at_the_end` closes.
         """
         await self.requested.wait()
         timer = threading.Timer(self.seconds + _LAST_RESORT_SECONDS, os._exit, (1,))
         timer.daemon = True
         timer.start()
-        disarm.callback(timer.cancel)
+        at_the_end.callback(timer.cancel)
 
     async def handle_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Count each TERM and INT, until cancelled."""

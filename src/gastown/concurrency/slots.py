@@ -65,7 +65,7 @@ class PrioritySlots:
             raise ValueError("at least one slot is needed")
         self.capacity = capacity
         self.in_use = 0
-        self._quiet = 0
+        self._holds = 0
         self._waiters: list[_Waiter] = []
         self._arrivals = count()
 
@@ -97,11 +97,11 @@ class PrioritySlots:
     @contextmanager
     def hold_resumes(self) -> Iterator[None]:
         """Keep resumes waiting for the length of the block."""
-        self._quiet += 1
+        self._holds += 1
         try:
             yield
         finally:
-            self._quiet -= 1
+            self._holds -= 1
             self._grant()
 
     def give_back(self) -> None:
@@ -111,7 +111,7 @@ class PrioritySlots:
 
     def _grant(self) -> None:
         while self._waiters and self.in_use < self.capacity:
-            if self._quiet and self._waiters[0].priority >= Priority.RESUME:
+            if self._holds and self._waiters[0].priority >= Priority.RESUME:
                 return
             self.in_use += 1
             heapq.heappop(self._waiters).granted.set()

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import trio
 
-from gastown.concurrency.processes import end_group, send
+from gastown.concurrency.processes import end_group, send, start_group
 from gastown.contract.secret import Secret
 from gastown.git.errors import GitError, GitFailed, failure
 from gastown.git.progress import OnProgress, read_progress
-from gastown.isolation.users import User, identity
+from gastown.isolation.users import User
 from gastown.logs import redacted
 
 __all__ = ["GitFailed", "GitRunner", "config_variables", "run_git"]
@@ -129,16 +129,7 @@ async def _open(
 ) -> trio.Process:
     """git, begun as the leader of a session of its own. Raises `GitError`."""
     try:
-        return await trio.lowlevel.open_process(
-            ["git", *arguments],
-            cwd=cwd,
-            env=env,
-            stdin=stdin,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-            **identity(user),
-        )
+        return await start_group(("git", *arguments), cwd, env, user, stdin)
     except OSError as error:
         raise GitError(f"git {arguments[0]} cannot run: {error.strerror or type(error).__name__}") from None
 

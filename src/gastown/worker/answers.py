@@ -7,6 +7,7 @@ uncompressed, no JSON is taken that is nested without end, and one bad entry of 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -49,7 +50,7 @@ class Answer:
         if not content:
             return {}
         try:
-            found = json.loads(content, parse_constant=_no_number)
+            found = json.loads(content, parse_constant=_no_number, parse_float=_finite)
         except (ValueError, RecursionError):  # the latter: brackets in brackets in brackets
             raise Unreadable("the answer is not JSON") from None
         if not _is_flat_enough(found):
@@ -107,6 +108,14 @@ def problems(error: pydantic.ValidationError) -> str:
 def _no_number(_: str) -> NoReturn:
     """NaN and Infinity: Python reads them, and JSON has none."""
     raise ValueError
+
+
+def _finite(text: str) -> float:
+    """A number such as 1e999 is JSON, but no float: Python would make an infinity of it."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _is_flat_enough(value: Any) -> bool:

@@ -165,12 +165,8 @@ async def _update_list(agent: Agent, services: AgentServices) -> None:
 async def write_instructions(agent: Agent, services: AgentServices) -> None:
     """Write AGENTS.md: the agent's system prompt, and for a mayor the repositories that it may read.
 
-<<<<<<< HEAD
-    Without either there is nothing to write, and what stands there stays. One write at a time: the last one has
-    the newest text.
-=======
-    Without either nothing is written, and an AGENTS.md that is there stays as it is.
->>>>>>> main
+    Without either nothing is written, and an AGENTS.md that is there stays as it is. One write at a time: the last
+    one has the newest text.
     """
     async with agent.instructions:
         await _write_instructions(agent, services)

@@ -44,9 +44,9 @@ async def mind_idleness(agent: Agent, runtime: Runtime, services: AgentServices)
 async def _report_waiting(agent: Agent, runtime: Runtime, services: AgentServices) -> None:
     while True:
         await _until_done(agent, runtime)
-        if agent.turns.ended > agent.ends_told:
+        if agent.turns.ended > agent.ends_reported:
             services.reports.waiting(agent.request.rig_id, agent.id, services.now(), agent.attempt)
-        agent.ends_told = agent.turns.ended
+        agent.ends_reported = agent.turns.ended
         await _until_work(agent)
 
 

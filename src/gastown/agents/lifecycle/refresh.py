@@ -8,6 +8,7 @@ from gastown.agents.agent import Agent
 from gastown.agents.lifecycle.restart import begin_renewal
 from gastown.agents.services import AgentServices
 from gastown.contract.agents import AgentState
+from gastown.contract.errors import AgentNotRunning
 from gastown.contract.town import RefreshResult
 
 __all__ = ["renew_all"]
@@ -28,7 +29,10 @@ async def _renew(agent: Agent, services: AgentServices) -> RefreshResult:
     if agent.state is AgentState.RUNNING and (runtime := agent.runtime) is not None:
         differences = runtime.server.spec.differences(runtime.plan.spec())
     if differences:
-        await begin_renewal(agent, services)
+        try:
+            await begin_renewal(agent, services)
+        except AgentNotRunning:  # it has ended meanwhile: no server of it is left to renew
+            differences = ()
     return RefreshResult(
         agent_id=agent.id,
         success=True,

@@ -50,7 +50,10 @@ async def begin_renewal(agent: Agent, services: AgentServices) -> None:
     """Let a task of the agent renew its server. Returns when that has its place in the queue for a restart, or
     waits for the end of a turn. Raises `AgentNotRunning`.
     """
-    await agent.running().nursery.start(renew, agent, services, name=f"restart {agent.id}")
+    nursery = agent.running().nursery
+    if nursery.cancel_scope.cancel_called:  # it ends in this very tick, and takes no task any more
+        raise AgentNotRunning(agent.id, agent.state)
+    await nursery.start(renew, agent, services, name=f"restart {agent.id}")
 
 
 async def renew(

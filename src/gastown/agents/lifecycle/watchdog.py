@@ -98,7 +98,7 @@ async def _push_offline(agent: Agent, runtime: Runtime) -> None:
                 await server.rest.retry_network(request, agent.workdir)
         except (KiloError, trio.TooSlowError) as error:
             log.warning("offline.not_retried", agent_id=agent.id, reason=str(error) or "no answer in time")
-            agent.progress.not_told(request)
+            agent.progress.retry_failed(request)
 
 
 async def _recycle(agent: Agent, runtime: Runtime, services: AgentServices) -> None:

@@ -64,7 +64,7 @@ class Progress:
         if self.unanswered_since is None:
             self.unanswered_since = trio.current_time()
 
-    def not_told(self, request: str) -> None:
+    def retry_failed(self, request: str) -> None:
         """An offline session could not be told to try again. It will not ask again, so its request stands."""
         if self.offline_request is None:
             self.offline_request = request

@@ -73,9 +73,9 @@ async def _answer(here: Town, body: StartAgentRequest, attempt: str | None, arri
     seconds = here.start_seconds - here.start_margin
     _check_drain(here, body)
     agent: Agent | None = None
-    with trio.move_on_at(arrival + seconds) as budget, ExitStack() as calm:
+    with trio.move_on_at(arrival + seconds) as budget, ExitStack() as resumes_held:
         if body.is_mayor:
-            calm.enter_context(here.services.pool.slots.hold_resumes())
+            resumes_held.enter_context(here.services.pool.slots.hold_resumes())
         try:
             given = await pass_gate(here)
         except BaseException:  # a Cancelled, or a group of them
