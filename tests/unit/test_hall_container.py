@@ -137,7 +137,8 @@ async def test_a_town_whose_folder_begins_with_our_name_is_left_alone(folder: Pa
         assert process.poll() is None
     finally:
         process.kill()
-        await process.wait()
+        with trio.move_on_after(5, shield=True):
+            await process.wait()
 
 
 async def test_a_container_that_died_as_the_block_ended_is_reported(folder: Path) -> None:

@@ -25,6 +25,7 @@ __all__ = ["GitFailed", "GitRunner", "config_variables", "run_git"]
 OUTPUT_LIMIT = 16 * 1024 * 1024
 _STDERR_LINES = 40
 _LINE_LIMIT = 4096
+_CLOSE_SECONDS = 1.0
 _GRACE_SECONDS = 2.0
 """Between TERM, at which git removes its lock files, and KILL."""
 
@@ -116,7 +117,10 @@ async def run_git(  # noqa: PLR0913 - keywords
             # Something below git may hold a pipe open; the last words of git itself are in it already.
             nursery.cancel_scope.deadline = trio.current_time() + 1
     finally:
-        await _close(process)
+        with trio.move_on_after(_GRACE_SECONDS + 3, shield=True):
+            await _end(process)
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await _close_pipes(process)
     if said.too_much:
         raise GitError(f"git {arguments[0]} printed more than {said.most} bytes")
     if process.returncode:
@@ -134,16 +138,17 @@ async def _open(
         raise GitError(f"git {arguments[0]} cannot run: {error.strerror or type(error).__name__}") from None
 
 
-async def _close(process: trio.Process) -> None:
-    """End what still runs, also when cancelled, and close the pipes."""
+async def _end(process: trio.Process) -> None:
     if process.returncode is None:
-        with trio.move_on_after(_GRACE_SECONDS + 3, shield=True):
-            await end_group(process, _GRACE_SECONDS)
-            await process.wait()
+        await end_group(process, _GRACE_SECONDS)
+        await process.wait()
+
+
+async def _close_pipes(process: trio.Process) -> None:
+    """Close what is read and written. Waits for nothing: each is closed before its checkpoint."""
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            with trio.move_on_after(0, shield=True):
-                await pipe.aclose()
+            await pipe.aclose()
 
 
 def _bounds(cwd: str) -> dict[str, str]:

@@ -200,7 +200,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature of httpcore2
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> _Stream:
