@@ -106,3 +106,18 @@ async def test_a_mayor_that_comes_back_has_the_newest_configuration(town_on_fake
         await town.client.post("/sync-config", headers={"X-Town-Config": '{"git_author_name": "Ada"}'})
         await trio.sleep(20)
         assert town.kilo.server("mayor-1").spec.env["GIT_AUTHOR_NAME"] == "Ada"
+
+
+async def test_a_mayor_whose_new_server_is_killed_after_a_swap_comes_back(town_on_fakes) -> None:
+    """The events of the server that has taken over are followed to its death."""
+    async with town_on_fakes() as town:
+        await town.start()
+        await trio.sleep(10)
+        swap = {"model": "test/large", "smallModel": "test/another"}
+        await town.client.patch("/agents/mayor-1/model", json=swap)
+        await trio.sleep(20)
+        assert len(town.kilo.spawns) == 2
+        town.kilo.kill(town.kilo.server("mayor-1"))
+        await trio.sleep(20)
+        assert (await town.status())["status"] == "running"
+        assert await states(town) == ["running", "starting", "running"]
