@@ -121,3 +121,16 @@ async def test_a_mayor_whose_new_server_is_killed_after_a_swap_comes_back(town_o
         await trio.sleep(20)
         assert (await town.status())["status"] == "running"
         assert await states(town) == ["running", "starting", "running"]
+
+
+async def test_a_restart_on_a_slow_machine_gets_more_time_at_each_try(town_on_fakes) -> None:
+    """A server that takes 20 s to listen replaces the old one, though the first try has 6 s."""
+    async with town_on_fakes() as town:
+        await town.start()
+        await trio.sleep(10)
+        town.kilo.fate = lambda _: Fate(20)
+        swap = {"model": "test/large", "smallModel": "test/another"}
+        await town.client.patch("/agents/mayor-1/model", json=swap)
+        await trio.sleep(200)
+        assert len(town.logged("agent.restart_failed")) == 2
+        assert len(town.logged("agent.restarted")) == 1

@@ -60,16 +60,17 @@ async def renew(
     agent: Agent, services: AgentServices, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Give an agent a server of its newest spec. One that is not ready in time is tried again, with growing
-    pauses; any other failure is logged, and the old server goes on.
+    pauses and twice the time, up to that of a start; any other failure is logged, and the old server goes on.
     """
-    pauses = delays(5.0, 300.0)
+    pauses, seconds = delays(5.0, 300.0), services.deadlines.refresh
     try:
         while True:
             try:
-                await restart_when_idle(agent, services, task_status=task_status)
+                await restart_when_idle(agent, services, seconds=seconds, task_status=task_status)
                 return
             except RestartTimedOut as error:
                 log.warning("agent.restart_failed", agent_id=agent.id, reason=str(error))
+            seconds = min(2 * seconds, max(seconds, services.deadlines.start))
             task_status = trio.TASK_STATUS_IGNORED
             await trio.sleep(next(pauses))
     except (KiloError, AgentNotRunning) as error:
@@ -81,12 +82,13 @@ async def restart_when_idle(
     services: AgentServices,
     *,
     anyway: bool = False,
+    seconds: float | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Give a running agent a server of its newest spec at the end of its turn; False when it has that already.
 
-    A turn that opens while the new server starts puts the restart off again. The deadline of
-    `services.deadlines.refresh` seconds runs from the moment when a slot is free. `anyway`: also when the server
+    A turn that opens while the new server starts puts the restart off again. The deadline of `seconds`
+    (`services.deadlines.refresh` without) runs from the moment when a slot is free. `anyway`: also when the server
     is of the newest spec. Reports started before its first wait. Raises `KiloError`, and `AgentNotRunning` when
     the agent ends meanwhile.
     """
@@ -98,14 +100,14 @@ async def restart_when_idle(
             if not (anyway or runtime.is_stale):
                 return False
             try:
-                await _restart(agent, services, runtime)
+                await _restart(agent, services, runtime, seconds or services.deadlines.refresh)
             except TurnOpened:
                 continue
             return True
 
 
-async def _restart(agent: Agent, services: AgentServices, runtime: Runtime) -> None:
-    phases, seconds = PhaseLog(), services.deadlines.refresh
+async def _restart(agent: Agent, services: AgentServices, runtime: Runtime, seconds: float) -> None:
+    phases = PhaseLog()
     phases.enter("queue")
     async with services.restarts:
         with await services.pool.slots.take(Priority.REFRESH):

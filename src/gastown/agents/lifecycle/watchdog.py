@@ -110,7 +110,7 @@ async def _recycle(agent: Agent, runtime: Runtime, services: AgentServices) -> N
             continue
         log.warning("server.too_big", agent_id=agent.id, resident_mb=size, limit_mb=services.server_rss_mb)
         try:
-            await restart_when_idle(agent, services, anyway=True)
+            await restart_when_idle(agent, services, anyway=True, seconds=services.deadlines.start)
         except (KiloError, AgentNotRunning) as error:
             log.warning("server.not_recycled", agent_id=agent.id, reason=str(error))
         # One that is as big at once again would be replaced for ever; the limit is then too low.
