@@ -69,8 +69,7 @@ async def owned() -> AsyncIterator[Owned]:
             python = find_python("64201", os.environ["PATH"])
             async with open_helper_service(credentials, for_all=True, python=python) as access:
                 env = {"PATH": os.environ["PATH"]}
-                people = {"keeper": KEEPER, "browser": BOB}
-                tools = Tools(run_git, env, place.paths, credentials, access, place.limits, **people)
+                tools = Tools(run_git, env, place.paths, credentials, access, place.limits, KEEPER, BOB)
                 async with open_repositories(tools) as repositories:
                     with trio.fail_after(60):
                         yield Owned(place, repositories)

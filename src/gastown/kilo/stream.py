@@ -13,7 +13,7 @@ from gastown.concurrency.backoff import delays
 from gastown.kilo.client import MOST_BYTES, KiloClient
 from gastown.kilo.errors import KiloError, KiloGarbled
 from gastown.kilo.frames import FrameReader, FrameTooLarge
-from gastown.kilo.models import EVENTS, FRAME, EventFacts, parse, read
+from gastown.kilo.models import EVENTS, EventFacts, read, read_frame
 from gastown.metrics.counters import Counter
 
 __all__ = ["DroppedFrames", "KiloEvent", "event_of", "follow_events"]
@@ -129,7 +129,7 @@ def event_of(data: bytes, connected: Callable[[], None]) -> KiloEvent | None:
     `sync` frames repeat other frames in a durable form; those without a session are kilo's own housekeeping.
     Raises `KiloGarbled`.
     """
-    payload = read(FRAME, parse(data, "GET", _PATH), "GET", _PATH).payload
+    payload = read_frame(data, "GET", _PATH)
     if payload.type == "server.connected":
         connected()
     if payload.type == "sync" or payload.properties is None:
