@@ -261,7 +261,7 @@ def parse(data: bytes, method: str, path: str) -> Any:
 def read_frame(data: bytes, method: str, path: str) -> _Payload:
     """What a frame of the event stream carries. Raises `KiloGarbled`.
 
-    Parsed and judged in one pass: a flood has thousands of these a second, nearly all flat, with text in each value.
+    Parsed and judged in one pass: a flood has thousands a second, nearly all flat, with text in each value.
     """
     try:
         payload = _Frame.model_validate_json(data).payload
@@ -303,7 +303,7 @@ def _check(values: list[Any], method: str, path: str) -> None:
 
 
 def _inside(level: list[Any], method: str, path: str) -> list[Any]:
-    """All that the arrays and objects of `level` hold. A number that is too large for a float was read as infinite."""
+    """What the arrays and objects of `level` hold. A number too large for a float was read as infinite."""
     inside: list[Any] = []
     for value in level:
         kind = type(value)
