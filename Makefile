@@ -54,9 +54,9 @@ picture: setup ## boot a town once and draw its waterfall into docs/boot.svg
 	@.venv/bin/python bench/picture.py docs/boot.svg
 
 .PHONY: test
-test: setup ## all tests: make test ARGS='-k gate'
+test: setup ## all tests, in two processes: make test ARGS='-k gate', or ARGS='--numprocesses 0 --pdb'
 	@tools/system-packages
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest --numprocesses 2 $(ARGS)
 
 .PHONY: soak
 soak: setup ## agents started, messaged, stopped and crashed at random: make soak SECONDS=300 ARGS='--seed 1'
@@ -90,8 +90,8 @@ lint-python: setup ## ruff, flake8-async, mypy, pyright, the project table and t
 	@# ASYNC114 wants a list of our startables here; ASYNC124: an async method of a protocol or a route need not wait;
 	@# ASYNC128: two startables hand task_status on; ASYNC9xx: a checkpoint in every function. What only tests and
 	@# the benchmark do is a bounded poll of a real process (ASYNC110) and a short command before one (ASYNC221).
-	find src -name '*.py' -print0 | xargs -0 .venv/bin/flake8-async --disable=$(ASYNC_OFF)
-	find tests bench -name '*.py' -print0 | xargs -0 .venv/bin/flake8-async --disable=$(ASYNC_OFF),ASYNC110,ASYNC221
+	find src -name '*.py' -print0 | xargs -0 -P 2 -n 40 .venv/bin/flake8-async --disable=$(ASYNC_OFF)
+	find tests bench -name '*.py' -print0 | xargs -0 -P 2 -n 40 .venv/bin/flake8-async --disable=$(ASYNC_OFF),ASYNC110,ASYNC221
 	.venv/bin/mypy
 	.venv/bin/pyright src
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:  # pytest loads the plugin itself, with its assertions rewritten
     from gastown.testing.plugin import OpenTown
@@ -21,3 +22,16 @@ def inline(work_in_place: None) -> None:
 def town_on_fakes(open_town: OpenTown) -> OpenTown:
     """`async with town_on_fakes(...) as town`: see `open_fake_town`. Needs `virtual_time`."""
     return open_town
+
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """A file's tests run in one process, in order; so do all of the real kilo, whose servers take a core each."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "tests/kilo" if file.startswith("tests/kilo/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:
+    return _ByFile(config, log)

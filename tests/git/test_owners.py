@@ -66,7 +66,7 @@ async def owned() -> AsyncIterator[Owned]:
             server.tokens = {"token"}
             credentials = GitCredentials(lambda: place.town, place.source)
             credentials.register_rig("r", place.rig("r").remote, given={"GIT_TOKEN": Secret("token")})
-            python = find_python("64201", os.environ["PATH"])
+            python = find_python(str(KEEPER.uid), os.environ["PATH"])
             async with open_helper_service(credentials, for_all=True, python=python) as access:
                 env = {"PATH": os.environ["PATH"]}
                 tools = Tools(run_git, env, place.paths, credentials, access, place.limits, KEEPER, BOB)

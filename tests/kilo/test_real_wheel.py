@@ -72,16 +72,23 @@ async def test_the_wheel_alone_brings_up_a_town_whose_mayor_answers(elsewhere, t
     assert any(reaches(trace) for trace in traces(os.getpid())), "the look at a process sees nothing"
     report = tmp_path / "up.json"
     command = [str(elsewhere / "venv/bin/gastown"), "up", "--dir", str(tmp_path / "town"), "--port", "0"]
-    process = await trio.lowlevel.open_process(
-        [*command, "--json", str(report)],
-        cwd=elsewhere,
-        env=environment(elsewhere, with_kilo=True),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    said = tmp_path / "up.log"
+    with said.open("wb") as log:
+        process = await trio.lowlevel.open_process(
+            [*command, "--json", str(report)],
+            cwd=elsewhere,
+            env=environment(elsewhere, with_kilo=True),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        answer = await first_answer(report)
+        try:
+            answer = await first_answer(report)
+        except trio.TooSlowError as error:
+            error.add_note(f"what up said:\n{said.read_text(errors='replace')[-8000:]}")
+            raise
         family = [process.pid, *descendants(process.pid)]
         strays = {trace[:300] for pid in family for trace in traces(pid) if reaches(trace)}
         kilos = [pid for pid in family if str(elsewhere / "bin" / "kilo") in traces(pid)]

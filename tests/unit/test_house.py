@@ -95,7 +95,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hypercorn.trio": ("asgi/hypercorn_seams.py",),
     "sqlite3": ("testing/", "hall/store/", "worker/snapshots/database.py"),
     # The credential helper is a program of its own that git runs.
-    "os.environ": ("settings.py", "cli.py", "git/credential_helper.py"),
+    "os.environ": ("settings.py", "cli.py", "git/credential_helper.py", "testing/users.py"),
     "os.environb": ("settings.py", "cli.py"),
     "os.getenv": ("settings.py", "cli.py"),
     "os.putenv": (),

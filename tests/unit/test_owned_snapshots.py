@@ -17,7 +17,7 @@ from gastown.contract.secret import Secret
 from gastown.isolation.agent_users import prepare_home
 from gastown.isolation.users import as_user
 from gastown.testing.network import open_network
-from gastown.testing.users import ALICE, BOB, needs_root, open_folder
+from gastown.testing.users import ALICE, BOB, KEEPER, needs_root, open_folder
 from gastown.testing.worker import FakeWorker
 from gastown.worker.client import WorkerClient
 from gastown.worker.snapshots import store as snapshots
@@ -79,7 +79,7 @@ async def open_home() -> AsyncIterator[Home]:
     with open_folder() as folder:
         await prepare_home(str(folder / "alice"), ALICE)
         await prepare_home(str(folder / "bob"), BOB)
-        work = DatabaseWork(find_python("64201", os.environ["PATH"]))
+        work = DatabaseWork(find_python(str(KEEPER.uid), os.environ["PATH"]))
         async with open_network() as network:
             worker = FakeWorker(network)
             credentials = LiveCredentials(Credentials(container_token=Secret("t")))

@@ -16,8 +16,10 @@ from gastown.isolation.users import User
 
 __all__ = ["ALICE", "BOB", "KEEPER", "make_deep", "needs_root", "open_folder", "users"]
 
-UIDS = range(210_000, 210_010)
-KEEPER = User(64_201, 64_201, "keeper", takes_from=UIDS)
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+UIDS = range(210_000 + 10 * _WORKER, 210_010 + 10 * _WORKER)
+"""Ten for each process that runs tests: all processes of such a user are ended now and then."""
+KEEPER = User(64_201 + _WORKER, 64_201 + _WORKER, "keeper", takes_from=UIDS)
 ALICE, BOB = (User(uid, KEEPER.gid, "agent", alone=True, takes_from=UIDS) for uid in UIDS[:2])
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
