@@ -71,6 +71,8 @@ ROUTES: dict[str, Any] = {
     "POST /api/session/*/model": None,
     "POST /kilocode/session/*/resume": True,
     "POST /network/*/reply": True,
+    **{f"GET /{kind}": [{"id": f"{kind[:3]}_1", "metadata": {}}] for kind in ("permission", "question")},
+    "POST /permission/*/reply": True,
     "GET /pty": [PTY],
     "POST /pty": PTY,
     "GET /pty/*": PTY,

@@ -103,6 +103,9 @@ def test_a_plain_polecat_gets_exactly_these_variables() -> None:
         "GASTOWN_AGENT_ROLE": "polecat",
         "KILO_TEST_HOME": "/tmp/agent-home-a1",
         "XDG_DATA_HOME": "/tmp/agent-home-a1/.local/share",
+        "XDG_CONFIG_HOME": "/tmp/agent-home-a1/.config",
+        "KILO_DISABLE_PROJECT_CONFIG": "1",
+        "KILO_DISABLE_SKILL_SHELL": "1",
         "GIT_AUTHOR_NAME": "Nux (gastown)",
         "GIT_AUTHOR_EMAIL": "Nux@gastown.local",
         "GIT_COMMITTER_NAME": "Nux (gastown)",
@@ -114,6 +117,20 @@ def test_a_plain_polecat_gets_exactly_these_variables() -> None:
         "KILOCODE_TOKEN": "bearer",
         "KILO_AUTH_CONTENT": '{"kilo":{"key":"bearer","type":"api"}}',
     }
+
+
+PERMISSIONS = {
+    **dict.fromkeys(
+        (
+            *("bash", "browser_open", "doom_loop", "edit", "external_directory", "kilo_local_recall"),
+            *("kilo_memory_recall", "kilo_memory_save", "lsp", "notebook_edit", "notebook_execute"),
+            *("notebook_read", "recall", "semantic_search", "skill", "task", "webfetch", "websearch"),
+        ),
+        "allow",
+    ),
+    "agent_manager": dict.fromkeys(("*", "answer", "move", "prompt", "stop"), "allow"),
+    "read": dict.fromkeys(("*", "*.env", "*.env.*"), "allow"),
+}
 
 
 def test_the_configuration_names_models_agents_permissions_and_the_bearer() -> None:
@@ -133,13 +150,10 @@ def test_the_configuration_names_models_agents_permissions_and_the_bearer() -> N
             "explore": {"model": "kilo/anthropic/large"},
             "title": {"model": "kilo/anthropic/small"},
         },
-        "permission": {
-            "edit": "allow",
-            "bash": "allow",
-            "webfetch": "allow",
-            "doom_loop": "allow",
-            "external_directory": "allow",
-        },
+        "permission": PERMISSIONS,
+        "default_agent": "code",
+        "disabled_providers": [],
+        "mcp": {},
         "snapshot": False,
     }
 

@@ -193,7 +193,9 @@ A 401 makes the container renew its token once, and ask again.
 _AFTER = """\
 An event is `{"agent_id", "event_type", "data", "attemptId"}`. Most types are kilo's own, as it sent them. The
 control server makes `agent.status` (`status`, `reason`), `agent.turn_taken_up` and `git.push_refused` (`reason`),
-and `agent.usage`, whose data is a [`UsageEvent`](#usageevent).
+`agent.ask_answered` (`kind`, `permission`, `patterns`, `reply`: what kilo asked a person for, and what it was
+answered by rule), `agent.project_config_ignored` (`files`: a repository's configuration for kilo, which does not
+count), and `agent.usage`, whose data is a [`UsageEvent`](#usageevent).
 
 Beside these there are the calls of [the agents' tools](tools.md), and one that goes elsewhere:
 `POST {KILO_CLOUD_URL}/api/gastown/git-credentials` asks a platform integration for a git login.

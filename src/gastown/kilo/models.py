@@ -19,10 +19,10 @@ from gastown.contract.terminals import Pty
 from gastown.kilo.errors import KiloGarbled
 
 __all__ = [
-    "EVENTS", "MESSAGES", "PROVIDERS", "PTY", "PTYS", "REFUSAL", "SESSION", "SESSIONS", "STATUSES",
-    "TOOL_IDS", "Asked", "ErrorBody", "ErrorEvent", "EventFacts", "Message", "MessageUpdated", "Part", "PartDelta",
-    "PartUpdated", "Replied", "Session", "Status", "StatusChanged", "TurnClosed", "TurnOpened", "parse", "read",
-    "read_frame",
+    "ASK", "EVENTS", "LIST", "MESSAGES", "PROVIDERS", "PTY", "PTYS", "REFUSAL", "SESSION", "SESSIONS", "STATUSES",
+    "TOOL_IDS", "Ask", "Asked", "ErrorBody", "ErrorEvent", "EventFacts", "Message", "MessageUpdated", "Part",
+    "PartDelta", "PartUpdated", "Replied", "Session", "Status", "StatusChanged", "TurnClosed", "TurnOpened",
+    "parse", "read", "read_frame",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -127,6 +127,15 @@ class Message(_Model):
         return self.info.is_aborted or "completed" not in self.info.time.model_fields_set
 
 
+class Ask(_Model):
+    """Something that kilo waits for a person to answer: a permission, a question or a suggestion."""
+
+    id: Id
+    permission: _Name | None = None
+    patterns: list[str] = []
+    metadata: dict[str, Any] = {}
+
+
 class _Provider(_Model):
     id: str
     models: dict[str, Any] = {}
@@ -194,7 +203,7 @@ class PartDelta(_Facts):
 
 
 class Asked(_Facts):
-    """`permission.asked` and `question.asked`."""
+    """`permission.asked`, `question.asked` and `suggestion.shown`."""
 
     id: Id
 
@@ -228,13 +237,18 @@ EVENTS: Mapping[str, TypeAdapter[Any]] = MappingProxyType(
         "message.part.delta": TypeAdapter(PartDelta),
         "permission.asked": TypeAdapter(Asked),
         "question.asked": TypeAdapter(Asked),
+        "suggestion.shown": TypeAdapter(Asked),
         "permission.replied": TypeAdapter(Replied),
         "question.replied": TypeAdapter(Replied),
         "question.rejected": TypeAdapter(Replied),
+        "suggestion.accepted": TypeAdapter(Replied),
+        "suggestion.dismissed": TypeAdapter(Replied),
     }
 )
 """The events that we read. All others are relayed and not read."""
 
+ASK = TypeAdapter(Ask)
+LIST = TypeAdapter(list[Any])
 MESSAGES = TypeAdapter(list[Message])
 PROVIDERS = TypeAdapter(_Providers)
 PTY = TypeAdapter(Pty)

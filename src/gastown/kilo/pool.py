@@ -47,14 +47,18 @@ _OUTCOMES: Mapping[type[Exception], str] = {
 
 
 class Server:
-    """A server of the pool. It lives until it is retired or dies; `gone` is set when nothing of it is left."""
+    """A server of the pool. It lives until it is retired or dies; `gone` is set when nothing of it is left.
+
+    `asks` counts what it asked a person for, and what it was answered, over all servers.
+    """
 
     def __init__(
-        self, spec: ServerSpec, running: RunningServer, client: KiloClient, dropped: DroppedFrames
+        self, spec: ServerSpec, running: RunningServer, client: KiloClient, dropped: DroppedFrames, asks: Counter
     ) -> None:
         self.spec = spec
         self.running = running
         self.rest = KiloRest(client)
+        self.asks = asks
         self._dropped = dropped
         self._client = client
         self.leased = False
@@ -159,7 +163,8 @@ class Lease:
 class ServerPool:
     """Made by `open_pool`. All servers live in the pool's nursery and end with it.
 
-    `spawns` and `deaths` count them, `dropped` the frames of their event streams that could not be read.
+    `spawns` and `deaths` count them, `dropped` the frames of their event streams that could not be read, `asks`
+    what they asked a person for.
     """
 
     def __init__(
@@ -181,6 +186,7 @@ class ServerPool:
         self.spawns = Counter("gastown_server_spawns_total")
         self.deaths = Counter("gastown_server_deaths_total")
         self.dropped = Counter("gastown_server_frames_dropped_total")
+        self.asks = Counter("gastown_server_asks_total")
         self._servers: list[Server] = []
         self._locks = NamedLocks()
 
@@ -311,7 +317,7 @@ class ServerPool:
         try:
             async with self._launch(spec) as running:
                 dropped = DroppedFrames(self.dropped, running.endpoint.port)
-                server = Server(spec, running, self._connect(running.endpoint), dropped)
+                server = Server(spec, running, self._connect(running.endpoint), dropped, self.asks)
                 self._servers.append(server)
                 task_status.started(server)
                 await wait_any(server.retirement, running.ended)

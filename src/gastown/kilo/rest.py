@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from gastown.kilo.client import KiloClient
+from gastown.kilo.errors import KiloGarbled
 from gastown.kilo.models import (
+    ASK,
+    LIST,
     MESSAGES,
     PROVIDERS,
     SESSION,
     SESSIONS,
     STATUSES,
     TOOL_IDS,
+    Ask,
     Message,
     Session,
     Status,
+    read,
 )
 
-__all__ = ["KiloRest", "ModelName", "Session"]
+__all__ = ["ASKS", "KiloRest", "ModelName", "Session"]
+
+ASKS = ("permission", "question", "suggestion")
+"""What kilo 7.7.7 can wait for a person with, beside its network (`retry_network`)."""
 
 
 class ModelName(NamedTuple):
@@ -117,6 +126,23 @@ class KiloRest:
     async def retry_network(self, request: str, directory: str) -> None:
         """Tell an offline session to ask its gateway again now; it would wait for ever (kilo-facts 2)."""
         await self._client.call("POST", f"/network/{request}/reply", {}, {"directory": directory})
+
+    async def asks(self, kind: str, directory: str) -> list[Ask]:
+        """What waits for an answer now, of one of the `ASKS`. An entry that cannot be read is left out."""
+        path = f"/{kind}"
+        found = []
+        for entry in await self._client.ask(LIST, "GET", path, query={"directory": directory}):
+            with suppress(KiloGarbled):
+                found.append(read(ASK, entry, "GET", path))
+        return found
+
+    async def answer(self, kind: str, request: str, directory: str, *, allow: bool) -> None:
+        """Answer a permission for this once, or refuse it; a question or a suggestion can only be refused."""
+        if kind == "permission":
+            route, body = "reply", {"reply": "once" if allow else "reject"}
+        else:
+            route, body = "reject" if kind == "question" else "dismiss", {}
+        await self._client.call("POST", f"/{kind}/{request}/{route}", body, {"directory": directory})
 
     async def set_model(self, session: str, model: str) -> None:
         """Change the model of a session from its next turn on; a running turn is not touched."""

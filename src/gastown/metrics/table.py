@@ -207,6 +207,13 @@ _ALL = (
         "gastown_server_frames_dropped",
         "Frames of kilo servers' event streams that were dropped: not JSON, or not of the shape that kilo sends.",
     ),
+    _counter(
+        "gastown_server_asks",
+        "What kilo servers asked a person for and were answered by rule. kind: permission, question, suggestion; "
+        "reply: allowed, refused.",
+        kind=("permission", "question", "suggestion"),
+        reply=("allowed", "refused"),
+    ),
     _gauge("gastown_servers", "Kilo servers whose process lives, by the role of their agent.", role=_ROLES),
     _gauge(
         "gastown_server_resident_memory",

@@ -5,11 +5,11 @@ The prewarm and the start call the same `derive`: a prewarmed mayor is a cache h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gastown.agents.launch.desired import ContainerDefaults, Desired, effective
+from gastown.agents.launch.kilo_config import HERMETIC, canonical, kilo_config
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.git.access import HelperAccess
@@ -89,15 +89,18 @@ def derive(
     organisation is the broker's to add; git's tokens come from the git helper, custom variables with each command.
     """
     home, bearer = home_of(defaults, request.agent_id), endpoint.bearer.reveal()
-    config = _kilo_config(request, bearer, defaults.plugin)
+    primary, small = model_name(request.model), model_name(request.small_model or request.model)
+    config = kilo_config(primary, small, bearer, defaults.plugin)
     env = {
         **_plain_variables(request, workdir, live, defaults, user),
         **dict.fromkeys(("KILOCODE_TOKEN", "GASTOWN_CONTAINER_TOKEN", "GASTOWN_SESSION_TOKEN"), bearer),
         **dict.fromkeys(("GASTOWN_API_URL", "GASTOWN_BROKER_URL", "KILO_API_URL"), endpoint.url),
         "KILO_OPENROUTER_BASE": f"{endpoint.url}/api/openrouter",
         **_past_proxies(defaults),
+        # The home's, not that of whoever started the town: their kilo's settings are not the agents'.
+        "XDG_CONFIG_HOME": f"{home}/.config",
         **dict.fromkeys(("KILO_CONFIG_CONTENT", "OPENCODE_CONFIG_CONTENT"), config),
-        "KILO_AUTH_CONTENT": _canonical({"kilo": {"type": "api", "key": bearer}}),
+        "KILO_AUTH_CONTENT": canonical({"kilo": {"type": "api", "key": bearer}}),
     }
     if request.is_mayor:
         env["GASTOWN_DASHBOARD_FILE"] = dashboard_file(defaults.home_root, user)
@@ -133,6 +136,7 @@ def _plain_variables(
     return {
         **defaults.base_env,
         **_QUIET_KILO,
+        **HERMETIC,
         "KILO_PARENT_PID": str(defaults.parent_pid),
         "GASTOWN_AGENT_ID": request.agent_id,
         "GASTOWN_RIG_ID": request.rig_id,
@@ -187,32 +191,6 @@ def _person(user: User | None, home: str) -> dict[str, str]:
     return homes | {"HOME": home, "TMPDIR": temporary(home), "USER": user.name, "LOGNAME": user.name}
 
 
-def _kilo_config(request: StartAgentRequest, token: str, plugin: str | None) -> str:
-    primary = model_name(request.model)
-    small = model_name(request.small_model or request.model)
-    options = {"apiKey": token, "kilocodeToken": token}
-    return _canonical(
-        {
-            "provider": {"kilo": {"options": options, "models": {primary: {}, small: {}}}},
-            "model": f"kilo/{primary}",
-            "small_model": f"kilo/{small}",
-            "agent": {
-                **{name: {"model": f"kilo/{primary}"} for name in ("code", "general", "plan", "explore")},
-                "title": {"model": f"kilo/{small}"},
-            },
-            "permission": dict.fromkeys(("edit", "bash", "webfetch", "doom_loop", "external_directory"), "allow"),
-            # A slow one asks a person whether to go on, and the turn waits for the answer (docs/adr/0028).
-            "snapshot": False,
-            # Named as a file: a plugins folder would wait for a package registry (kilo-facts 4).
-            **({"plugin": [plugin]} if plugin else {}),
-        }
-    )
-
-
 def model_name(name: str) -> str:
     """The model's name without the provider; an empty one means kilo's own choice."""
     return name.removeprefix("kilo/") or DEFAULT_MODEL
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

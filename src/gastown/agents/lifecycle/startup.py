@@ -11,6 +11,7 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.agents.launch.environment import model_name
+from gastown.agents.launch.kilo_config import project_files
 from gastown.agents.launch.plan import StartPlan, workspace
 from gastown.agents.launch.repositories import prepare_worktree, write_instructions
 from gastown.agents.runtime import Runtime
@@ -24,6 +25,7 @@ from gastown.contract.worker import StartupPhaseEvent
 from gastown.git.errors import GitError
 from gastown.git.workspace import OutsideRoot
 from gastown.isolation.agent_users import prepare_home
+from gastown.isolation.users import run_as
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
 
@@ -71,14 +73,16 @@ async def prepare(agent: Agent, plan: StartPlan, services: AgentServices) -> Non
     agent.phases.enter("workspace")
     if agent.request.works_in_repository:
         await prepare_worktree(agent, services)
-        return
-    try:
-        await workspace(plan)
-    except GitError as error:
-        lasting = isinstance(error, OutsideRoot)
-        raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=not lasting) from error
-    if agent.request.is_mayor:
-        await write_instructions(agent, services)
+    else:
+        try:
+            await workspace(plan)
+        except GitError as error:
+            lasting = isinstance(error, OutsideRoot)
+            raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=not lasting) from error
+        if agent.request.is_mayor:
+            await write_instructions(agent, services)
+    if ignored := await run_as(plan.user, project_files, agent.workdir):
+        agent.record("agent.project_config_ignored", {"files": ignored})
 
 
 @asynccontextmanager

@@ -12,8 +12,12 @@ from gastown.kilo.stream import KiloEvent
 
 __all__ = ["Progress"]
 
-_ASKED = {"permission.asked": "permission", "question.asked": "question"}
-_ARTICLE = {"permission": "a permission", "question": "an answer to its question"}
+_ASKED = {"permission.asked": "permission", "question.asked": "question", "suggestion.shown": "suggestion"}
+_ARTICLE = {
+    "permission": "a permission",
+    "question": "an answer to its question",
+    "suggestion": "an answer to its suggestion",
+}
 
 
 class Progress:

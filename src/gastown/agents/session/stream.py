@@ -9,8 +9,9 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
+from gastown.agents.session.asks import answer_asks
 from gastown.kilo.errors import KiloError
-from gastown.kilo.models import Message, Status
+from gastown.kilo.models import Asked, Message, Status
 from gastown.kilo.pool import Server
 from gastown.kilo.stream import KiloEvent
 
@@ -29,10 +30,21 @@ async def listen(agent: Agent, server: Server, *, task_status: trio.TaskStatus[t
     The death of one that has not taken over yet is for the restart to tell: the agent has another server.
     """
     again, gaps = trio.open_memory_channel[None](1)
+    asked, asks = trio.open_memory_channel[None](1)
 
     def reconnected() -> None:
         with suppress(trio.WouldBlock):
             again.send_nowait(None)
+        look_for_asks()
+
+    def look_for_asks() -> None:
+        with suppress(trio.WouldBlock):
+            asked.send_nowait(None)
+
+    def take(event: KiloEvent) -> None:
+        agent.take(event)
+        if isinstance(event.facts, Asked):
+            look_for_asks()
 
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -43,7 +55,8 @@ async def listen(agent: Agent, server: Server, *, task_status: trio.TaskStatus[t
 
             nursery.start_soon(watch, name=f"watch {agent.id}")
             nursery.start_soon(_fill, agent, server, gaps, name=f"reconcile {agent.id}")
-            await nursery.start(server.follow, agent.take, reconnected, name=f"stream {agent.id}")
+            nursery.start_soon(answer_asks, agent, server, asks, name=f"asks {agent.id}")
+            await nursery.start(server.follow, take, reconnected, name=f"stream {agent.id}")
             task_status.started(scope)
         # Raised outside of the nursery, so that it is a plain exception and not a group of one.
         if agent.runtime is None or agent.runtime.server is server:

@@ -74,6 +74,7 @@ def _servers(town: Town) -> dict[str, Reading]:
         "gastown_server_spawns_total": pool.spawns,
         "gastown_server_deaths_total": pool.deaths,
         "gastown_server_frames_dropped_total": pool.dropped,
+        "gastown_server_asks_total": pool.asks,
         "gastown_servers": Multiset((role,) for role, _ in sizes),
         "gastown_server_resident_memory_bytes": memory,
         "gastown_server_resident_memory_max_bytes": {(): max((size for _, size in sizes), default=0)},

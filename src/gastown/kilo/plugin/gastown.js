@@ -3,11 +3,12 @@
 
 import { Client, identityFrom } from "./client.js"
 import { dashboard, isBlock, prime } from "./context.js"
+import { keepOurs } from "./project.js"
 import { register, required, toolsOf } from "./tools.js"
 
 const ENVIRONMENT_SECONDS = 2
 
-export const Gastown = async () => {
+export const Gastown = async ({ directory } = {}) => {
   const identity = identityFrom(process.env)
   const tools = toolsOf(identity)
   const client = new Client(identity)
@@ -24,6 +25,8 @@ export const Gastown = async () => {
   }
 
   const hooks = {
+    config: async (config) => keepOurs(config, process.env, directory),
+
     tool: Object.fromEntries(tools.map((tool) => [tool.name, register(tool, client, identity)])),
 
     "tool.definition": async ({ toolID }, output) => {
@@ -86,6 +89,8 @@ function replace(system, name, text) {
 function liveEnvironment({ GASTOWN_BROKER_URL: url, GASTOWN_CONTAINER_TOKEN: token }) {
   let known = {}
   return async (_, output) => {
+    // The server's own lies in the agent's home; git and others look where they do everywhere.
+    if (process.env.HOME) output.env.XDG_CONFIG_HOME = `${process.env.HOME}/.config`
     try {
       const answer = await fetch(`${url}/broker/environment`, {
         headers: { Authorization: `Bearer ${token}` },

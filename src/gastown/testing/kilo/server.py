@@ -17,12 +17,14 @@ from gastown.testing.kilo.turns import Turns, named_error
 __all__ = ["FakeKilo"]
 
 _UNEXPECTED = "Unexpected server error"
-_WITH_ID = re.compile(r"/(?:ses|pty|que)_[^/]+")
+_WITH_ID = re.compile(r"/(?:ses|pty|que|per|sug)_[^/]+")
 
 
 class FakeKilo:
     """One server. Turns run in `nursery`; `app` is what is served. `asked` and `prompts` are what it was asked, by
     callers that knew its password.
+
+    `asks` are what waits for a person's answer, by kind: `wait_for` adds to them.
 
     A killed server (`killed`) leaves its open turns in the database as they are; a `silent` one publishes
     nothing, not even heartbeats, on connections that stay open.
@@ -35,6 +37,7 @@ class FakeKilo:
         self._events = Events(nursery)
         self._turns = Turns(nursery, home, self._events, script, models)
         self.home = home
+        self.asks: dict[str, list[dict[str, Any]]] = {"permission": [], "question": [], "suggestion": []}
         self.asked: list[Asked] = []
         self.prompts: list[dict[str, Any]] = []
         self.ptys = FakePtys()
@@ -101,7 +104,7 @@ class FakeKilo:
             case _:
                 return await self._about_the_server(asked)
 
-    async def _about_the_server(self, asked: Asked) -> Answer | Frames:
+    async def _about_the_server(self, asked: Asked) -> Answer | Frames:  # noqa: PLR0911 - a route each
         match [asked.method, *asked.path.strip("/").split("/")]:
             case ["GET", "global", "health"]:
                 return answer({"healthy": True, "version": "7.7.7"})
@@ -113,10 +116,30 @@ class FakeKilo:
             case ["GET", "config", "providers"]:
                 models = {name: {"id": name} for name in self._turns.models}
                 return answer({"providers": [{"id": "kilo", "models": models}], "default": {}})
+            case ["GET", "permission" | "question" | "suggestion" as kind]:
+                return answer(self.asks[kind])
+            case ["POST", "permission" | "question" | "suggestion" as kind, request, _]:
+                return self._reply(kind, request)
             case ["POST", "network", request, "reply"] if self._turns.reply(request):
                 return answer(True)
             case _:
                 return _error(404, "NotFoundError", f"{asked.method} {asked.path}")
+
+    def wait_for(self, kind: str, session: Session, number: int, **more: Any) -> str:
+        """Ask a person for something, as a tool does; returns the id of what was asked."""
+        ask = {"id": f"{kind[:3]}_{number}", "sessionID": session.id, **more}
+        self.asks[kind].append(ask)
+        self.emit("suggestion.shown" if kind == "suggestion" else f"{kind}.asked", session, **ask)
+        return str(ask["id"])
+
+    def _reply(self, kind: str, request: str) -> Answer:
+        """What waited is answered, and waits no more; only its end is of interest here."""
+        for ask in [ask for ask in self.asks[kind] if ask["id"] == request]:
+            self.asks[kind].remove(ask)
+            ended = {"permission": "replied", "question": "rejected", "suggestion": "dismissed"}[kind]
+            self.emit(f"{kind}.{ended}", self.home.sessions[ask["sessionID"]], requestID=request)
+            return answer(True)
+        return _error(404, "NotFoundError", f"{kind} request not found: {request}")
 
     def _about_sessions(self, asked: Asked, body: Any) -> Answer:  # noqa: PLR0911 - a route each
         match [asked.method, *asked.path.strip("/").split("/")]:
