@@ -17,6 +17,8 @@ __all__ = ["build_parser", "main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for a wrong call or setting."""
+    if arguments is None:
+        _in_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["serve"] and len(given) == 1:
         return _serve()
@@ -58,6 +60,7 @@ def _serve() -> int:
         from gastown import logs
         from gastown.boot.accounts import BadAgentUser
         from gastown.control.server import CannotListen
+        from gastown.git.helper_service import NoSocketFolder
         from gastown.isolation.users import hide_memory
         from gastown.kilo.binary import KiloMissing
         from gastown.main import serve
@@ -72,12 +75,21 @@ def _serve() -> int:
         hide_memory()
     try:
         trio.run(serve, settings)
-    except (BadAgentUser, CannotListen, KiloMissing) as error:
+    except (BadAgentUser, CannotListen, KiloMissing, NoSocketFolder) as error:
         return _complain(str(error))
     except Exception as error:  # noqa: BLE001 - Python's own traceback would bypass the log, and its redaction
         structlog.get_logger().critical("container.crashed", exc_info=error)
         return 1
     return 0
+
+
+def _in_utf8() -> None:
+    """Where the locale is not UTF-8, begin again in Python's UTF-8 mode, as the same process.
+
+    Files, their names and the variables of children are UTF-8 here: an author called Jörg would fail otherwise.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from gastown.boot.hydrate import Hydration, hydrate
 from gastown.concurrency.loop_watch import watch_loop
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, listening_host, serve_app
+from gastown.git.helper_service import make_socket_folder
 from gastown.kilo.binary import find_kilo
 from gastown.kilo.client import http_client
 from gastown.kilo.server import launch
@@ -36,9 +37,10 @@ log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> None:
-    """Run the container until it is told to stop. Before it serves it may raise `CannotListen`, `KiloMissing` and
-    `BadAgentUser`.
+    """Run the container until it is told to stop. Before it serves it may raise `CannotListen`, `KiloMissing`,
+    `BadAgentUser` and `NoSocketFolder`.
     """
+    make_socket_folder().rmdir()  # one of its kind is needed: known now, and told in one sentence
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
     users = agent_users(settings, kilo_bin)
     host = listening_host(settings)
@@ -99,6 +101,6 @@ async def _hydrate(hydration: Hydration | None, scope: trio.CancelScope) -> None
 
 def _process_age() -> float:
     """Seconds since this process started, from /proc (clock ticks, 10 ms)."""
-    stat = Path("/proc/self/stat").read_text()
+    stat = Path("/proc/self/stat").read_text("utf-8")
     ticks = int(stat.rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

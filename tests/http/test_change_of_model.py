@@ -182,12 +182,12 @@ async def test_of_system_prompts_at_the_same_time_the_file_has_the_one_that_coun
     town_on_fakes, attempt: int
 ) -> None:
     async with town_on_fakes() as town:
-        await town.start("pole-1")
-        put = partial(town.client.put, "/agents/pole-1/system-prompt")
+        await town.start("triage-1", role="triage")
+        put = partial(town.client.put, "/agents/triage-1/system-prompt")
         changes = [town.later(partial(put, json={"systemPrompt": f"P{number}"})) for number in range(6)]
         for one in changes:
             await one.result()
-        agent = town.opened.town.roster.get("pole-1")
+        agent = town.opened.town.roster.get("triage-1")
         assert agent.request.system_prompt is not None
         text = await (trio.Path(agent.workdir) / "AGENTS.md").read_text()
         assert agent.request.system_prompt in text

@@ -43,7 +43,7 @@ class Agent:
     many ends of its turns were reported to the worker. `secrets` are the credentials of its start. `counted`
     counts its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change
     of model or prompt; `replaced_by` is the attempt that took its place. `instructions` is held while its
-    AGENTS.md is written.
+    AGENTS.md is written. `dropped` are the variables that it does not get, as was last said.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Agent:
         self.replaced_by: str | None = None
         self.ends_reported = 0
         self.leftovers: tuple[str, ...] = ()
+        self.dropped: Mapping[str, str] = {}
         self._now = now
         self._events = events
         self._on_change = on_change

@@ -170,7 +170,7 @@ def _user_named(named: str) -> User:
 def _subordinate(user: User, subuid: Path) -> tuple[int, int] | None:
     """First and last of the user's first range in subuid(5); None when it has none."""
     try:
-        lines = subuid.read_text().splitlines()
+        lines = subuid.read_text("utf-8", "replace").splitlines()
     except OSError:
         return None
     for line in lines:

@@ -17,6 +17,7 @@ __all__ = [
     "ControlError",
     "Draining",
     "ErrorBody",
+    "InstructionsNotWritten",
     "InvalidRequest",
     "Issue",
     "PtyNotFound",
@@ -78,6 +79,18 @@ class InvalidRequest(ControlError):
 
     def __init__(self, issues: list[Issue]) -> None:
         super().__init__("Invalid request body", issues=tuple(issues))
+
+
+class InstructionsNotWritten(ControlError):
+    """507: the agent's AGENTS.md could not be written. The prompt is remembered, and written with the next one."""
+
+    status = 507
+
+    def __init__(self, agent_id: str, reason: str) -> None:
+        super().__init__(
+            f"Agent {agent_id}: {reason}",
+            action="Make room on the disk, and send the prompt again: until then the agent reads the one before",
+        )
 
 
 class AgentNotFound(ControlError):

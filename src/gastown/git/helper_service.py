@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import struct
@@ -20,7 +21,7 @@ from gastown.git.access import HelperAccess
 from gastown.git.credentials import OWN, GitCredentials
 from gastown.isolation.ownership import remove_tree
 
-__all__ = ["open_helper_service"]
+__all__ = ["NoSocketFolder", "make_socket_folder", "open_helper_service"]
 
 log = structlog.get_logger()
 
@@ -28,6 +29,28 @@ _QUESTION_LIMIT = 16 * 1024
 _SECONDS = 18.0
 """A renewed token may have to be fetched first; the helper itself waits 20 s."""
 _HELPERS_AT_A_TIME = 128
+_LONGEST_SOCKET = 107
+"""Bytes of a path that the kernel takes for a socket."""
+_SOCKET, _SHORT = "s", "/tmp"  # noqa: S108 - a new folder in it, ours alone
+
+
+class NoSocketFolder(Exception):
+    """There is no folder whose path is short enough for a socket. The message says what to set."""
+
+
+def make_socket_folder() -> Path:
+    """A new folder of ours for the socket: in TMPDIR, or where that is too long a path in /tmp."""
+    folder = Path(tempfile.mkdtemp(prefix="gastown-git-"))
+    if len(os.fsencode(folder / _SOCKET)) <= _LONGEST_SOCKET:
+        return folder
+    folder.rmdir()
+    try:
+        return Path(tempfile.mkdtemp(prefix="gastown-git-", dir=_SHORT))
+    except OSError as error:
+        raise NoSocketFolder(
+            f"TMPDIR is too long for a socket, and {_SHORT} cannot be used ({error.strerror}): "
+            "set TMPDIR to a folder whose path has at most 80 bytes"
+        ) from error
 
 
 @asynccontextmanager
@@ -37,11 +60,11 @@ async def open_helper_service(
     """Answer helpers for the length of the block, on a socket in a directory that only this user may enter.
 
     `for_all`: that every user may reach. The key names the asker, and the kernel says which user's process
-    presents it.
+    presents it. Raises `NoSocketFolder`.
     """
-    directory = Path(tempfile.mkdtemp(prefix="gastown-git-"))
+    directory = make_socket_folder()
     try:
-        access = HelperAccess(str(directory / "s"), secrets.token_bytes(32), python)
+        access = HelperAccess(str(directory / _SOCKET), secrets.token_bytes(32), python)
         with trio.socket.socket(socket.AF_UNIX) as listening:
             await listening.bind(access.socket)
             await trio.Path(access.socket).chmod(0o666 if for_all else 0o600)

@@ -74,16 +74,16 @@ async def init_worktree(git: RigGit, branch: str | None, source: Source) -> None
 def _write(git: Path, objects: Path, source: Source, branch: str | None) -> None:
     refs = [line.split(" ") for line in source.listed.splitlines()]
     packed = "".join(f"{commit} {name}\n" for commit, name, target in refs if not target)
-    (git / "packed-refs").write_text("# pack-refs with:\n" + packed, errors="surrogateescape")
+    (git / "packed-refs").write_text("# pack-refs with:\n" + packed, "utf-8", "surrogateescape")
     for _, name, target in refs:
         if target:
             (git / name).parent.mkdir(parents=True, exist_ok=True)
-            (git / name).write_text(f"ref: {target}\n", errors="surrogateescape")
+            (git / name).write_text(f"ref: {target}\n", "utf-8", "surrogateescape")
     (git / "objects" / "info").mkdir(exist_ok=True)
-    (git / "objects" / "info" / "alternates").write_text(f"{objects}\n")
-    with (git / "config").open("a") as config:
+    (git / "objects" / "info" / "alternates").write_text(f"{objects}\n", "utf-8", "surrogateescape")
+    with (git / "config").open("a", encoding="utf-8", errors="surrogateescape") as config:
         config.write(_config(source.address))
-    (git / _OWNER).write_text(branch or "")
+    (git / _OWNER).write_text(branch or "", "utf-8")
 
 
 def _config(address: str) -> str:

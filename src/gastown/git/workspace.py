@@ -94,8 +94,14 @@ def _has_commit(directory: Path) -> bool:
 
 
 async def write_agents_md(workdir: str, text: str, user: User | None = None) -> None:
-    """Write the system prompt, as `user`, where kilo reads it on every turn; never half of it."""
-    await run_as(user, _write_agents_md, Path(workdir) / "AGENTS.md", text)
+    """Write the system prompt, as `user`, where kilo reads it on every turn; never half of it.
+
+    Raises `GitError`.
+    """
+    try:
+        await run_as(user, _write_agents_md, Path(workdir) / "AGENTS.md", text)
+    except OSError as error:
+        raise GitError(f"AGENTS.md cannot be written: {error.strerror or type(error).__name__}") from error
 
 
 def _write_agents_md(target: Path, text: str) -> None:

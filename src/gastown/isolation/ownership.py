@@ -217,6 +217,7 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file, never half of it, and through no link that stands in its place."""
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "w") as file:
-        file.write(text)
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(file, "w", encoding="utf-8", errors="surrogateescape") as opened:
+        opened.write(text)
     draft.replace(path)

@@ -63,7 +63,7 @@ def _remembered(file: Path) -> dict[str, int]:
         return {}
     with suppress(ValueError):
         if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-            uids = json.loads(file.read_text())
+            uids = json.loads(file.read_text("utf-8"))
             if isinstance(uids, dict) and all(isinstance(uid, int) for uid in uids.values()):
                 return uids
     log.warning("agents.uids_forgotten", file=str(file))

@@ -91,7 +91,7 @@ def make_room(root: str, request: dict[str, Any]) -> str:
     workdir = workdir_of(StartAgentRequest.model_validate(request), WorkspacePaths(root))
     heads = Path(workdir) / ".git" / "refs" / "heads"
     heads.mkdir(parents=True, exist_ok=True)
-    (heads / "main").write_text("0" * 40)
+    (heads / "main").write_text("0" * 40, "utf-8")
     return workdir
 
 

@@ -11,7 +11,22 @@ from gastown.contract.agents import StartAgentRequest
 from gastown.contract.secret import Secret
 from gastown.worker.tokens import IN_REGISTRY, IN_REGISTRY_ENVIRONMENT, Credentials
 
-__all__ = ["TOKEN_NAMES", "ContainerDefaults", "Desired", "Effective", "effective", "is_reserved"]
+__all__ = [
+    "MOST_BYTES",
+    "MOST_BYTES_TOGETHER",
+    "TOKEN_NAMES",
+    "ContainerDefaults",
+    "Desired",
+    "Effective",
+    "effective",
+    "is_reserved",
+    "size_of",
+]
+
+MOST_BYTES = 131_071
+"""Of NAME=value: with a longer one no process starts (MAX_ARG_STRLEN of Linux)."""
+MOST_BYTES_TOGETHER = 1024 * 1024
+"""Of all custom variables: half of what Linux gives a process for its variables and arguments."""
 
 _RESERVED = re.compile(
     r"(?:KILOCODE_TOKEN|GIT_TOKEN|GITHUB_TOKEN|GITLAB_TOKEN|GITLAB_INSTANCE_URL|GITHUB_CLI_PAT|GH_TOKEN"
@@ -72,11 +87,15 @@ class Desired:
 
 @dataclass(frozen=True)
 class Effective:
-    """The credentials and variables that count for one agent at one moment."""
+    """The credentials and variables that count for one agent at one moment.
+
+    `dropped` are the custom variables that do not count, each with the reason.
+    """
 
     tokens: Mapping[str, Secret]
     organization: str | None
     custom: Mapping[str, Secret]
+    dropped: Mapping[str, str]
 
     @property
     def gateway(self) -> Secret | None:
@@ -92,10 +111,12 @@ class Effective:
 def effective(desired: Desired, live: Credentials, defaults: ContainerDefaults) -> Effective:
     """What counts now: of each credential the value with the highest generation. A pure function."""
     found = {name: _token(name, desired, live, defaults) for name in TOKEN_NAMES}
+    custom, dropped = _custom(desired, live)
     return Effective(
         tokens={name: token for name, token in found.items() if token is not None},
         organization=_organization(desired, live, defaults),
-        custom=_custom(desired, live),
+        custom=custom,
+        dropped=dropped,
     )
 
 
@@ -124,12 +145,42 @@ def _generation(given: tuple[int, object]) -> int:
     return given[0]
 
 
-def _custom(desired: Desired, live: Credentials) -> dict[str, Secret]:
+def _custom(desired: Desired, live: Credentials) -> tuple[dict[str, Secret], dict[str, str]]:
     """Custom variables are no credentials: the town's configuration decides, whenever it came (contract 1)."""
     asked = {**(desired.inherited or {}), **desired.request.env_vars}
     kept = {name: value for name, value in asked.items() if name not in live.retired_names}
-    merged = {**kept, **live.town.env_vars}
-    return {n: v for n, v in merged.items() if _NAME.match(n) and "\0" not in v.reveal() and not is_reserved(n)}
+    custom: dict[str, Secret] = {}
+    dropped: dict[str, str] = {}
+    together = 0
+    for name, value in {**kept, **live.town.env_vars}.items():
+        size = size_of(name, value)
+        reason = _unusable(name, value, size, together)
+        if reason is not None:
+            dropped[name] = reason
+        elif not is_reserved(name):
+            custom[name] = value
+            together += size
+    return custom, dropped
+
+
+def _unusable(name: str, value: Secret, size: int, together: int) -> str | None:
+    """Why a variable does not count; None for one that does, and for a credential, which counts as such."""
+    if is_reserved(name):
+        return None if name in TOKEN_NAMES else "the name is reserved"
+    if not _NAME.match(name):
+        return "no shell could name it"
+    if "\0" in value.reveal():
+        return "its value has a NUL"
+    if size > MOST_BYTES:
+        return f"it has {size} bytes as NAME=value, and no process starts with more than {MOST_BYTES}"
+    if together + size > MOST_BYTES_TOGETHER:
+        return f"all of them together would have more than {MOST_BYTES_TOGETHER} bytes"
+    return None
+
+
+def size_of(name: str, value: Secret) -> int:
+    """The bytes of a variable as a process gets it, NAME=value."""
+    return len(f"{name}={value.reveal()}".encode(errors="surrogatepass"))
 
 
 def is_reserved(name: str) -> bool:

@@ -25,12 +25,14 @@ __all__ = [
     "ChildDefaults",
     "authorship",
     "derive",
+    "dropped_variables",
     "home_of",
     "model_name",
     "shell_variables",
 ]
 
 DEFAULT_MODEL = "kilo-auto/frontier"
+_LONGEST_NAME = 500
 _QUIET_KILO = {
     # kilo-facts 1 and 9: each of these is a network call, a delay or a leftover file otherwise.
     "KILO_TELEMETRY_LEVEL": "off",
@@ -129,6 +131,17 @@ def shell_variables(
     return variables
 
 
+def dropped_variables(
+    desired: Desired, live: Credentials, defaults: ChildDefaults, user: User | None = None
+) -> dict[str, str]:
+    """The custom variables that an agent's shell does not get, each with the reason."""
+    counts = effective(desired, live, defaults.counts)
+    workdir = ""  # no name depends on it
+    servers = {**_plain_variables(desired.request, workdir, live, defaults, user), **_past_proxies(defaults)}
+    taken = {name: "the container sets it" for name in counts.custom if name in servers}
+    return {**counts.dropped, **taken}
+
+
 def _plain_variables(
     request: StartAgentRequest, workdir: str, live: Credentials, defaults: ChildDefaults, user: User | None
 ) -> dict[str, str]:
@@ -160,10 +173,11 @@ def authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]:
     """The town's author if it has one, and then the agent as co-author; else the agent itself."""
     agent_name, agent_email = f"{request.name} (gastown)", f"{request.name}@gastown.local"
     town = live.town
-    if not town.git_author_name:
+    town_name = _one_line(town.git_author_name)
+    if not town_name:
         author, email, coauthor = agent_name, agent_email, False
     else:
-        author, email = town.git_author_name, town.git_author_email or agent_email
+        author, email = town_name, _one_line(town.git_author_email) or agent_email
         coauthor = not town.disable_ai_coauthor
     variables = identity(author, email)
     if coauthor:
@@ -189,6 +203,11 @@ def _person(user: User | None, home: str) -> dict[str, str]:
     if user is None:
         return homes
     return homes | {"HOME": home, "TMPDIR": temporary(home), "USER": user.name, "LOGNAME": user.name}
+
+
+def _one_line(text: str | None) -> str:
+    """A name or an address for git, which is a variable of the server: no control characters, and not too long."""
+    return "".join(c for c in text or "" if c.isprintable())[:_LONGEST_NAME].strip()
 
 
 def model_name(name: str) -> str:

@@ -158,16 +158,23 @@ async def _browse(agent: Agent, services: AgentServices, asked: RigOfMayor) -> N
 
 
 async def _update_list(agent: Agent, services: AgentServices) -> None:
-    if not agent.ended.is_set():
+    if agent.ended.is_set():
+        return
+    try:
         await write_instructions(agent, services)
+    except GitError as error:
+        log.warning("agent.instructions_not_written", agent_id=agent.id, reason=str(error))
 
 
 async def write_instructions(agent: Agent, services: AgentServices) -> None:
     """Write AGENTS.md: the agent's system prompt, and for a mayor the repositories that it may read.
 
-    Without either nothing is written, and an AGENTS.md that is there stays as it is. One write at a time: the last
-    one has the newest text.
+    Without either nothing is written, and an AGENTS.md that is there stays as it is. Nothing of ours is written
+    into a repository: it would be pushed, and the repository's own AGENTS.md be lost. There the system prompt goes
+    with each prompt. One write at a time: the last one has the newest text. Raises `GitError`.
     """
+    if agent.request.works_in_repository:
+        return
     async with agent.instructions:
         await _write_instructions(agent, services)
 

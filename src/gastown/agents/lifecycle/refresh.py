@@ -6,6 +6,7 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.agents.lifecycle.restart import begin_renewal
+from gastown.agents.lifecycle.startup import say_dropped
 from gastown.agents.services import AgentServices
 from gastown.contract.agents import AgentState
 from gastown.contract.errors import AgentNotRunning
@@ -25,6 +26,7 @@ async def renew_all(agents: list[Agent], services: AgentServices) -> tuple[Refre
 
 async def _renew(agent: Agent, services: AgentServices) -> RefreshResult:
     began = trio.current_time()
+    say_dropped(agent, services)
     differences: tuple[str, ...] = ()
     if agent.state is AgentState.RUNNING and (runtime := agent.runtime) is not None:
         differences = runtime.server.spec.differences(runtime.plan.spec())

@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.launch.environment import model_name
+from gastown.agents.launch.environment import dropped_variables, model_name
 from gastown.agents.launch.kilo_config import project_files
 from gastown.agents.launch.plan import StartPlan, workspace
 from gastown.agents.launch.repositories import prepare_worktree, write_instructions
@@ -29,7 +29,7 @@ from gastown.isolation.users import run_as
 from gastown.kilo.errors import KiloError, ServerDied
 from gastown.kilo.pool import Lease, Server
 
-__all__ = ["StartupReport", "first_turn", "lease_server", "open_session", "prepare"]
+__all__ = ["StartupReport", "first_turn", "lease_server", "open_session", "prepare", "say_dropped"]
 
 log = structlog.get_logger()
 
@@ -71,18 +71,28 @@ class StartupReport:
 async def prepare(agent: Agent, plan: StartPlan, services: AgentServices) -> None:
     """Make the working directory, or make sure that it is there."""
     agent.phases.enter("workspace")
+    say_dropped(agent, services)
     if agent.request.works_in_repository:
         await prepare_worktree(agent, services)
     else:
         try:
             await workspace(plan)
+            if agent.request.is_mayor:
+                await write_instructions(agent, services)
         except GitError as error:
             lasting = isinstance(error, OutsideRoot)
             raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=not lasting) from error
-        if agent.request.is_mayor:
-            await write_instructions(agent, services)
     if ignored := await run_as(plan.user, project_files, agent.workdir):
         agent.record("agent.project_config_ignored", {"files": ignored})
+
+
+def say_dropped(agent: Agent, services: AgentServices) -> None:
+    """Tell which custom variables the agent does not get, where that is not what was told last."""
+    live, defaults = services.credentials.current, services.defaults
+    dropped = dropped_variables(agent.desired, live, defaults, agent.user)
+    if dropped != agent.dropped:
+        agent.dropped = dropped
+        agent.record("agent.variables_dropped", {"names": dropped})
 
 
 @asynccontextmanager

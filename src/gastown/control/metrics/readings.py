@@ -161,7 +161,7 @@ def _role_of(server: Server) -> str:
 def kilo_version(kilo_bin: str) -> str:
     """What the package says in which the binary lies; to ask the binary itself costs a second of CPU."""
     try:
-        package = json.loads((Path(kilo_bin).resolve().parents[1] / "package.json").read_text())
+        package = json.loads((Path(kilo_bin).resolve().parents[1] / "package.json").read_text("utf-8"))
         return str(package["version"])
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return "unknown"

@@ -9,6 +9,7 @@ from quart import Blueprint, Response, request
 
 from gastown.agents.agent import Agent
 from gastown.agents.attempts import StartAnswer
+from gastown.agents.launch.desired import MOST_BYTES, MOST_BYTES_TOGETHER, size_of
 from gastown.agents.launch.repositories import write_instructions
 from gastown.agents.lifecycle.restart import change_model
 from gastown.contract.agents import (
@@ -21,7 +22,13 @@ from gastown.contract.agents import (
     StopAnswer,
     SystemPromptRequest,
 )
-from gastown.contract.errors import ControlError, InvalidRequest, Issue, StartDeadlineExceeded
+from gastown.contract.errors import (
+    ControlError,
+    InstructionsNotWritten,
+    InvalidRequest,
+    Issue,
+    StartDeadlineExceeded,
+)
 from gastown.contract.events import EventPage
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.town import MessageSent, Updated
@@ -29,6 +36,7 @@ from gastown.control.context import Town, town
 from gastown.control.requests import event_id, parse, pass_gate
 from gastown.control.responses import reply
 from gastown.control.route_table import Routes
+from gastown.git.errors import GitError
 
 __all__ = ["blueprint", "routes"]
 
@@ -48,6 +56,7 @@ async def start() -> Response:
     arrival = trio.current_time()
     attempt = _attempt_id()
     body = await parse(StartAgentRequest)
+    _check_variables(body)
     here = town()
     answer = _kept(here, body, attempt)
     if answer is None:
@@ -62,6 +71,26 @@ def _attempt_id() -> str | None:
     if given is not None and not is_identifier(given):
         raise InvalidRequest([Issue(path=(ATTEMPT_HEADER,), message="must be an identifier, as an agentId is")])
     return given
+
+
+def _check_variables(body: StartAgentRequest) -> None:
+    """Not in the model: an agent of a registry is brought back, without the variables that it cannot have."""
+    sizes = {name: size_of(name, value) for name, value in body.env_vars.items()}
+    issues = [
+        Issue(
+            path=("envVars", name),
+            message=f"NAME=value has {size} bytes: no command starts with more than {MOST_BYTES}; use a file",
+        )
+        for name, size in sizes.items()
+        if size > MOST_BYTES
+    ]
+    if not issues and sum(sizes.values()) > MOST_BYTES_TOGETHER:
+        message = (
+            f"the variables have more than {MOST_BYTES_TOGETHER} bytes together: use a file for the large ones"
+        )
+        issues = [Issue(path=("envVars",), message=message)]
+    if issues:
+        raise InvalidRequest(issues)
 
 
 def _kept(here: Town, body: StartAgentRequest, attempt: str | None) -> StartAnswer | None:
@@ -132,13 +161,20 @@ async def model(agent_id: str) -> Response:
 
 @routes.put("/agents/<agent_id>/system-prompt", body=SystemPromptRequest, answers={200: Updated})
 async def system_prompt(agent_id: str) -> Response:
-    """Rewrite AGENTS.md in the agent's working directory; kilo reads it again at the next turn."""
+    """Change an agent's system prompt from its next prompt on.
+
+    It goes with each prompt. For agents without a repository, the mayor and triage, it is written as AGENTS.md
+    into their working directory, where kilo reads it at each turn; a repository's own AGENTS.md stays as it is.
+    """
     body = await parse(SystemPromptRequest)
     agent = town().roster.get(agent_id)
     services = town().services
     agent.change(services.credentials.next_generation(), {"system_prompt": body.system_prompt})
-    await write_instructions(agent, services)
     agent.announce()
+    try:
+        await write_instructions(agent, services)
+    except GitError as error:
+        raise InstructionsNotWritten(agent.id, str(error)) from error
     return reply(Updated())
 
 

@@ -64,7 +64,7 @@ async def bring_up(options: UpOptions, screen: Screen) -> int:
 
 async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> int:
     if options.report is not None:
-        await trio.Path(options.report).write_text("")  # a file that cannot be written is told of now
+        await trio.Path(options.report).write_text("", "utf-8")  # a file that cannot be written is told of now
     began, began_at = trio.current_time(), options.hall.now()
     data = options.hall.data_dir
     async with open_hall(options.hall) as hall:
