@@ -2,57 +2,113 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from gastown import __version__
 
+if TYPE_CHECKING:  # each import up here is time in which Ctrl-C still ends in a traceback
+    from argparse import ArgumentParser
+    from types import FrameType
+
 __all__ = ["build_parser", "main"]
+
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failure, 2 for a wrong call or setting."""
+    """Run one command; the exit code: 0, 1 for a failure, 2 for a wrong call or setting, 130 for Ctrl-C."""
     if arguments is None:
         _in_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["serve"] and len(given) == 1:
-        return _serve()
+    try:
+        with _interrupted_in_one_line():
+            command = _command(given)
+        code = command()
+    except KeyboardInterrupt:
+        return _complain("interrupted", _INTERRUPTED)
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return _complain("interrupted", _INTERRUPTED)
+    finally:
+        problem = _flushed()
+        if arguments is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process is about to end
+    return code if problem is None else _complain(f"cannot write to stdout: {problem}", 1)
+
+
+def _command(given: Sequence[str]) -> Callable[[], int]:
+    """What the arguments ask for, with all that it imports."""
+    if list(given) == ["serve"]:
+        return _prepare_to_serve()
+
+    options = build_parser().parse_args(given)
+    if options.command == "serve":
+        return _prepare_to_serve()
+    if options.command == "openapi":
+        return _prepare_openapi()
 
     from gastown.hall.cli import up
 
-    parser = build_parser()
-    options = parser.parse_args(given)
-    match options.command:
-        case "serve":
-            return _serve()
-        case "openapi":
-            return _openapi()
-        case "up":
-            return up.run(options, os.environ)
-        case _:
-            return up.run_hall(options, os.environ)
+    run = up.run if options.command == "up" else up.run_hall
+    return lambda: run(options, os.environ)
 
 
-def build_parser() -> argparse.ArgumentParser:
+@contextmanager
+def _interrupted_in_one_line() -> Iterator[None]:
+    """Ctrl-C ends the process at once while it only imports: an exception would come out of any module."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        with suppress(OSError):
+            os.write(2, b"gastown: interrupted\n")
+        os._exit(_INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or not ours
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _flushed() -> str | None:
+    """Write out what was printed: why that failed. A reader that has left, as below `| head`, is no failure."""
+    if sys.stdout is None:
+        return None
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python writes it once more when it ends, and would complain in its own words.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None if isinstance(error, BrokenPipeError) else str(error.strerror)
+    return None
+
+
+def build_parser() -> ArgumentParser:
     """Every command with its arguments; the reference in docs/ is generated from it."""
-    from gastown.hall.cli import up
+    import argparse
+
+    from gastown.hall.cli import arguments
 
     parser = argparse.ArgumentParser(prog="gastown", description="Run a team of coding agents in one container.")
     parser.add_argument("--version", action="version", version=f"gastown {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the container process, with settings from the environment")
     commands.add_parser("openapi", help="print the control API's OpenAPI description")
-    up.add_arguments(commands.add_parser("up", help="run a whole town on this machine, until Ctrl-C"))
-    up.add_hall_arguments(commands.add_parser("hall", help="run the embedded orchestrator alone"))
+    arguments.add_arguments(commands.add_parser("up", help="run a whole town on this machine, until Ctrl-C"))
+    arguments.add_hall_arguments(commands.add_parser("hall", help="run the embedded orchestrator alone"))
     return parser
 
 
-def _serve() -> int:
+def _prepare_to_serve() -> Callable[[], int]:
     with _uncollected():
         import structlog
         import trio
@@ -66,21 +122,24 @@ def _serve() -> int:
         from gastown.main import serve
         from gastown.settings import BadSettings, load
 
-    logs.configure(tuple)
-    try:
-        settings = load()
-    except BadSettings as error:
-        return _complain(str(error))
-    if settings.gastown_parent_pid is None:  # `gastown up` knows its containers by their environment
-        hide_memory()
-    try:
-        trio.run(serve, settings)
-    except (BadAgentUser, CannotListen, KiloMissing, NoSocketFolder) as error:
-        return _complain(str(error))
-    except Exception as error:  # noqa: BLE001 - Python's own traceback would bypass the log, and its redaction
-        structlog.get_logger().critical("container.crashed", exc_info=error)
-        return 1
-    return 0
+    def run() -> int:
+        logs.configure(tuple)
+        try:
+            settings = load()
+        except BadSettings as error:
+            return _complain(str(error))
+        if settings.gastown_parent_pid is None:  # `gastown up` knows its containers by their environment
+            hide_memory()
+        try:
+            trio.run(serve, settings, restrict_keyboard_interrupt_to_checkpoints=True)
+        except (BadAgentUser, CannotListen, KiloMissing, NoSocketFolder) as error:
+            return _complain(str(error))
+        except Exception as error:  # noqa: BLE001 - Python's own traceback would bypass the log, and its redaction
+            structlog.get_logger().critical("container.crashed", exc_info=error)
+            return 1
+        return 0
+
+    return run
 
 
 def _in_utf8() -> None:
@@ -103,18 +162,29 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _openapi() -> int:
+def _prepare_openapi() -> Callable[[], int]:
+    import json
+
     import trio
 
     from gastown.control.app import ROUTES, SOCKETS
     from gastown.control.openapi import describe
 
-    print(json.dumps(trio.run(describe, ROUTES, SOCKETS), indent=2, sort_keys=True))
-    return 0
+    def run() -> int:
+        text = json.dumps(trio.run(describe, ROUTES, SOCKETS), indent=2, sort_keys=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            return _complain(f"cannot write to stdout: {error.strerror}", 1)
+        return 0
+
+    return run
 
 
-def _complain(problem: str) -> int:
+def _complain(problem: str, code: int = 2) -> int:
     from gastown import logs
 
     logs.complain(f"gastown: {problem}")
-    return 2
+    return code

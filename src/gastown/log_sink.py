@@ -42,7 +42,7 @@ class LineSink:
     """
 
     def __init__(self, descriptor: int, *, held_bytes: int = _HELD_BYTES) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._held_bytes = held_bytes
         self.dropped = 0
         self.begin()
@@ -119,10 +119,10 @@ class LineSink:
         written = 0
         try:
             if self._torn:  # a line that has only begun ends before the next one
-                os.write(self._descriptor, b"\n")
+                os.write(self.descriptor, b"\n")
                 self._torn = False
             while written < len(piece):
-                written += _write(self._descriptor, piece[written:])
+                written += _write(self.descriptor, piece[written:])
         except OSError:
             self._torn = self._torn or (written > 0 and piece[written - 1 : written] != b"\n")
         return written

@@ -2,85 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from quart import Response, request, websocket
+from quart import request
 from quart_trio import QuartTrio
 
-from gastown.contract.agents import AgentState
+from gastown.contract.agents import AgentState, Condition
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
-from gastown.hall.cli import up
+from gastown.hall.cli import arguments
 from gastown.hall.cli.mayor import MayorLost, Told, Turn, follow, tell
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import serving
-
-MOMENT = "2030-05-01T12:00:00.000Z"
-STATUS = {
-    "agentId": "mayor-1",
-    "status": "running",
-    "serverPort": 4096,
-    "sessionId": "ses_1",
-    "startedAt": MOMENT,
-    "lastActivityAt": MOMENT,
-    "activeTools": [],
-    "messageCount": 1,
-    "exitReason": None,
-}
-PUBLIC = STATUS | {
-    "rigId": "mayor-oak",
-    "townId": "oak",
-    "role": "mayor",
-    "name": "mayor",
-    "workdir": "/w",
-    "lastEventType": None,
-    "lastEventAt": None,
-    "model": "m",
-    "organizationId": None,
-}
-
-
-@dataclass
-class ScriptedContainer:
-    """Answers each path with the next of its scripted answers, the last one for good; keeps what it was asked."""
-
-    answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
-    streams: list[list[dict[str, Any]]] = field(default_factory=list)
-    """The events of each websocket in turn; the last one stays open."""
-    opened: list[dict[str, str]] = field(default_factory=list)
-    asked: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
-
-    async def answer(self, path: str) -> Response:
-        raw = await request.get_data()
-        assert isinstance(raw, bytes)
-        config = json.loads(request.headers.get("X-Town-Config", "{}"))
-        self.asked.append((f"{request.method} /{path}", json.loads(raw or b"null"), config))
-        script = self.answers.get(f"/{path}", [(404, {"error": "Not found"})])
-        status, body = script.pop(0) if len(script) > 1 else script[0]
-        if body is None:
-            await trio.sleep_forever()
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return Response(content, status, content_type="application/json")
-
-    async def stream(self, **_path: str) -> None:
-        self.opened.append(dict(websocket.args))
-        await websocket.accept()
-        for event in self.streams.pop(0):
-            await websocket.send(json.dumps(event))
-        if not self.streams:
-            await trio.sleep_forever()
-
-    def paths(self) -> list[str]:
-        return [path for path, _, _ in self.asked]
+from tests.http.scripted_container import MOMENT, PUBLIC, STATUS, ScriptedContainer, controlled
 
 
 @pytest.fixture
@@ -90,13 +31,7 @@ def container() -> ScriptedContainer:
 
 @pytest.fixture
 async def control(container: ScriptedContainer) -> AsyncIterator[ControlClient]:
-    app = QuartTrio("container")
-    app.add_url_rule("/<path:path>", "any", container.answer, methods=["GET", "POST"])
-    app.add_websocket("/agents/<agent_id>/stream", "stream", container.stream)
-    async with (
-        serving(app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url,
-        open_control_client(url) as control,
-    ):
+    async with controlled(container) as control:
         yield control
 
 
@@ -124,7 +59,7 @@ async def test_the_repositories_that_a_hall_is_opened_with_are_the_towns_from_th
     container.answers["/agents/start"] = [(201, PUBLIC)]
     told = []
     for given in (("r=https://x.test/r.git", "s=git@x.test:s#trunk"), ("r=https://y.test/r.git",), ()):
-        rigs = [up._rig(text) for text in given]
+        rigs = [arguments._rig(text) for text in given]
         async with open_hall(HallOptions(data_dir=tmp_path, rigs=rigs)) as hall:
             await hall.start_mayor(control, "hello")
             told.append([(rig["gitUrl"], rig["defaultBranch"]) for rig in container.asked[-1][1]["rigs"]])
@@ -277,7 +212,7 @@ def said(number: int, event: str, **data: Any) -> dict[str, Any]:
             "timestamp": MOMENT}  # fmt: skip
 
 
-async def followed(control: ControlClient, notes: list[str] | None = None) -> Turn:
+async def followed(control: ControlClient, notes: list[Condition] | None = None) -> Turn:
     told = Told(
         by="start", session_id="ses_1", after=7, told_at=datetime.fromisoformat(MOMENT),
         waited_from=0, sent_at=0, accepted_at=0,
@@ -349,7 +284,7 @@ async def test_a_silent_mayor_is_asked_for_the_reason(
         "/agents/mayor-1/status": [(200, held)] * 3 + [(200, STATUS | {"status": "failed"})],
     }
     container.streams = [[]]
-    notes: list[str] = []
+    notes: list[Condition] = []
     with pytest.RaisesGroup(MayorLost, flatten_subgroups=True):
         await followed(control, notes)
-    assert notes == ["the mayor's session is retry: no credit"]
+    assert [(note.type, note.reason) for note in notes] == [("retry", "no credit")]

@@ -16,8 +16,9 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.hall.app import LOGGER
 from gastown.hall.cli import up
+from gastown.hall.cli.arguments import add_arguments, add_hall_arguments
 from gastown.hall.cli.screen import Screen, open_screen
-from gastown.hall.cli.up import add_arguments, add_hall_arguments, run
+from gastown.hall.cli.up import run
 from gastown.hall.cli.waterfall import Bar
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
@@ -130,7 +131,7 @@ def test_the_log_of_a_hall_shows_nothing_secret_of_its_town(
 
     rigs = [RigRecord(rig_id="r", git_url=f"https://{canaries[1]}@x.test/r", default_branch="main")]
     options = HallOptions(data_dir=tmp_path, kilocode_token=Secret(canaries[0]), rigs=rigs)
-    assert up._run("gastown up", partial(command, options), options) == 0
+    assert up._run("gastown up", partial(command, options), options, Screen(StringIO())) == 0
     written = (tmp_path / "hall.log").read_text()
     assert "heard" in written
     assert "canary" not in written

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": SETTLED | SIDE_BY_SIDE | {"agents", "boot"},
     "assembly": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control"},
     "main": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control", "assembly"},
-    "hall": {"contract", "isolation", "concurrency", "asgi", "logs"},
+    "hall": {"contract", "isolation", "concurrency", "asgi", "log_sink", "logs"},
     "cli": SETTLED | SIDE_BY_SIDE | {"agents", "boot", "control", "main", "hall"},
     "__main__": {"cli"},
     # For tests alone: nothing of the program imports it, and it may use all of the program.

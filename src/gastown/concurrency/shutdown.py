@@ -12,13 +12,22 @@ import trio
 
 from gastown.concurrency.signal import Signal
 
-__all__ = ["Shutdown"]
+__all__ = ["Shutdown", "ending_signals"]
 
 log = structlog.get_logger()
 
 PRESSED_SECONDS = 5.0
 """What is left of the budget after a second signal."""
 _LAST_RESORT_SECONDS = 30.0
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask this process to end: TERM, INT, and HUP, the end of its terminal.
+
+    HUP is not among them when it was ignored from the start, as under `nohup`.
+    """
+    usual = (signal.SIGTERM, signal.SIGINT)
+    return usual if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*usual, signal.SIGHUP)
 
 
 class Shutdown:
@@ -73,11 +82,12 @@ class Shutdown:
         at_the_end.callback(timer.cancel)
 
     async def handle_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Count each TERM and INT, until cancelled."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        """Count each TERM and INT, until cancelled; HUP only as the first: kernel and shell both send it."""
+        with trio.open_signal_receiver(*ending_signals()) as signals:
             task_status.started()
             async for number in signals:
-                self.tell(signal.Signals(number).name)
+                if number != signal.SIGHUP or not self._signals:
+                    self.tell(signal.Signals(number).name)
 
     async def watch_parent(self, pid: int) -> None:
         """Request a shutdown within five seconds once the process `pid` has ended, or if there is none."""

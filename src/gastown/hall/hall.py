@@ -87,7 +87,7 @@ class Hall:
         return mint(secret, self.town_id, self.now())
 
     async def start_mayor(self, control: ControlClient, prompt: str) -> PublicAgent:
-        """ControlClient the mayor with `prompt`, with the same context that `GET /mayor-id` gives to the prewarm.
+        """Start the mayor with `prompt`, with the same context that `GET /mayor-id` gives to the prewarm.
 
         ControlCallFailed when the container does not start it; ValueError when the town has no mayor or no token.
         """
@@ -121,6 +121,8 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
             )
             logger = logging.getLogger(f"{LOGGER}.server")
             async with serving(create_app(context), host=options.host, port=options.port, logger=logger) as url:
+                log = logging.getLogger(LOGGER)
+                log.info("the hall of town %s answers at %s", options.town_id, url)
                 yield Hall(
                     url=url,
                     town_id=options.town_id,
@@ -128,6 +130,7 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
                     store=store,
                     now=options.now,
                 )
+                log.info("the hall of town %s closes", options.town_id)
 
 
 async def _settle_town(store: Store, options: HallOptions) -> TownRecord:

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 from gastown.contract.secret import reveal_json
 from gastown.hall.api.responses import Shown
 from gastown.hall.domain.errors import BoardError, Conflict, Invalid, NotFound
+from gastown.hall.store.lane import StoreBusy
 
 __all__ = [
     "JSON_LIMIT",
@@ -157,6 +158,7 @@ def install_error_answers(app: Quart) -> None:
     """Make every failure of `app` an answer of the form `{success: false, error}`."""
     app.register_error_handler(ApiError, _refused)
     app.register_error_handler(BoardError, _board_refused)
+    app.register_error_handler(StoreBusy, _busy)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _broken)
 
@@ -177,6 +179,11 @@ async def _refused(error: Exception) -> Response:
 async def _board_refused(error: Exception) -> Response:
     status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
     return _refusal(str(error), status)
+
+
+async def _busy(error: Exception) -> Response:
+    current_app.logger.warning("%s %s: %s", request.method, request.url_rule, error)
+    return _refusal(str(error), 503)
 
 
 async def _http_error(error: Exception) -> Response:

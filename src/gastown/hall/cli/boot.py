@@ -26,13 +26,16 @@ class UpFailed(Exception):
 class UpOptions:
     """What a town is brought up with. `environment` is the caller's; `report` a file for the figures.
 
+    `message` is what the mayor is told first. None is a greeting in a new town, and nothing in one that is
+    resumed: each turn costs money.
+
     `drain_seconds` is what the container has for its drain. With `exit_after_first_answer` the town goes down
     by itself, and the exit code says whether there was an answer.
     """
 
     hall: HallOptions
     environment: Mapping[str, str] = field(repr=False)
-    message: str = DEFAULT_MESSAGE
+    message: str | None = None
     port: int = 8080
     drain_seconds: float = 30.0
     exit_after_first_answer: bool = False
@@ -50,7 +53,14 @@ class Boot:
     control: ControlClient
     began: float
     began_at: datetime
+    control_url: str = ""
     seen: Sightings = field(default_factory=Sightings)
+
+    @property
+    def gateway(self) -> str:
+        """Where the town's language model is asked, as a person knows it."""
+        own = self.options.environment.get("KILO_API_URL")
+        return self.hall.url if self.hall.stand_in else own or "of Kilo (KILO_API_URL is not set)"
 
     def ms(self, moment: float) -> float:
         """Milliseconds since `up` began, of a moment on Trio's clock."""

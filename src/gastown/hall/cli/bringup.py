@@ -15,13 +15,17 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
-from gastown.hall.cli.boot import Boot, UpOptions
+from gastown.hall.cli.boot import Boot, UpFailed, UpOptions
 from gastown.hall.cli.first_turn import first_turn
 from gastown.hall.cli.interrupts import Interrupts
+from gastown.hall.cli.mayor import MayorLost, Turn
 from gastown.hall.cli.renewal import renew
+from gastown.hall.cli.rigs import watch_rigs
 from gastown.hall.cli.screen import Screen
-from gastown.hall.control_client import ControlCallFailed, open_control_client
+from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.drivers.process import (
+    Container,
+    ContainerLeft,
     ContainerOptions,
     base_environment,
     choose_port,
@@ -33,18 +37,23 @@ from gastown.hall.hall import Hall, open_hall
 from gastown.hall.tokens import LIFETIME
 from gastown.isolation.ownership import write_whole
 
-__all__ = ["CONTROL_TOKEN", "bring_up"]
+__all__ = ["CONTROL_TOKEN", "INTERRUPTED", "bring_up"]
 
 CONTROL_TOKEN = "control.token"  # noqa: S105  a file name
 """The file in the town's data directory that holds the bearer of its control port while the town is up."""
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, where that is not the usual end."""
+
 _TOKEN_FOR = LIFETIME - timedelta(minutes=30)
 _HOST = "127.0.0.1"
-_INTERRUPTED = 130
+_DOWN = "the town is down"
 
 
 async def bring_up(options: UpOptions, screen: Screen) -> int:
-    """Bring the town up and keep it up until SIGINT or SIGTERM; the exit code.
+    """Bring the town up and keep it up until it is told to end, or its container has left; the exit code.
+
+    130 is Ctrl-C before the town was up, or any interruption before the answer that it was to exit after.
 
     When it returns or raises, no process of the town is left. What can go wrong is raised, in groups too:
     DirectoryUnusable, StoreError, PortTaken, ContainerDied, ControlCallFailed, MayorLost and UpFailed, each of
@@ -53,16 +62,17 @@ async def bring_up(options: UpOptions, screen: Screen) -> int:
     interrupts = Interrupts(screen)
     async with trio.open_nursery() as nursery:
         await nursery.start(interrupts.handle_signals)
+        nursery.start_soon(interrupts.watch_reader, name="reader of the output")
         try:
-            code = await _town(options, screen, interrupts)
+            code, last_line = await _town(options, screen, interrupts)
         finally:
             screen.end_line()
-        screen.line("the town is down")
+        screen.line(last_line)
         nursery.cancel_scope.cancel(reason="the town is down")
     return code
 
 
-async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> int:
+async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> tuple[int, str]:
     if options.report is not None:
         await trio.Path(options.report).write_text("", "utf-8")  # a file that cannot be written is told of now
     began, began_at = trio.current_time(), options.hall.now()
@@ -74,19 +84,56 @@ async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> i
         token = Secret(options.environment.get("GASTOWN_CONTROL_TOKEN") or secrets.token_urlsafe(32))
         with _written(data / CONTROL_TOKEN, token):
             async with open_control_client(url, token) as control:
-                boot = Boot(options, screen, hall, control, began, began_at)
+                boot = Boot(options, screen, hall, control, began, began_at, url)
                 boot.seen.hall_ms = boot.ms(trio.current_time())
-                _introduce(options, screen, hall, url)
-                container_options = await _container_options(options, hall, port, token)
-                boot.seen.spawned_ms = boot.ms(trio.current_time())
-                async with run_container(container_options) as container:
-                    interrupts.container = container
-                    with interrupts.scope:
-                        turn = await first_turn(boot, url)
-                        if options.exit_after_first_answer:
-                            return 0 if turn.answered else 1
-                        await _stay_up(boot)
-    return _INTERRUPTED if options.exit_after_first_answer else 0
+                _introduce(boot)
+                return await _run_town(boot, await _container_options(options, hall, port, token), interrupts)
+
+
+async def _run_town(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -> tuple[int, str]:
+    """The exit code, and the last line of the screen."""
+    if interrupts.scope.cancel_called:
+        return _interrupted(boot, interrupts, is_up=False), _DOWN
+    boot.seen.spawned_ms = boot.ms(trio.current_time())
+    is_up = False
+    try:
+        async with run_container(how) as container:
+            interrupts.container = container
+            with interrupts.scope:
+                async with trio.open_nursery() as watches:
+                    watches.start_soon(watch_rigs, boot, name="repositories")
+                    turn = await _first_turn(boot, container)
+                    if boot.options.exit_after_first_answer:
+                        watches.cancel_scope.cancel(reason="the first turn has ended")
+                        return (0 if turn is not None and turn.answered else 1), _DOWN
+                    is_up = True
+                    await _stay_up(boot)
+    except ContainerLeft as left:
+        return (1 if boot.options.exit_after_first_answer else 0), f"{left}: {_DOWN}"
+    return _interrupted(boot, interrupts, is_up=is_up), _DOWN
+
+
+def _interrupted(boot: Boot, interrupts: Interrupts, *, is_up: bool) -> int:
+    too_early = boot.options.exit_after_first_answer or (interrupts.by_hand and not is_up)
+    return INTERRUPTED if too_early else 0
+
+
+async def _first_turn(boot: Boot, container: Container) -> Turn | None:
+    """The first turn; when it fails because the container drains, the container's end is the better report."""
+    try:
+        return await first_turn(boot)
+    except (ControlCallFailed, MayorLost, UpFailed, ExceptionGroup):
+        if not await _drains(boot.control):
+            raise
+    await container.wait()
+    return await trio.sleep_forever()  # the end cancels the block
+
+
+async def _drains(control: ControlClient) -> bool:
+    try:
+        return bool((await control.health()).draining)
+    except ControlCallFailed:
+        return False
 
 
 @contextmanager
@@ -99,9 +146,9 @@ def _written(path: Path, token: Secret) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _introduce(options: UpOptions, screen: Screen, hall: Hall, control_url: str) -> None:
-    data = options.hall.data_dir
-    own = options.environment.get("KILO_API_URL")
+def _introduce(boot: Boot) -> None:
+    screen, hall, data = boot.screen, boot.hall, boot.options.hall.data_dir
+    own = boot.options.environment.get("KILO_API_URL")
     gateway = (
         'the stand-in, no language model (no KILOCODE_TOKEN; the town gets the placeholder "stand-in")'
         if hall.stand_in
@@ -109,7 +156,7 @@ def _introduce(options: UpOptions, screen: Screen, hall: Hall, control_url: str)
     )
     screen.line(f"town     {hall.town_id} in {data}")
     screen.line(f"hall     {hall.url}")
-    screen.line(f"control  {control_url} (log: {data / 'serve.log'}, bearer: {data / CONTROL_TOKEN})")
+    screen.line(f"control  {boot.control_url} (log: {data / 'serve.log'}, bearer: {data / CONTROL_TOKEN})")
     screen.line(f"gateway  {gateway}")
 
 

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a town that is up."""
+"""What Ctrl-C, SIGTERM, the end of the terminal, and the end of what reads the output do to a town that is up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 
 import trio
 
+from gastown.concurrency.shutdown import ending_signals
 from gastown.hall.cli.screen import Screen
 from gastown.hall.drivers.process import Container
 
@@ -13,31 +14,45 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """The first Ctrl-C or SIGTERM ends the town in order, further ones hurry its container.
+    """The first of them ends the town in order; a further Ctrl-C or SIGTERM hurries its container.
 
     `scope` holds what `up` itself does with the town, and nothing that the container needs while it drains:
-    the hall must still receive its last reports.
+    the hall must still receive its last reports. `by_hand` is whether it was Ctrl-C that ended the town.
     """
 
     def __init__(self, screen: Screen) -> None:
         self.scope = trio.CancelScope()
         self.container: Container | None = None
+        self.by_hand = False
         self._screen = screen
         self._count = 0
 
     async def handle_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*ending_signals()) as signals:
             task_status.started()
-            async for _ in signals:
+            async for number in signals:
                 self._count += 1
-                self._act()
+                self._act(number)
 
-    def _act(self) -> None:
+    def _act(self, number: int) -> None:
         if self._count == 1:
-            self._screen.line("stopping: the container drains (Ctrl-C again hurries it)")
-            self.scope.cancel(reason="interrupted")
+            self.by_hand = number == signal.SIGINT
+            self._end()
+        elif number == signal.SIGHUP:
+            pass  # the kernel sends it when a terminal closes, and a shell once more
         elif self.container is not None:
             if self._count <= 3:
                 self.container.terminate()
             else:
                 self.container.kill()
+
+    def _end(self) -> None:
+        if self.container is not None:
+            self._screen.line("stopping: the container drains (Ctrl-C again hurries it)")
+        self.scope.cancel(reason="interrupted")
+
+    async def watch_reader(self) -> None:
+        """End the town when nobody reads any more what `up` says: then nobody wants it, either."""
+        await self._screen.reader_left()
+        if not self._count:
+            self._end()

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import trio
 
-from gastown.contract.agents import AgentState
+from gastown.contract.agents import AgentState, AgentStatus, Condition
 from gastown.contract.events import AgentEvent
 from gastown.hall.control_client import ControlCallFailed, ControlClient, EventStream
 from gastown.hall.hall import Hall
 
-__all__ = ["MayorLost", "Told", "Turn", "TurnReader", "follow", "tell"]
+__all__ = ["MayorLost", "Told", "Turn", "TurnReader", "at_rest", "follow", "tell"]
 
 _POLL_SECONDS = 0.05  # each request costs milliseconds that a starting kilo needs
 _SILENCE_SECONDS = 5.0
@@ -58,6 +58,20 @@ async def tell(hall: Hall, control: ControlClient, mayor_id: str, prompt: str) -
     raise MayorLost(f"the mayor was neither running nor startable for {_READY_SECONDS} s")
 
 
+async def at_rest(control: ControlClient, mayor_id: str) -> AgentStatus | None:
+    """The mayor's status once it neither starts nor stops; None when the container does not know it.
+
+    MayorLost when that takes two minutes.
+    """
+    with trio.move_on_after(_READY_SECONDS):
+        while True:
+            status = await control.status(mayor_id)
+            if status is None or status.status not in (AgentState.STARTING, AgentState.STOPPING):
+                return status
+            await trio.sleep(_POLL_SECONDS)
+    raise MayorLost(f"the mayor was between two states for {_READY_SECONDS} s")
+
+
 async def _try_to_tell(
     hall: Hall, control: ControlClient, mayor_id: str, prompt: str, waited_from: float
 ) -> Told | None:
@@ -93,13 +107,17 @@ async def _try_to_tell(
 
 @dataclass(kw_only=True)
 class Turn:
-    """One turn as its events describe it. `reason` is kilo's name for how it ended; None while it goes on."""
+    """One turn as its events describe it. `reason` is kilo's name for how it ended; None while it goes on.
+
+    `status_code` is that of the gateway's answer, where the first error has one.
+    """
 
     prompted_at: datetime | None = None
     first_word_at: datetime | None = None
     ended_at: datetime | None = None
     reason: str | None = None
     error: str | None = None
+    status_code: int | None = None
     text: str = ""
 
     @property
@@ -135,8 +153,8 @@ class TurnReader:
                 self._thoughts.add(str(_inner(data, "part").get("id")))
             case "message.part.delta" if self.begun:
                 return self._words(event)
-            case "session.error" if self.begun:
-                self.turn.error = self.turn.error or _error_text(data)
+            case "session.error" if self.begun and self.turn.error is None:
+                self.turn.error, self.turn.status_code = _error_text(data), _status_code(data)
             case "session.turn.close" if self.begun and data.get("reason") != "superseded":
                 self.turn.reason = str(data.get("reason"))
                 self.turn.ended_at = event.timestamp
@@ -161,63 +179,79 @@ class TurnReader:
 
 
 async def follow(
-    control: ControlClient, mayor_id: str, told: Told, say: Callable[[str], None], note: Callable[[str], None]
+    control: ControlClient,
+    mayor_id: str,
+    told: Told,
+    say: Callable[[str], None],
+    note: Callable[[Condition], None],
 ) -> Turn:
     """Follow the turn of what was told until it ends, however long the model takes.
 
-    `say` gets the answer's text as it comes, `note` a sentence when the agent is held up. MayorLost when the
-    agent ends before its turn does. Deadlines are the caller's.
+    `say` gets the answer's text as it comes, `note` what holds the agent up, once for each reason. MayorLost when
+    the agent ends before its turn does. Deadlines are the caller's.
     """
-    reader = TurnReader(told.session_id, told.told_at, begun=told.by == "start")
+    follower = _Follower(control, mayor_id, TurnReader(told.session_id, told.told_at, begun=told.by == "start"))
     last = told.after
     while True:
         async with control.stream(mayor_id, last) as stream:
-            last, ended = await _read(control, mayor_id, stream, reader, last, say, note)
+            last, ended = await follower.read(stream, last, say, note)
         if ended:
-            return reader.turn
-        await _look_after(control, mayor_id)
+            return follower.reader.turn
+        await follower.look_after(note)
         await trio.sleep(_RECONNECT_SECONDS)
 
 
-async def _read(
-    control: ControlClient,
-    mayor_id: str,
-    stream: EventStream,
-    reader: TurnReader,
-    last: int,
-    say: Callable[[str], None],
-    note: Callable[[str], None],
-) -> tuple[int, bool]:
-    """Read one connection; the id of its last event, and whether the turn has ended."""
-    noted = ""
-    while True:
-        event: AgentEvent | None = None
-        with trio.move_on_after(_SILENCE_SECONDS) as silence:
-            event = await stream.next()
-        if event is not None:
-            last = event.id
-            if (text := reader.take(event)) and reader.turn.ended_at is None:
-                say(text)
-            if reader.turn.ended_at is not None:
-                return last, True
-        elif not silence.cancelled_caught:
-            return last, False
-        elif reader.turn.error is not None:
-            return last, True  # an error without a turn: no more events will come
-        elif (held_up := await _look_after(control, mayor_id)) not in ("", noted):
-            noted = held_up
-            note(held_up)
+@dataclass
+class _Follower:
+    """Reads one connection after the other, and asks how a silent mayor is."""
+
+    control: ControlClient
+    mayor_id: str
+    reader: TurnReader
+    _noted: str = ""
+
+    async def read(
+        self, stream: EventStream, last: int, say: Callable[[str], None], note: Callable[[Condition], None]
+    ) -> tuple[int, bool]:
+        """Read one connection; the id of its last event, and whether the turn has ended."""
+        turn = self.reader.turn
+        while True:
+            event: AgentEvent | None = None
+            with trio.move_on_after(_SILENCE_SECONDS) as silence:
+                event = await stream.next()
+            if event is not None:
+                last = event.id
+                if (text := self.reader.take(event)) and turn.ended_at is None:
+                    self._noted = ""
+                    say(text)
+                if turn.ended_at is not None:
+                    return last, True
+                if _says_held_up(event):
+                    await self.look_after(note)
+            elif not silence.cancelled_caught:
+                return last, False
+            elif turn.error is not None:
+                return last, True  # an error without a turn: no more events will come
+            else:
+                await self.look_after(note)
+
+    async def look_after(self, note: Callable[[Condition], None]) -> None:
+        """Note why a silent mayor is silent, if its status says so; MayorLost when it has ended."""
+        status = await self.control.status(self.mayor_id)
+        if status is None or status.status in (AgentState.EXITED, AgentState.FAILED):
+            reason = status.exit_reason if status is not None else None
+            raise MayorLost(f"the mayor ended before its turn did: {reason or 'no reason given'}")
+        condition = status.condition
+        if condition is None or condition.type == "busy":
+            return
+        if (noted := f"{condition.type} {condition.reason}") != self._noted:
+            self._noted = noted
+            note(condition)
 
 
-async def _look_after(control: ControlClient, mayor_id: str) -> str:
-    """Why a silent mayor is silent, if its status says so; MayorLost when it has ended."""
-    status = await control.status(mayor_id)
-    if status is None or status.status in (AgentState.EXITED, AgentState.FAILED):
-        reason = status.exit_reason if status is not None else None
-        raise MayorLost(f"the mayor ended before its turn did: {reason or 'no reason given'}")
-    if status.condition is None or status.condition.type == "busy":
-        return ""
-    return f"the mayor's session is {status.condition.type}: {status.condition.reason or 'no reason given'}"
+def _says_held_up(event: AgentEvent) -> bool:
+    """Whether kilo waits for the gateway: it then says so again and again, and is never silent for long."""
+    return event.event == "session.status" and _inner(event.data, "status").get("type") in ("retry", "offline")
 
 
 def _inner(data: dict[str, Any], key: str) -> dict[str, Any]:
@@ -229,3 +263,8 @@ def _error_text(data: dict[str, Any]) -> str:
     error = _inner(data, "error")
     message = _inner(error, "data").get("message") or "no message"
     return f"{error.get('name') or 'UnknownError'}: {message}"[:500]
+
+
+def _status_code(data: dict[str, Any]) -> int | None:
+    code = _inner(_inner(data, "error"), "data").get("statusCode")
+    return code if isinstance(code, int) else None

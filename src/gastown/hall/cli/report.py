@@ -14,9 +14,12 @@ __all__ = ["report_of"]
 
 
 def report_of(
-    boot: Boot, bars: Sequence[Bar], health: Health, turn: Turn, told: Told, control_url: str
+    boot: Boot, bars: Sequence[Bar], health: Health, turn: Turn | None, told: Told | None
 ) -> dict[str, Any]:
-    """The bars and figures as JSON; times are milliseconds, since `up` began where they name a moment."""
+    """The bars and figures as JSON; times are milliseconds, since `up` began where they name a moment.
+
+    `turn` and `told` are None where the mayor was told nothing.
+    """
     seen = boot.seen
     moments = {
         "hall": seen.hall_ms,
@@ -33,11 +36,11 @@ def report_of(
     return {
         "town": boot.hall.town_id,
         "hallUrl": boot.hall.url,
-        "controlUrl": control_url,
+        "controlUrl": boot.control_url,
         "standIn": boot.hall.stand_in,
-        "sessionId": told.session_id,
-        "toldBy": told.by,
-        "turn": {"reason": turn.reason, "error": turn.error, "text": turn.text},
+        "sessionId": told and told.session_id,
+        "toldBy": told and told.by,
+        "turn": turn and {"reason": turn.reason, "error": turn.error, "text": turn.text},
         "momentsMs": {name: _rounded(value) for name, value in moments.items()},
         "bars": [
             {

@@ -1,13 +1,11 @@
-"""The commands `gastown up` and `gastown hall`: arguments, and errors as one line and an exit code."""
+"""The commands `gastown up` and `gastown hall`: what they run, and errors as one line and an exit code."""
 
 from __future__ import annotations
 
-import io
 import logging
 import shlex
-import signal
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -15,17 +13,16 @@ from pathlib import Path
 
 import trio
 
-from gastown.contract.git import Remote, is_branch_name
-from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
-from gastown.hall.cli.boot import DEFAULT_MESSAGE, UpFailed, UpOptions
-from gastown.hall.cli.bringup import bring_up
+from gastown.hall.cli.awake_clock import AwakeClock
+from gastown.hall.cli.boot import UpFailed, UpOptions
+from gastown.hall.cli.bringup import INTERRUPTED, bring_up
+from gastown.hall.cli.interrupts import Interrupts
 from gastown.hall.cli.mayor import MayorLost
 from gastown.hall.cli.renewal import renew
 from gastown.hall.cli.screen import Screen, open_screen
 from gastown.hall.control_client import ControlCallFailed
-from gastown.hall.domain.town import RigRecord
 from gastown.hall.drivers.process import REFUSED, ContainerDied
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import PortTaken
@@ -33,38 +30,18 @@ from gastown.hall.store.database import StoreError
 from gastown.hall.store.lock import DirectoryUnusable
 from gastown.hall.tokens import LIFETIME
 from gastown.isolation.ownership import write_whole
-from gastown.logs import RedactingFormatter
+from gastown.logs import RedactingFormatter, complain
 
-__all__ = ["add_arguments", "add_hall_arguments", "run", "run_hall"]
+__all__ = ["run", "run_hall"]
 
 _UNUSABLE = (DirectoryUnusable, StoreError, PortTaken)
 _SHOWN = (*_UNUSABLE, ContainerDied, ControlCallFailed, MayorLost, UpFailed, OSError)
-_INTERRUPTED = 130
 _WRITTEN_FOR = LIFETIME / 8
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """The arguments of `gastown up`."""
-    _add_common(parser)
-    parser.add_argument("--message", type=_some_text, default=DEFAULT_MESSAGE, help="the first message")
-    parser.add_argument("--port", type=_port, default=8080, help="control API's port; 0: any (default 8080)")
-    parser.add_argument(
-        "--exit-after-first-answer",
-        action="store_true",
-        help="end the town when the first answer is there; the exit code says whether it was one",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the bars and figures there")
-
-
-def add_hall_arguments(parser: ArgumentParser) -> None:
-    """The arguments of `gastown hall`."""
-    _add_common(parser)
-    parser.add_argument("--port", type=_port, default=0, help="the hall's port; 0: any (default 0)")
 
 
 def run(args: Namespace, env: Mapping[str, str]) -> int:
     """`gastown up`, with the caller's environment; the exit code."""
-    screen = _screen(env)
+    screen = open_screen(sys.stdout, env)
     options = UpOptions(
         hall=_hall_options(args, env, port=0),
         environment=env,
@@ -78,54 +55,33 @@ def run(args: Namespace, env: Mapping[str, str]) -> int:
     async def command() -> int:
         return await bring_up(options, screen)
 
-    return _run("gastown up", command, options.hall)
+    return _run("gastown up", command, options.hall, screen)
 
 
 def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
     """`gastown hall`: the orchestrator alone, until Ctrl-C; the exit code."""
-    screen = _screen(env)
+    screen = open_screen(sys.stdout, env)
     options = _hall_options(args, env, port=args.port)
     own_gateway = env.get("KILO_API_URL")
 
     async def command() -> int:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            path = options.data_dir / "container.env"
+        interrupts = Interrupts(screen)
+        path = options.data_dir / "container.env"
+        async with trio.open_nursery() as nursery:
+            await nursery.start(interrupts.handle_signals)
+            nursery.start_soon(interrupts.watch_reader, name="reader of the output")
             async with open_hall(options) as hall, _kept_written(hall, path, own_gateway):
                 gateway = "that of KILO_API_URL" if own_gateway else "Kilo's"
                 gateway = "the stand-in, no language model" if hall.stand_in else gateway
                 screen.line(f"hall     {hall.url}, town {hall.town_id} in {options.data_dir}")
                 screen.line(f"gateway  {gateway}")
                 screen.line(f"serve    set -a; . {shlex.quote(str(path))}; set +a; gastown serve")
-                async for _ in signals:
-                    break
+                with interrupts.scope:
+                    await trio.sleep_forever()
+            nursery.cancel_scope.cancel(reason="the hall is closed")
         return 0
 
-    return _run("gastown hall", command, options)
-
-
-def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument("--town", type=_town, default="town", help="the town's name (default: town)")
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        help="the town's data (default $XDG_STATE_HOME/gastown/<town>, or ~/.local/state/gastown/<town>)",
-    )
-    parser.add_argument("--model", help="the town's default model, from now on")
-    parser.add_argument(
-        "--rig",
-        type=_rig,
-        action="append",
-        default=[],
-        dest="rigs",
-        metavar="ID=URL[#BRANCH]",
-        help="a repository of the town, from now on; may be repeated (default branch: main)",
-    )
-    parser.add_argument(
-        "--turn-seconds",
-        type=_seconds,
-        default=0.0,
-        help="how long the stand-in of the language model takes over an answer (default 0)",
-    )
+    return _run("gastown hall", command, options, screen)
 
 
 def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> HallOptions:
@@ -158,25 +114,38 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-def _run(name: str, command: Callable[[], Awaitable[int]], options: HallOptions) -> int:
+def _run(name: str, command: Callable[[], Awaitable[int]], options: HallOptions, screen: Screen) -> int:
     """Run `command` under Trio; what can go wrong becomes one line on stderr and an exit code."""
-    handler = _LogFile(options.data_dir / "hall.log", delay=True)  # the directory is made later
-    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    handler.setFormatter(RedactingFormatter(form, lambda: options.secrets))
-    logger = logging.getLogger(LOGGER)
-    logger.addHandler(handler)
-    logger.propagate = False
     try:
-        return trio.run(command, restrict_keyboard_interrupt_to_checkpoints=True)
+        with _logging_to(options.data_dir / "hall.log", options):
+            code = trio.run(command, clock=AwakeClock(), restrict_keyboard_interrupt_to_checkpoints=True)
     except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
         leaves = list(_leaves(error))
         if not all(isinstance(leaf, (*_SHOWN, KeyboardInterrupt)) for leaf in leaves):
             raise
         shown = next((leaf for leaf in leaves if isinstance(leaf, _SHOWN)), None)
-        if shown is None:
-            return _INTERRUPTED
-        sys.stderr.write(f"{name}: {_sentence(shown)}\n")
-        return _exit_code(shown)
+        code = INTERRUPTED if shown is None else _exit_code(shown)
+        sentence = "interrupted" if shown is None else _sentence(shown)
+    else:
+        sentence = "interrupted" if code == INTERRUPTED else ""
+    if sentence:
+        screen.settle()
+        complain(f"{name}: {sentence}")
+    return code
+
+
+@contextmanager
+def _logging_to(path: Path, options: HallOptions) -> Iterator[None]:
+    """For the length of the block, what the hall logs goes into the file at `path`, without the town's secrets."""
+    handler = _LogFile(path, delay=True)  # the directory is made later
+    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.setFormatter(RedactingFormatter(form, lambda: options.secrets))
+    logger = logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
     finally:
         logger.removeHandler(handler)
         handler.close()
@@ -253,59 +222,9 @@ async def _variables(hall: Hall, gateway: str | None) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items() if value)
 
 
-def _screen(env: Mapping[str, str]) -> Screen:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    return open_screen(sys.stdout, env)
-
-
 def _drain_seconds(env: Mapping[str, str]) -> float:
     """The container's own setting, when it is one; else what a town on a desk needs."""
     try:
         return max(0.0, float(env["GASTOWN_DRAIN_SECONDS"]))
     except (KeyError, ValueError):
         return UpOptions.drain_seconds
-
-
-def _town(text: str) -> str:
-    if not is_identifier(text):
-        raise ArgumentTypeError("letters, digits and . _ : @ - only")
-    return text
-
-
-def _rig(text: str) -> RigRecord:
-    """A repository of the town. No sentence repeats an address, which may hold a login."""
-    rig_id, _, place = text.partition("=")
-    url, _, branch = place.partition("#")
-    branch = branch or "main"
-    if not is_identifier(rig_id):
-        raise ArgumentTypeError("ID=URL: the ID has letters, digits and . _ : @ - only")
-    try:
-        Remote.parse(url)
-    except ValueError as error:
-        raise ArgumentTypeError(f"the URL of {rig_id} {error}") from None
-    if not is_branch_name(branch):
-        raise ArgumentTypeError(f"the branch of {rig_id} is not a name that git takes for a branch")
-    return RigRecord(rig_id=rig_id, git_url=url, default_branch=branch)
-
-
-def _some_text(text: str) -> str:
-    if not text.strip():
-        raise ArgumentTypeError("must not be empty")
-    return text
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise ArgumentTypeError("must be a number from 0 to 65535")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 3600:
-        raise ArgumentTypeError("must be a number of seconds from 0 to 3600")
-    return seconds

@@ -26,6 +26,7 @@ __all__ = [
     "REFUSED",
     "Container",
     "ContainerDied",
+    "ContainerLeft",
     "ContainerOptions",
     "base_environment",
     "choose_port",
@@ -68,6 +69,13 @@ class ContainerDied(Exception):
             text += "".join(f"\n  {line}" for line in last_lines)
         super().__init__(text)
         self.returncode = returncode
+
+
+class ContainerLeft(Exception):
+    """The container has drained and ended, and not because this process asked for it. One sentence."""
+
+    def __init__(self) -> None:
+        super().__init__("the container was asked to drain (POST /drain, or a signal), and has left")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +141,10 @@ class Container:
             await self._process.wait()
             await trio.to_thread.run_sync(end_strays, self._options.homes)
 
-    def death(self) -> ContainerDied:
-        """The error that reports a container which has ended by itself."""
+    def end(self) -> ContainerDied | ContainerLeft:
+        """What reports a container that has ended by itself. It ends with 0 after a drain, and never else."""
+        if self._process.returncode == 0:
+            return ContainerLeft()
         log = self._options.log
         return ContainerDied(self._process.returncode or 0, log, _last_lines(log))
 
@@ -199,9 +209,10 @@ def choose_port(host: str, port: int) -> int:
 async def run_container(options: ContainerOptions) -> AsyncIterator[Container]:
     """Run the container for the length of the block.
 
-    When it ends by itself the block is cancelled and ContainerDied raised, in place of anything else. Leaving
-    the block sends it a TERM and waits for its drain, also when the block was cancelled; what then still runs
-    is killed: its process group, and the agents' processes that left the group.
+    When it ends by itself the block is cancelled and ContainerDied raised, in place of anything else, or
+    ContainerLeft after a drain that others asked for. Leaving the block sends it a TERM and waits for its drain,
+    also when the block was cancelled; what then still runs is killed: its process group, and the agents' processes
+    that left the group.
     """
     log = await trio.to_thread.run_sync(_open_log, options.log)
     try:
@@ -231,7 +242,7 @@ async def run_container(options: ContainerOptions) -> AsyncIterator[Container]:
                 nursery.cancel_scope.cancel(reason="the container has ended")
     finally:
         if container.died:
-            raise container.death()
+            raise container.end()
 
 
 async def _watch(container: Container, block: trio.CancelScope) -> None:

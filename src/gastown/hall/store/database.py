@@ -1,4 +1,4 @@
-"""The hall's memory: one SQLite file, one connection, one statement at a time on a worker thread."""
+"""The hall's memory: one SQLite file, written by one connection and read by another, on worker threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -20,12 +19,14 @@ from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.domain.town import RigRecord, TownRecord
+from gastown.hall.store.lane import BUSY_SECONDS, Lane, StoreBusy, StoreError, is_busy
 from gastown.hall.store.transaction import Transaction
 
 __all__ = [
     "MOST_EVENTS",
     "VERSION",
     "Store",
+    "StoreBusy",
     "StoreError",
     "StoredEvent",
     "TownChanges",
@@ -62,10 +63,6 @@ _TOWN = """
 """
 
 
-class StoreError(Exception):
-    """The file cannot be used: not writable, no database, or of another version. One clear sentence."""
-
-
 class TownChanges(TypedDict, total=False):
     """The settings of a town that may change. Keys that are left out stay as they are.
 
@@ -100,14 +97,16 @@ class StoredEvent:
 class Store:
     """The file's operations. Every call is one transaction and is complete when it returns.
 
-    Calls are served in the order of their arrival. Cancelling one waits for the statement that is running,
-    which then has happened whole or not at all.
+    Writes are served in the order of their arrival, and so are reads, which do not wait for writes: each sees what
+    was complete when it began. Cancelling a call waits for the statement that is running, which then has happened
+    whole or not at all. A call that another process keeps away from the file raises StoreBusy.
     """
 
-    def __init__(self, connection: sqlite3.Connection, now: Callable[[], datetime]) -> None:
-        self._connection = connection
+    def __init__(self, path: Path, now: Callable[[], datetime]) -> None:
+        """Blocks while it opens the file; StoreError when that is impossible."""
+        self._writes = Lane(_connect(path), path)
+        self._reads = Lane(_connect_to_read(path), path)
         self._now = now
-        self._one_at_a_time = trio.CapacityLimiter(1)
         self._of_this_run: dict[str, dict[str, Any]] = {}
 
     async def create_town(
@@ -188,7 +187,7 @@ class Store:
     async def add_event(self, town_id: str, event: str, body: dict[str, Any]) -> None:
         """Keep a container event, and of the town's events the newest 10,000."""
         values = (town_id, iso(self._now()), event, json.dumps(body))
-        await self._run(partial(_add_event, self._connection, town_id, values))
+        await self._writes.run(lambda connection: _add_event(connection, town_id, values))
 
     async def events(self, town_id: str, after: int = 0) -> list[StoredEvent]:
         """The town's container events with an id greater than `after`, oldest first."""
@@ -204,21 +203,23 @@ class Store:
     async def transaction(self, town_id: str, work: Callable[[Transaction], _T]) -> _T:
         """Do `work` on the town's board, on the worker thread; an exception undoes all of it."""
 
-        def whole() -> _T:
-            with _transaction(self._connection):
-                return work(Transaction(self._connection, town_id, iso(self._now())))
+        def whole(connection: sqlite3.Connection) -> _T:
+            with _transaction(connection):
+                return work(Transaction(connection, town_id, iso(self._now())))
 
-        return await self._run(whole)
+        return await self._writes.run(whole)
 
     async def _read(self, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
-        return await self._run(lambda: self._connection.execute(sql, values).fetchall())
+        return await self._reads.run(lambda connection: connection.execute(sql, values).fetchall())
 
     async def _write(self, sql: str, values: Sequence[object]) -> int:
         """Run one statement, which is its own transaction; the number of rows that it touched."""
-        return await self._run(lambda: self._connection.execute(sql, values).rowcount)
+        return await self._writes.run(lambda connection: connection.execute(sql, values).rowcount)
 
-    async def _run(self, work: Callable[[], _T]) -> _T:
-        return await trio.to_thread.run_sync(work, limiter=self._one_at_a_time)
+    def close(self) -> None:
+        """Blocks for some milliseconds."""
+        for lane in (self._reads, self._writes):
+            lane.connection.close()
 
 
 @asynccontextmanager
@@ -228,15 +229,16 @@ async def open_store(path: Path, now: Callable[[], datetime]) -> AsyncIterator[S
     The file is readable by its owner only; a missing directory is made so too, one that is there stays as it
     is. `now` is the wall clock. StoreError when the file cannot be used.
     """
-    connection = await trio.to_thread.run_sync(_connect, path)
+    store = await trio.to_thread.run_sync(Store, path, now)
     try:
-        yield Store(connection, now)
+        yield store
     finally:
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
-            await trio.to_thread.run_sync(connection.close)
+            await trio.to_thread.run_sync(store.close)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file, made and brought to our version where that is needed. Blocks; StoreError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # SQLite gives the files that it makes beside this one the mode of this one.
@@ -244,15 +246,25 @@ def _connect(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
     try:
         _prepare(connection, path)
     except sqlite3.Error as error:
         connection.close()
+        if is_busy(error):
+            raise StoreBusy(path) from error
         raise StoreError(f"cannot use {path} as a database: {error}") from error
     except StoreError:
         connection.close()
         raise
+    return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """A second connection to a file that is prepared. It writes nothing."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA query_only = ON")
     return connection
 
 

@@ -1,0 +1,125 @@
+"""The arguments of `gastown up` and `gastown hall`: what each may be, and the sentence that refuses it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
+
+from gastown.contract.git import Remote, is_branch_name
+from gastown.contract.identifiers import is_identifier
+from gastown.hall.domain.town import RigRecord
+
+__all__ = ["add_arguments", "add_hall_arguments"]
+
+_EXAMPLE = "site=https://code.example/you/site.git"
+_ADDRESSES = "the address of a server that has it (https://…, http://… or git@HOST:PATH)"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The arguments of `gastown up`."""
+    _add_common(parser)
+    parser.add_argument(
+        "--message",
+        type=_some_text,
+        help="what to say to the mayor first (default: a greeting, in a new town or for the first answer)",
+    )
+    parser.add_argument("--port", type=_port, default=8080, help="control API's port; 0: any (default 8080)")
+    parser.add_argument(
+        "--exit-after-first-answer",
+        action="store_true",
+        help="end the town when the first answer is there, or cannot come; the exit code says whether it was one",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the bars and figures there")
+
+
+def add_hall_arguments(parser: ArgumentParser) -> None:
+    """The arguments of `gastown hall`."""
+    _add_common(parser)
+    parser.add_argument("--port", type=_port, default=0, help="the hall's port; 0: any (default 0)")
+
+
+def _add_common(parser: ArgumentParser) -> None:
+    parser.add_argument("--town", type=_town, default="town", help="the town's name (default: town)")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        help="the town's data (default $XDG_STATE_HOME/gastown/<town>, or ~/.local/state/gastown/<town>)",
+    )
+    parser.add_argument("--model", help="the town's default model, from now on")
+    parser.add_argument(
+        "--rig",
+        type=_rig,
+        action="append",
+        default=[],
+        dest="rigs",
+        metavar="ID=URL[#BRANCH]",
+        help="a repository of the town, from now on; may be repeated (default branch: main)",
+    )
+    parser.add_argument(
+        "--turn-seconds",
+        type=_seconds,
+        default=0.0,
+        help="how long the stand-in of the language model takes over an answer (default 0)",
+    )
+
+
+def _town(text: str) -> str:
+    if not is_identifier(text):
+        raise ArgumentTypeError("letters, digits and . _ : @ - only")
+    return text
+
+
+def _rig(text: str) -> RigRecord:
+    """A repository of the town. No sentence repeats an address, which may hold a login."""
+    rig_id, equals, place = text.partition("=")
+    if not equals or "/" in rig_id:
+        hint = _hint(text)
+        raise ArgumentTypeError(f"must be ID=URL, as in {_EXAMPLE}" + (f"; {hint}" if hint else ""))
+    url, _, branch = place.partition("#")
+    branch = branch or "main"
+    if not is_identifier(rig_id):
+        raise ArgumentTypeError("ID=URL: the ID has letters, digits and . _ : @ - only")
+    if hint := _hint(url):
+        raise ArgumentTypeError(f"the URL of {rig_id}: {hint}")
+    try:
+        Remote.parse(url)
+    except ValueError as error:
+        raise ArgumentTypeError(f"the URL of {rig_id} {error}") from None
+    if not is_branch_name(branch):
+        raise ArgumentTypeError(f"the branch of {rig_id} is not a name that git takes for a branch")
+    return RigRecord(rig_id=rig_id, git_url=url, default_branch=branch)
+
+
+def _hint(place: str) -> str:
+    """What to give in place of a folder or an `ssh://` address; empty for everything else."""
+    if place.startswith("ssh://"):
+        return "write git@HOST:PATH instead of ssh:// (a port belongs into ~/.ssh/config, under a Host of its own)"
+    if (
+        place.startswith(("/", "./", "../", "~", "file:"))
+        or place in (".", "..")
+        or "/" in place.partition(":")[0]
+    ):
+        return f"a folder cannot be a rig: agents fetch and push over the network, so give {_ADDRESSES}"
+    return ""
+
+
+def _some_text(text: str) -> str:
+    if not text.strip():
+        raise ArgumentTypeError("must not be empty")
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ArgumentTypeError("must be a number from 0 to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise ArgumentTypeError("must be a number of seconds from 0 to 3600")
+    return seconds
