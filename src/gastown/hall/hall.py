@@ -121,8 +121,7 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
             )
             logger = logging.getLogger(f"{LOGGER}.server")
             async with serving(create_app(context), host=options.host, port=options.port, logger=logger) as url:
-                log = logging.getLogger(LOGGER)
-                log.info("the hall of town %s answers at %s", options.town_id, url)
+                logging.getLogger(LOGGER).info("the hall of town %s answers at %s", options.town_id, url)
                 yield Hall(
                     url=url,
                     town_id=options.town_id,
@@ -130,7 +129,7 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
                     store=store,
                     now=options.now,
                 )
-                log.info("the hall of town %s closes", options.town_id)
+                logging.getLogger(LOGGER).info("the hall of town %s closes", options.town_id)
 
 
 async def _settle_town(store: Store, options: HallOptions) -> TownRecord:
