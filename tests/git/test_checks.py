@@ -87,6 +87,7 @@ BAD = [
     "git@h:-x", "git@h:", "git@h:../x", "git@h:a/../../x", "https://h/../x", "https://h/a/%2e%2e/x", "https://h/x\n",
     "https://h/x y", "https://h/x?y", "https://h/x#y", "https://h:99999/x", "https://h:x/x", "https://h\\@evil/x", "-https://h/x",
     "https://h/-x", "--upload-pack=x", "x" * 3000, "https://h_st/x", "https://ex ample/x", "git@h@x:y",
+    "http://u:abc%0ahost=evil%0a@h/x", "http://u%0dx@h/x", "http://u:a%00@h/x",
 ]  # fmt: skip
 
 
@@ -107,7 +108,12 @@ def test_an_address_that_could_be_anything_else_is_refused_without_repeating_it(
     ("url", "login"),
     [
         ("https://user:p%40ss@git.test/r.git", ("user", "p@ss")),
-        ("https://just-a-token@git.test/r.git", (None, "just-a-token")),
+        ("https://some.name@git.test/r.git", ("some.name", None)),
+        ("https://deadbeef@git.test/r.git", ("deadbeef", None)),
+        (f"https://{'ghp_' + 'a1' * 18}@git.test/r.git", (None, "ghp_" + "a1" * 18)),
+        (f"https://{'github_pat_' + 'a1' * 30}:@git.test/r.git", (None, "github_pat_" + "a1" * 30)),
+        (f"https://{'glpat-' + 'a1' * 10}@git.test/r.git", (None, "glpat-" + "a1" * 10)),
+        (f"https://{'0a' * 20}:x-oauth-basic@git.test/r.git", (None, "0a" * 20)),
         ("https://git.test/r.git", (None, None)),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gastown.contract.git import Remote
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
+from gastown.git import credential_helper
 from gastown.git.credentials import ANY_RIG
 from gastown.git.errors import AuthFailed
 from tests.git.conftest import Life, Place
@@ -49,6 +51,64 @@ async def test_a_platform_integration_is_asked_when_nobody_gave_a_token(place):
         life.credentials.register_rig("r", place.rig("r").remote, integration_id="int-1")
         await worktree(place, life)
     assert place.source.asked == ["int-1"]
+
+
+async def test_a_lone_user_name_in_the_address_is_never_sent_as_a_password(place):
+    """It is the user whose token GIT_TOKEN is, and nothing that has to be hidden."""
+    place.server.make("r", FILES)
+    place.server.tokens = {"token-1"}
+    remote = Remote.parse(f"http://some.name@127.0.0.1:{place.server.port}/r.git")
+    async with place.life() as life:
+        life.credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("token-1")})
+        await worktree(place, life)
+        assert [secret.reveal() for secret in life.credentials.secrets()] == ["token-1"]
+        assert await Asking(place, life)("r", place.server.url("r")) == "some.name:token-1"
+    assert place.server.passwords() == [None, "token-1"]
+
+
+async def test_a_lone_user_name_without_a_token_is_sent_nowhere(place):
+    place.server.make("r", FILES)
+    place.server.tokens = {"token-1"}
+    async with place.life() as life:
+        life.credentials.register_rig("r", Remote.parse(f"http://some.name@127.0.0.1:{place.server.port}/r.git"))
+        with pytest.raises(AuthFailed):
+            await worktree(place, life)
+    assert place.server.passwords() == [None]
+
+
+async def test_a_token_that_stands_alone_in_the_address_is_tried_last(place):
+    place.server.make("r", FILES)
+    token = "glpat-" + "a1" * 10
+    place.server.tokens = {token}
+    remote = Remote.parse(f"http://{token}@127.0.0.1:{place.server.port}/r.git")
+    async with place.life() as life:
+        life.credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("too-old")})
+        assert (await worktree(place, life)).how == "created"
+    assert place.server.passwords() == [None, "too-old", token]
+
+
+@pytest.mark.parametrize("password", ["abc\nhost=evil\n", "abc\n", "a\rb", "a\0b"])
+async def test_a_token_with_a_line_break_is_told_to_no_git_and_another_one_is_taken(place, password):
+    """It would be another line of what git is told: another host, another user."""
+    async with place.life() as life:
+        ask, remote = Asking(place, life), Remote.parse("https://git.test/o/r.git")
+        life.credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret(password)})
+        assert await ask("r", "https://git.test/o/r.git") == "nothing"
+        place.town = GitAuth(github_token=Secret(password))
+        assert await ask("*", "https://github.com/o/r.git") == "nothing"
+        life.credentials.register_rig("r", remote, given={"GITHUB_TOKEN": Secret("good")})
+        assert await ask("r", "https://git.test/o/r.git") == "x-access-token:good"
+
+
+def test_the_helper_itself_tells_git_no_line_break(capsys, monkeypatch):
+    monkeypatch.setattr(credential_helper, "ask", lambda *_: {"username": "u", "password": "abc\nhost=evil"})
+    monkeypatch.setattr("sys.argv", ["helper", "get"])
+    monkeypatch.setattr("sys.stdin", io.StringIO("protocol=https\nhost=git.test\n\n"))
+    monkeypatch.setenv("GASTOWN_GIT_SOCKET", "/nowhere")
+    monkeypatch.setenv("GASTOWN_GIT_KEY", "r/a/0/x")
+    assert credential_helper.main() == 0
+    said = capsys.readouterr()
+    assert (said.out, "control character" in said.err) == ("", True)
 
 
 @pytest.mark.parametrize("refusal", [401, 403])

@@ -11,6 +11,7 @@ from gastown.contract.secret import Secret
 from gastown.git.command import run_git
 from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, NetworkFailed
 from gastown.git.merge import Merged, merge
+from gastown.git.merge import _conflicts as conflicts
 from gastown.git.rig import GitLimits
 from tests.git.conftest import Life, Place
 from tests.git.test_worktrees import FILES, worktree
@@ -255,13 +256,13 @@ async def test_a_merge_has_a_deadline_as_a_whole(place):
 
 
 async def test_a_token_that_expires_inside_a_merge_is_renewed_and_the_merge_repeated(place):
-    """git fetches files that only the merge needs while it merges; what it had begun is undone first."""
+    """git fetches files that only the merge needs while it merges."""
     branch, cut = make(place), []
 
     async def run(*arguments: str, **options) -> str:
-        if arguments[0] == "merge" and not cut:
-            cut.append(await run_git("merge", "--no-commit", *arguments[1:], **options))
-            raise AuthFailed("merge", 128, "fatal: Authentication failed")
+        if arguments[0] == "merge-tree" and not cut:
+            cut.append(await run_git(*arguments, **options))
+            raise AuthFailed("merge-tree", 128, "fatal: Authentication failed")
         return await run_git(*arguments, **options)
 
     place.run, place.source.fresh = run, ["new"]
@@ -276,11 +277,96 @@ async def test_a_merge_that_fails_without_unmerged_files_is_no_conflict(place):
     make(place)
 
     async def run(*arguments: str, **options) -> str:
-        if arguments[0] == "merge":
-            raise GitFailed("merge", 128, "fatal: write error: No space left on device")
+        if arguments[0] == "merge-tree":
+            raise GitFailed("merge-tree", 128, "fatal: write error: No space left on device")
         return await run_git(*arguments, **options)
 
     place.run = run
     async with place.life() as life:
         with pytest.raises(GitFailed, match="No space left"):
             await merged(place, life)
+
+
+async def test_a_file_that_differs_from_its_line_endings_only_is_in_the_way_of_no_merge(place):
+    """A checkout calls it changed, and git refuses to merge over what is changed."""
+    base = place.server.make("r", {".gitattributes": "*.cs text eol=lf\n", "A.cs": "one\r\ntwo\r\n"})
+    place.server.commit("r", "work/1", {"A.cs": "one\r\nthree\r\n"}, parent=base)
+    place.server.commit("r", "main", {"b.txt": "b\n"})
+    async with place.life() as life:
+        assert (await merged(place, life)).pushed
+    assert place.server.git("r", "cat-file", "-s", "main:A.cs").strip() == str(len("one\r\nthree\r\n"))
+    changed = place.server.git("r", "diff", "--name-only", "main^1", "main").split()
+    assert changed == ["A.cs"]
+
+
+@pytest.mark.parametrize("where", [".gitattributes", "dir/.gitattributes"])
+async def test_files_are_merged_as_the_targets_attributes_say(place, where):
+    """Both sides add a line at the same place, which is a conflict where nothing says otherwise."""
+    pattern = "*.log merge=union\n"
+    base = place.server.make("r", {where: pattern, "dir/x.log": "one\n"})
+    place.server.commit("r", "work/1", {"dir/x.log": "one\ntheirs\n"}, parent=base)
+    place.server.commit("r", "main", {"dir/x.log": "one\nours\n"})
+    async with place.life() as life:
+        await merged(place, life)
+    assert place.server.read("r", "main", "dir/x.log") == "one\nours\ntheirs\n"
+
+
+async def test_a_conflict_in_a_file_whose_name_is_no_text_is_named_so_that_it_can_be_written(place):
+    base = place.server.make("r", FILES)
+    for branch, content in (("work/1", "theirs"), ("main", "ours")):
+        commit = f"commit refs/heads/{branch}\ncommitter T <t@t> 1700000000 +0000\ndata 1\nx\nfrom {base}\n"
+        change = f'M 100644 inline "caf\\351.txt"\ndata {len(content)}\n{content}\n'
+        place.server.git("r", "fast-import", "--quiet", "--force", stdin=commit + change)
+    async with place.life() as life:
+        with pytest.raises(Conflict) as caught:
+            await merged(place, life)
+    assert (caught.value.files, caught.value.names) == (("caf\N{REPLACEMENT CHARACTER}.txt",), (b"caf\xe9.txt",))
+    str(caught.value).encode()  # no lone surrogate
+
+
+async def test_a_conflict_that_is_in_no_file_names_the_paths_of_its_message(place):
+    """Each side renames a directory to another place, and one adds a file to it."""
+    answer = b"0" * 40 + b"\0\0" + b"1\0dir/new.txt\0CONFLICT (directory rename split)\0CONFLICT: unclear\n\0"
+    assert conflicts(answer) == (b"dir/new.txt",)
+
+
+async def test_a_git_that_is_too_old_is_named_as_the_reason(place):
+    make(place)
+
+    async def run(*arguments: str, **options) -> str:
+        if arguments[0] == "merge-tree":
+            raise GitFailed("merge-tree", 129, "usage: git merge-tree <base-tree> <branch1> <branch2>")
+        return await run_git(*arguments, **options)
+
+    place.run = run
+    async with place.life() as life:
+        with pytest.raises(GitError, match=r"git 2\.38 or newer"):
+            await merged(place, life)
+
+
+@pytest.mark.parametrize("failure", ["missing", "protected", "unrelated"])
+async def test_what_is_one_merges_failure_is_not_the_rigs(place, failure):
+    make(place) if failure != "missing" else place.server.make("r", FILES)
+    if failure == "protected":
+        hook = place.server.bare("r") / "hooks" / "pre-receive"
+        hook.write_text("#!/bin/sh\nexit 1\n")
+        hook.chmod(0o755)
+    if failure == "unrelated":
+        stream = "commit refs/heads/work/1\ncommitter T <t@t> 1700000000 +0000\ndata 1\nx\n"
+        place.server.git("r", "update-ref", "-d", "refs/heads/work/1")
+        place.server.git("r", "fast-import", "--quiet", "--force", stdin=stream)
+    async with place.life() as life:
+        with pytest.raises(GitError):
+            await merged(place, life)
+        assert life.repositories.report("r").to_wire().state == "ready"
+
+
+@pytest.mark.parametrize("name", ["refs/heads/refs/heads/main", "refs/tags/refs/heads/main"])
+async def test_a_reference_whose_name_ends_like_the_targets_is_in_the_way_of_no_merge(place, name):
+    """git takes refs/heads/main for either, and pushes to none."""
+    make(place)
+    place.server.git("r", "update-ref", name, "refs/heads/main")
+    async with place.life() as life:
+        result = await merged(place, life)
+        assert place.server.tip("r", "main") == result.commit
+        assert await place.git(place.clone(), "for-each-ref", "refs/gastown") == ""

@@ -129,7 +129,7 @@ def test_the_log_of_a_hall_shows_nothing_secret_of_its_town(
             logging.getLogger(f"{LOGGER}.server").warning("heard %s", canaries)
         return 0
 
-    rigs = [RigRecord(rig_id="r", git_url=f"https://{canaries[1]}@x.test/r", default_branch="main")]
+    rigs = [RigRecord(rig_id="r", git_url=f"https://user:{canaries[1]}@x.test/r", default_branch="main")]
     options = HallOptions(data_dir=tmp_path, kilocode_token=Secret(canaries[0]), rigs=rigs)
     assert up._run("gastown up", partial(command, options), options, Screen(StringIO())) == 0
     written = (tmp_path / "hall.log").read_text()

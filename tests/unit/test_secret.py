@@ -41,7 +41,7 @@ REVEALS = {
     "broker/forward.py": "the header upstream, and what an agent may have: its own bearer, its shell's variables",
     "contract/agents.py": "a variable with a NUL cannot be one",
     "control/auth/tokens.py": "the digest with which a bearer is compared",
-    "git/credentials.py": "the digest by which a refused password is known, the host in an instance's address",
+    "git/credentials.py": "a refused password's digest, the host in an instance's address, a line break",
     "git/helper_service.py": "the answer to git's credential helper",
     "hall/api/answers.py": "the orchestrator gives the container its own",
     "hall/cli/bringup.py": "the control port's token: a file for its owner only, and the container's environment",

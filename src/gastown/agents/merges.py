@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import structlog
 import trio
 
@@ -73,6 +75,7 @@ async def _result(services: AgentServices, request: MergeRequest, rig: Rig) -> R
             message=str(error),
             reason="conflict",
             conflicting_files=error.files,
+            conflicting_files_base64=_base64(error.names),
         )
     except GitError as error:
         return ReviewResult(
@@ -80,6 +83,16 @@ async def _result(services: AgentServices, request: MergeRequest, rig: Rig) -> R
         )
     said = f"Merged {branch} into {target}" if merged.pushed else f"{target} had all of {branch} already"
     return ReviewResult(entry_id=request.entry_id, status="merged", message=said, commit_sha=merged.commit)
+
+
+def _base64(names: tuple[bytes, ...]) -> tuple[str, ...] | None:
+    """The names as bytes, where one of them cannot be written as text."""
+    try:
+        for name in names:
+            name.decode()
+    except UnicodeDecodeError:
+        return tuple(base64.b64encode(name).decode() for name in names)
+    return None
 
 
 def _identity(services: AgentServices) -> dict[str, str]:

@@ -24,6 +24,7 @@ __all__ = [
     "RigState",
     "SetupRequest",
     "is_branch_name",
+    "is_one_line",
     "is_revision",
 ]
 
@@ -32,6 +33,14 @@ _BRANCH_BYTES = 200
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
 _OBJECT_ID = re.compile(r"[0-9a-f]{7,64}\Z")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]+\])\Z")
+_TOKEN = re.compile(
+    r"(?:gh[pousr]_\w{16,}|github_pat_\w{16,}|gl[a-z]{2,8}-[\w.-]{16,}|AT(?:BB|CTT)\S{16,}|[0-9a-f]{40}|[a-z2-7]{52})\Z",
+    re.ASCII,
+)
+"""What GitHub, GitLab, Bitbucket, Gitea and Azure give out. Anything else before an @ is the name of a user."""
+_NO_PASSWORDS = ("", "x-oauth-basic")
+"""What stands for a password where the user name is the token."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCP_LIKE = re.compile(r"git@(?P<host>[^:/@]+):(?P<path>[^-].*)\Z", re.DOTALL)
 
 
@@ -49,6 +58,11 @@ def is_branch_name(name: str) -> bool:
     return not any(part.startswith(".") or part.endswith(".lock") for part in name.split("/"))
 
 
+def is_one_line(value: str) -> bool:
+    """Whether `value` may be told to git: a line break in it would be another line of what git is told."""
+    return _CONTROL.search(value) is None
+
+
 def is_revision(text: str) -> bool:
     """Whether `text` may name where a branch starts: a branch, with or without its remote, or an object id."""
     return _OBJECT_ID.match(text) is not None or is_branch_name(text)
@@ -59,6 +73,7 @@ class Remote:
     """The address of a repository, without the credentials that it may have come with.
 
     `url` is what may stand on disk and in an argv. `origin` is what a credential is for: scheme, host, port.
+    A lone user name is `username`, or `password` if it is a token by its shape.
     """
 
     url: str
@@ -99,7 +114,9 @@ class Remote:
         _check_place(bare, parts.path.lstrip("/"))
         scheme: Literal["https", "http"] = "https" if parts.scheme == "https" else "http"
         username, password = (unquote(part) if part else None for part in (parts.username, parts.password))
-        if username and not password:
+        if not all(is_one_line(value) for value in (username, password) if value):
+            raise ValueError("must not hold a user name or a password with control characters")
+        if username and password in (None, *_NO_PASSWORDS) and _TOKEN.match(username):
             username, password = None, username  # https://TOKEN@host
         if port == (443 if scheme == "https" else 80):
             host = bare
@@ -172,7 +189,9 @@ class Accepted(Wire):
 class ReviewResult(Wire):
     """What became of a merge. The worker knows two words: `conflict` is everything that is not merged.
 
-    `reason` and `conflicting_files` tell a conflict apart from a remote that could not be reached.
+    `reason` and `conflicting_files` tell a conflict apart from a remote that could not be reached. Where the name
+    of a file is not UTF-8, `conflicting_files` has a replacement character for what is no text in it, and
+    `conflicting_files_base64` the same names byte for byte, in the same order.
     """
 
     model_config = Wire.model_config | {"alias_generator": None}
@@ -183,6 +202,7 @@ class ReviewResult(Wire):
     commit_sha: str | None = None
     reason: Literal["conflict", "failed"] | None = None
     conflicting_files: tuple[str, ...] | None = None
+    conflicting_files_base64: tuple[str, ...] | None = None
 
 
 class Progress(Wire):

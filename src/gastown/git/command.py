@@ -124,7 +124,7 @@ async def run_git(  # noqa: PLR0913 - keywords
     if said.too_much:
         raise GitError(f"git {arguments[0]} printed more than {said.most} bytes")
     if process.returncode:
-        raise failure(arguments[0], process.returncode, redacted(said.stderr, secrets))
+        raise failure(arguments[0], process.returncode, redacted(said.stderr, secrets), bytes(said.stdout))
     return said.stdout.decode(errors="surrogateescape")
 
 

@@ -31,7 +31,11 @@ def main() -> int:
         sys.stderr.write(f"gastown: no credentials: the control server does not answer ({type(error).__name__})\n")
         return 0
     if action == "get" and answer.get("password"):
-        sys.stdout.write(f"username={answer['username']}\npassword={answer['password']}\n")
+        username, password = str(answer["username"]), str(answer["password"])
+        if any(ord(character) < 32 or ord(character) == 127 for character in username + password):
+            sys.stderr.write("gastown: no credentials: there is a control character in them\n")
+            return 0
+        sys.stdout.write(f"username={username}\npassword={password}\n")
     return 0
 
 

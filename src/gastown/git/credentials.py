@@ -1,9 +1,9 @@
 """The live git credentials of every rig, and which of them goes where.
 
 Nothing of this is on a disk. A token is chosen at the moment in which git asks for it, so a new one is live
-for the next push of every agent. Candidates, the newest word first: a token that the worker renewed, one in
-the rig's address, one that a request brought, the town's, the platform integration's. One that the remote has
-refused comes after all that it has not.
+for the next push of every agent. Candidates, the newest word first: a token that the worker renewed, user and
+password in the rig's address, one that a request brought, the town's, the platform integration's, and last a token
+that stands in the address alone. One that the remote has refused comes after all that it has not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
-from gastown.contract.git import Remote
+from gastown.contract.git import Remote, is_one_line
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 
@@ -53,11 +53,13 @@ class Login:
 @dataclass
 class _Rig:
     """What is known of a rig. `given` are variables of the newest request that brought any, `address` is the login
-    of the newest address that had one.
+    of the newest address that had one, `username` the user of the newest that named one.
     """
 
     remote: Remote
     address: Login | None = None
+    address_is_token: bool = False
+    username: str | None = None
     integration_id: str | None = None
     given: dict[str, Secret] = field(default_factory=dict)
     platform: GitAuth | None = None
@@ -91,7 +93,12 @@ class GitCredentials:
         rig.remote = remote
         if remote.password:
             rig.address = Login(remote.username or "x-access-token", remote.password)
+            rig.address_is_token = remote.username is None
+        rig.username = remote.username or rig.username
         tokens = {name: value for name, value in (given or {}).items() if name in _GIVEN and value}
+        for name in [name for name, value in tokens.items() if not is_one_line(value.reveal())]:
+            log.warning("git.token_unusable", rig_id=rig_id, name=name)
+            del tokens[name]
         rig.given = tokens or rig.given
         if integration_id and integration_id != rig.integration_id:
             rig.integration_id, rig.platform = integration_id, None
@@ -168,7 +175,7 @@ class GitCredentials:
     def secrets(self) -> Iterator[Secret]:
         """Every value that must never be seen, for redaction."""
         for rig in self._rigs.values():
-            for login in self._candidates(rig):
+            for login in self._logins(rig):
                 yield login.password
             yield from rig.refused
 
@@ -193,21 +200,28 @@ class GitCredentials:
         return next(good, candidates[0] if candidates else None)
 
     def _candidates(self, rig: _Rig) -> Iterator[Login]:
+        """Every login that git can be told: one with a line break would tell it something else as well."""
+        return (login for login in self._logins(rig) if is_one_line(login.username + login.password.reveal()))
+
+    def _logins(self, rig: _Rig) -> Iterator[Login]:
         remote, gitlab = rig.remote, self._is_gitlab(rig.remote.host, rig)
         username = "oauth2" if gitlab else "x-access-token"
         if rig.renewed:
             yield Login(username, rig.renewed)
-        if rig.address is not None:
+        if rig.address is not None and not rig.address_is_token:
             yield rig.address
+        named = username if gitlab or _is_github(remote.host) else rig.username or username
         for name in _GITLAB_NAMES if gitlab else _GITHUB_NAMES:
             token = rig.given.get(name)
             if token and not (gitlab and token == rig.given.get("GITHUB_TOKEN")):
-                yield Login(username, token)
+                yield Login(named, token)
         yield from self._towns(remote.host)
         if rig.platform is not None:
             token = rig.platform.gitlab_token if gitlab else rig.platform.github_token
             if token:
                 yield Login(username, token)
+        if rig.address is not None and rig.address_is_token:
+            yield rig.address
 
     def _towns(self, host: str) -> Iterator[Login]:
         """The town's tokens are for GitHub and for its GitLab, and go nowhere else."""

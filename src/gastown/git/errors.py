@@ -6,22 +6,34 @@ import re
 
 __all__ = [
     "AuthFailed",
+    "BranchMissing",
     "Busy",
     "Conflict",
     "GitError",
     "GitFailed",
     "GitTimedOut",
+    "NamesCollide",
     "NetworkFailed",
     "PushRaced",
     "RepositoryNotFound",
     "failure",
+    "readable",
 ]
 
 
+def readable(text: str) -> str:
+    """`text` as git printed it (names are bytes), with a replacement character for what is no text."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 class GitError(Exception):
-    """Anything that a git operation ends with. `retryable`: the same may work later, with nothing changed."""
+    """Anything that a git operation ends with. `retryable`: the same may work later, with nothing changed.
+
+    `of_rig`: it says something about the rig's repository as a whole, and not about one branch or merge only.
+    """
 
     retryable = False
+    of_rig = True
 
 
 class GitTimedOut(GitError):
@@ -34,22 +46,39 @@ class GitTimedOut(GitError):
 
 
 class Conflict(GitError):
-    """A merge that needs a decision; `files` are where."""
+    """A merge that needs a decision; `files` are where, to be read, and `names` are the same as git has them."""
 
-    def __init__(self, files: tuple[str, ...]) -> None:
+    of_rig = False
+
+    def __init__(self, names: tuple[bytes, ...]) -> None:
+        files = tuple(name.decode(errors="replace") for name in names)
         shown = ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
         super().__init__(f"Merge conflict in {len(files)} file{'s' if len(files) != 1 else ''}: {shown}")
         self.files = files
+        self.names = names
+
+
+class BranchMissing(GitError):
+    """The remote has no branch of that name."""
+
+    of_rig = False
+
+    def __init__(self, branch: str) -> None:
+        super().__init__(f"The repository has no branch {branch}")
 
 
 class GitFailed(GitError):
-    """git ended with an error; the message holds the verb and the line that says why."""
+    """git ended with an error; the message holds the verb and the line that says why.
 
-    def __init__(self, verb: str, returncode: int, stderr: str) -> None:
+    `stdout` is what it had printed: of some commands an error code is an answer.
+    """
+
+    def __init__(self, verb: str, returncode: int, stderr: str, stdout: bytes = b"") -> None:
         super().__init__(f"git {verb} failed with code {returncode}: {_reason(stderr)}")
         self.verb = verb
         self.returncode = returncode
         self.stderr = stderr
+        self.stdout = stdout
 
 
 class AuthFailed(GitFailed):
@@ -66,6 +95,12 @@ class NetworkFailed(GitFailed):
     """The remote could not be reached, broke off, or answered with a failure of its own."""
 
     retryable = True
+
+
+class NamesCollide(GitFailed):
+    """A branch cannot be beside another one: where there is `work`, git has no room for `work/1`."""
+
+    of_rig = False
 
 
 class PushRaced(GitFailed):
@@ -90,10 +125,21 @@ _KINDS: tuple[tuple[type[GitFailed], re.Pattern[str]], ...] = (
         ),
     ),
     (
+        NamesCollide,
+        re.compile(
+            r"(?s)(?:'refs/[^'\n]*' exists; cannot create|there are still refs under"
+            r"|there is a non-empty directory).*\[remote rejected\]"
+            r"|\[remote rejected\][^\n]*(?:exists; cannot create|there are still refs under)",
+        ),
+    ),
+    (
         PushRaced,
         re.compile(
             r"\[rejected\][^\n]*\((?:fetch first|non-fast-forward|stale info)\)"
-            r"|\[remote rejected\][^\n]*(?:cannot lock ref|failed to update ref|incorrect old value)",
+            r"|\[remote rejected\][^\n]*(?:cannot lock ref|incorrect old value)"
+            # That a reference was not updated is a race only where the remote says that it has moved meanwhile.
+            r"|(?s:(?:but expected|reference already exists|\.lock': File exists).*"
+            r"\[remote rejected\][^\n]*failed to update ref)",
         ),
     ),
     (
@@ -117,12 +163,12 @@ _KINDS: tuple[tuple[type[GitFailed], re.Pattern[str]], ...] = (
 _SAYS_WHY = re.compile(r"^(?:fatal|error|! )", re.IGNORECASE)
 
 
-def failure(verb: str, returncode: int, stderr: str) -> GitFailed:
+def failure(verb: str, returncode: int, stderr: str, stdout: bytes = b"") -> GitFailed:
     """The typed error for what git said; `stderr` has no credential in it any more."""
     for kind, pattern in _KINDS:
         if pattern.search(stderr):
-            return kind(verb, returncode, stderr)
-    return GitFailed(verb, returncode, stderr)
+            return kind(verb, returncode, stderr, stdout)
+    return GitFailed(verb, returncode, stderr, stdout)
 
 
 def _reason(stderr: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from gastown.contract.git import is_one_line
 from gastown.git.access import HelperAccess
 from gastown.git.credentials import OWN, GitCredentials
 from gastown.isolation.ownership import remove_tree
@@ -108,6 +109,9 @@ async def _reply(
     origin = f"{asked.get('protocol')}://{asked.get('host', '').lower()}"
     login = await credentials.login(rig_id, agent_id, origin, asked.get("path", ""))
     asker = "gastown" if agent_id.startswith(OWN) else agent_id
+    if login is not None and not is_one_line(login.username + login.password.reveal()):
+        log.warning("git.token_unusable", rig_id=rig_id)
+        login = None
     log.info("git.credentials_asked", rig_id=rig_id, asker=asker, origin=origin, given=login is not None)
     return {"username": login.username, "password": login.password.reveal()} if login is not None else {}
 

@@ -1,17 +1,32 @@
-"""Merging a branch into another one and pushing the result, in a worktree made for that alone."""
+"""Merging a branch into another one and pushing the result, without a checkout of either.
+
+A checkout would run filters over every file: what differs only by line endings then counts as a local change,
+and no merge that touches it goes through. Here git merges the trees themselves. Of the target nothing is written
+to the disk but its `.gitattributes`, which say how files are merged.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import structlog
 import trio
 
-from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, PushRaced
+from gastown.git.errors import (
+    AuthFailed,
+    BranchMissing,
+    Conflict,
+    GitError,
+    GitFailed,
+    NetworkFailed,
+    PushRaced,
+    RepositoryNotFound,
+)
 from gastown.git.identity import IDENTITY
+from gastown.git.push import push_commit
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import Rig
 from gastown.git.workspace import ensure_owned_dir
@@ -24,6 +39,9 @@ log = structlog.get_logger()
 _PUSHES = 5
 """How often another push may come first."""
 _CLEANUP_SECONDS = 15.0
+_CONFLICT = 1
+_USAGE = 129
+"""What git exits with for an option that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,10 @@ class Merged:
 
     commit: str
     pushed: bool
+
+
+class _LostRaces(GitError):
+    of_rig = False
 
 
 async def merge(
@@ -48,60 +70,100 @@ async def merge(
     A push that lost a race is merged again on what won, a bounded number of times; nothing is ever forced.
     Raises `Conflict`, any other `GitError`, `OutsideRoot`.
     """
-    async with repositories.hold(rig, "merge") as clone, _worktree(clone) as path:
+    async with repositories.hold(rig, "merge") as clone:
         for attempt in range(1, _PUSHES + 1):
             await clone.fetch(again=attempt > 1)
             theirs = await _remote_branch(clone, branch)
             ours = await _remote_branch(clone, target)
-            await clone.query("checkout", "--quiet", "--force", "--detach", ours, cwd=path)
             if await clone.says("merge-base", "--is-ancestor", theirs, ours) is not None:
                 return Merged(ours, pushed=False)
-            commit = await _merge_once(clone, path, theirs, message, identity)
             try:
-                await clone.query("push", "origin", f"HEAD:refs/heads/{target}", cwd=path)
+                with _of_this_merge():
+                    tree = await _merged_tree(clone, ours, theirs)
+                    commit = await _commit(clone, tree, (ours, theirs), message, identity)
+                    await push_commit(clone, commit, target)
             except PushRaced:
                 log.info("git.push_raced", rig_id=rig.rig_id, target=target, attempt=attempt)
                 continue
             log.info("git.merged", rig_id=rig.rig_id, branch=branch, target=target, commit=commit)
             return Merged(commit, pushed=True)
-    raise GitError(f"Somebody else pushed to {target} first, {_PUSHES} times")
+    raise _LostRaces(f"Somebody else pushed to {target} first, {_PUSHES} times")
 
 
 async def _remote_branch(clone: Clone, name: str) -> str:
-    found = await clone.object_id(f"refs/remotes/origin/{name}")
+    found = await clone.remote_branch(name)
     if found is None:
-        raise GitError(f"The repository has no branch {name}")
+        raise BranchMissing(name)
     return found
 
 
-async def _merge_once(clone: Clone, path: str, theirs: str, message: str, identity: Mapping[str, str]) -> str:
-    command = ("merge", "--no-ff", "--no-edit", "-m", message, theirs)
-    for last in (False, True):
+async def _merged_tree(clone: Clone, ours: str, theirs: str) -> str:
+    """The tree of both; its files that are merged are fetched meanwhile, where they are not here."""
+    async with _attributes(clone, ours) as path:
         try:
-            await clone.run(*command, cwd=path, identity=identity)
-            break
+            answer = await clone.query("merge-tree", "--write-tree", "-z", "--name-only", ours, theirs, cwd=path)
         except GitFailed as error:
-            problem = error
-        # Files that only the merge needs are fetched while it runs.
-        if isinstance(problem, AuthFailed) and not last and await clone.renew(problem):
-            await clone.run("reset", "--quiet", "--hard", cwd=path)
-            continue
-        files = await clone.run("diff", "--name-only", "--diff-filter=U", "-z", cwd=path)
-        if not files:
-            raise problem
-        raise Conflict(tuple(sorted({name for name in files.split("\0") if name})))
-    return str(await clone.says("rev-parse", "HEAD", cwd=path))
+            if error.returncode == _USAGE:
+                raise GitError("Merges need git 2.38 or newer (git merge-tree --write-tree)") from None
+            if error.returncode != _CONFLICT or not error.stdout:
+                raise
+            raise Conflict(_conflicts(error.stdout)) from None
+    return answer.partition("\0")[0].strip()
+
+
+def _conflicts(answer: bytes) -> tuple[bytes, ...]:
+    """The files that `merge-tree` names: a tree, the names, and after an empty one its messages.
+
+    A conflict may lie in no file that is left (a directory that both sides renamed): then its messages name paths.
+    """
+    listed, _, said = answer.partition(b"\0\0")
+    names = {name for name in listed.split(b"\0")[1:] if name}
+    words = said.split(b"\0")
+    while not names and len(words) > 2 and words[0].isdigit():
+        count = int(words[0])
+        paths, (kind, *_) = words[1 : count + 1], words[count + 1 :] or [b""]
+        if kind.startswith(b"CONFLICT"):
+            names |= set(paths)
+        words = words[count + 3 :]
+    return tuple(sorted(names))
+
+
+async def _commit(
+    clone: Clone, tree: str, parents: tuple[str, ...], message: str, identity: Mapping[str, str]
+) -> str:
+    named = [argument for parent in parents for argument in ("-p", parent)]
+    commit = await clone.run("commit-tree", tree, *named, "-F", "-", identity=identity, stdin=message.encode())
+    return commit.strip()
+
+
+@contextmanager
+def _of_this_merge() -> Iterator[None]:
+    """The rig has just been fetched: what fails now (a protected branch, say) is no failure of it."""
+    try:
+        yield
+    except GitFailed as error:
+        error.of_rig = isinstance(error, (AuthFailed, NetworkFailed, RepositoryNotFound))
+        raise
 
 
 @asynccontextmanager
-async def _worktree(clone: Clone) -> AsyncIterator[str]:
-    """A detached worktree for the length of the block, removed however it ends."""
+async def _attributes(clone: Clone, commit: str) -> AsyncIterator[str]:
+    """A worktree with the `.gitattributes` of `commit` in it, removed however the block ends."""
     path = str(trio.Path(clone.tools.paths.rig(clone.rig.rig_id)) / f".merge-{secrets.token_hex(4)}")
     await ensure_owned_dir(path, clone.user)  # its room is ours, and no user's
     try:
         await clone.run("worktree", "add", "--quiet", "--no-checkout", "--detach", path, "HEAD")
+        await _write_attributes(clone, commit, path)
         yield path
     finally:
         with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
             await trio.to_thread.run_sync(remove_tree, path)
             await clone.run("worktree", "prune")
+
+
+async def _write_attributes(clone: Clone, commit: str, path: str) -> None:
+    try:
+        await clone.query("checkout", "--quiet", commit, "--", ":(top,glob)**/.gitattributes", cwd=path)
+    except GitFailed as error:
+        if "did not match any file" not in error.stderr:
+            raise

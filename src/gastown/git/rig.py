@@ -16,7 +16,7 @@ from gastown.contract.git import Progress, Remote, RigState
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner
 from gastown.git.credentials import OWN, GitCredentials
-from gastown.git.errors import AuthFailed, Busy, Conflict, GitError, GitFailed, GitTimedOut, NetworkFailed
+from gastown.git.errors import AuthFailed, Busy, GitError, GitFailed, GitTimedOut, NetworkFailed
 from gastown.git.identity import IDENTITY
 from gastown.git.progress import log_progress
 from gastown.git.workspace import WorkspacePaths
@@ -84,10 +84,10 @@ class RigReport:
         self.under_way.append(doing)
         try:
             yield
-        except Conflict:  # the branches' affair, not the repository's
-            self.outcome = "ready"
-            raise
         except Exception as error:
+            if isinstance(error, GitError) and not error.of_rig:
+                self.outcome = "ready"  # it is the branches' affair, not the repository's
+                raise
             self.failed(str(error))
             raise
         else:

@@ -19,7 +19,8 @@ from typing import Literal
 import structlog
 import trio
 
-from gastown.git.errors import GitError, GitFailed
+from gastown.git.changes import changes_in
+from gastown.git.errors import AuthFailed, Busy, GitError, GitFailed, GitTimedOut, NetworkFailed
 from gastown.git.init_worktree import Source, init_worktree, made_for_branch, sanitize_git_dir, source_of
 from gastown.git.repos import Clone, Enter, Repositories, Start, unreported
 from gastown.git.rig import Rig, RigGit
@@ -95,7 +96,7 @@ async def browse(repositories: Repositories, rig: Rig) -> Checkout:
                 await clone.fetch()
                 start = await clone.default()
                 source = await source_of(clone, start.commit)
-            how = await _create(git, None, source) if made_for is None else await _show(git, start)
+            how = await _create(git, None, source) if made_for is None else await _show(git, start, source)
             with git.operation("browse"):
                 commit = await git.says("rev-parse", "HEAD")
     report.browse = git.place
@@ -153,7 +154,12 @@ async def _reuse(repositories: Repositories, git: RigGit, branch: str, upstream:
             await clone.bring_files(upstream)
         enter("worktree")
         with git.operation("worktree"):
-            await git.query("merge", "--quiet", "--ff-only", upstream)
+            changes = await changes_in(git)
+            if changes.real:
+                return "left alone"
+            # What differs by filters only would stop a merge.
+            forward = ("reset", "--hard") if changes.phantom else ("merge", "--ff-only")
+            await git.query(*forward, "--quiet", upstream)
     except GitFailed as error:
         log.warning("git.not_forwarded", rig_id=git.rig.rig_id, branch=branch, reason=str(error))
         return "left alone"
@@ -190,7 +196,8 @@ async def _compare(git: RigGit, branch: str, upstream: str | None) -> How | None
     if upstream is None:
         return "reused"
     await _tell_remote(git, Start(f"refs/remotes/origin/{branch}", upstream))
-    if await git.says("symbolic-ref", "--quiet", "--short", "HEAD") != branch:
+    # Not its short name, which is another one where a tag is named so, too.
+    if await git.says("symbolic-ref", "--quiet", "HEAD") != f"refs/heads/{branch}":
         return "left alone"
     counted = await git.says("rev-list", "--left-right", "--count", f"HEAD...{upstream}")
     ahead, _, behind = (counted or "0\t0").partition("\t")
@@ -199,16 +206,35 @@ async def _compare(git: RigGit, branch: str, upstream: str | None) -> How | None
     return "left alone" if ahead != "0" or await _has_changes(git) else None
 
 
-async def _show(git: RigGit, start: Start) -> How:
-    """Bring a browse worktree to where new work starts, unless somebody has worked in it."""
-    with git.operation("browse"):
-        if not await _is_filled(git):
-            return await _fill(git)
-        if await _has_changes(git) or await git.says("symbolic-ref", "--quiet", "HEAD"):
-            return "left alone"
-        await _tell_remote(git, start)
-        await git.query("checkout", "--quiet", "--detach", start.commit)
+async def _show(git: RigGit, start: Start, source: Source) -> How:
+    """Bring a browse worktree to where new work starts. What somebody has left in it is kept beside that: changes
+    in its stash, commits on a branch of their own, and what git cannot put away with the whole directory.
+    """
+    try:
+        with git.operation("browse"):
+            if await _is_filled(git):
+                await _keep(git)
+            await _tell_remote(git, start)
+            await git.query("checkout", "--quiet", "--force", "--detach", start.commit)
         return "forwarded"
+    except (GitTimedOut, AuthFailed, NetworkFailed, Busy):
+        raise
+    except GitError as error:
+        log.warning("git.browse_stuck", rig_id=git.rig.rig_id, reason=str(error))
+    return await _create(git, None, source)
+
+
+async def _keep(git: RigGit) -> None:
+    """Put away what would be lost, or would be in the way, when a browse worktree moves on."""
+    changes = await changes_in(git)
+    if changes.real:
+        why = "Kept when the browse copy moved on"
+        await git.run("stash", "push", "--quiet", "--include-untracked", "-m", why)
+        log.warning("git.browse_kept", rig_id=git.rig.rig_id, what="changes", files=len(changes.real))
+    apart = await git.says("rev-list", "--max-count=1", "HEAD", "--not", "--branches", "--remotes", "--tags")
+    if apart:
+        await git.run("branch", "--force", f"gastown-kept-{apart[:12]}", apart)
+        log.warning("git.browse_kept", rig_id=git.rig.rig_id, what="commits", commit=apart)
 
 
 async def _tell_remote(git: RigGit, told: Start) -> None:
@@ -222,7 +248,7 @@ async def _tell_remote(git: RigGit, told: Start) -> None:
 
 
 async def _has_changes(git: RigGit) -> bool:
-    return bool(await git.query("status", "--porcelain"))
+    return bool((await changes_in(git)).real)
 
 
 async def _fill(git: RigGit) -> Literal["created"]:
