@@ -40,8 +40,9 @@ def test_a_branch_name_that_we_take_is_one_that_git_takes(name):
 @settings(max_examples=300, deadline=None)
 @given(BRANCHLIKE.map("".join))
 def test_a_branch_name_that_git_takes_is_one_that_we_take(name):
-    """But those that git reads as something else: `@`, `@{-1}`, `-`."""
-    assert is_branch_name(name) or not git_takes(name) or name == "@" or name.startswith("-") or "@{" in name
+    """But those that git reads as something else: `@`, `@{-1}`, `-`, `HEAD/x`."""
+    other = name == "@" or name.startswith(("-", "HEAD/")) or "@{" in name
+    assert is_branch_name(name) or other or not git_takes(name)
 
 
 @settings(max_examples=500)
@@ -57,7 +58,7 @@ def test_the_directory_of_a_branch_that_we_take_lies_right_below_the_worktrees(n
 @pytest.mark.parametrize(
     "name",
     ["", "-x", "--upload-pack=x", "a/../b", "..", "a..b", "a\nb", "a b", "/a", "a/", "a//b", "a.lock", "a/.b", "@",
-     "HEAD", "a@{1}", "a\\b", "a:b", "x" * 201, "\ud800"],
+     "HEAD", "HEAD/x", "refs/heads/main", "refs/x", "a@{1}", "a\\b", "a:b", "x" * 201, "\ud800"],
 )  # fmt: skip
 def test_what_the_contract_forbids_is_no_branch(name):
     assert not is_branch_name(name)

@@ -10,8 +10,8 @@ import trio
 from gastown.contract.secret import Secret
 from gastown.git.command import run_git
 from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, NetworkFailed
-from gastown.git.merge import Merged, merge
-from gastown.git.merge import _conflicts as conflicts
+from gastown.git.merging.merge import Merged, merge
+from gastown.git.merging.merge import _conflicts as conflicts
 from gastown.git.rig import GitLimits
 from tests.git.conftest import Life, Place
 from tests.git.test_worktrees import FILES, worktree

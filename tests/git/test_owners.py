@@ -17,7 +17,7 @@ from gastown.git.command import run_git
 from gastown.git.credentials import GitCredentials
 from gastown.git.errors import GitError
 from gastown.git.helper_service import open_helper_service
-from gastown.git.merge import merge
+from gastown.git.merging.merge import merge
 from gastown.git.repos import Repositories, open_repositories
 from gastown.git.rig import Tools
 from gastown.git.save import commit_all, push

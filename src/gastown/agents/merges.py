@@ -11,7 +11,7 @@ from gastown.agents.services import AgentServices
 from gastown.contract.git import MergeRequest, ReviewResult
 from gastown.git.errors import Conflict, GitError
 from gastown.git.identity import IDENTITY, identity
-from gastown.git.merge import merge
+from gastown.git.merging.merge import merge
 from gastown.git.rig import Rig
 
 __all__ = ["Merges"]

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from gastown.contract.events import Usage
-from gastown.contract.git import Progress, Remote, is_branch_name, is_revision
+from gastown.contract.git import NO_BRANCH, Progress, Remote, is_branch_name, is_revision
 from gastown.contract.identifiers import AgentId, CallbackUrl, OrganizationId, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Timestamp, Wire
@@ -140,7 +140,7 @@ class StartAgentRequest(Wire):
             raise ValueError(f"gitUrl {error}") from None
         for alias, value in (("branch", self.branch), ("defaultBranch", self.default_branch)):
             if not is_branch_name(value):
-                raise ValueError(f"{alias} is not a name that git takes for a branch")
+                raise ValueError(f"{alias} {NO_BRANCH}")
         if self.start_point and not is_revision(self.start_point):
             raise ValueError("startPoint is neither a branch nor a commit")
 

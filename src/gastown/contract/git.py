@@ -14,6 +14,7 @@ from gastown.contract.secret import Secret, SecretMap
 from gastown.contract.wire import Wire
 
 __all__ = [
+    "NO_BRANCH",
     "Accepted",
     "BranchName",
     "MergeRequest",
@@ -24,12 +25,14 @@ __all__ = [
     "RigState",
     "SetupRequest",
     "is_branch_name",
+    "is_object_id",
     "is_one_line",
     "is_revision",
 ]
 
 _BRANCH_BYTES = 200
 """A branch becomes one directory name with `/` as `__`; file systems end at 255."""
+NO_BRANCH = "is not a name that git takes for a branch, or begins with refs/ or HEAD/: name the branch alone"
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
 _OBJECT_ID = re.compile(r"[0-9a-f]{7,64}\Z")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]+\])\Z")
@@ -45,13 +48,19 @@ _SCP_LIKE = re.compile(r"git@(?P<host>[^:/@]+):(?P<path>[^-].*)\Z", re.DOTALL)
 
 
 def is_branch_name(name: str) -> bool:
-    """Whether git takes `name` for a branch (`git check-ref-format --branch`), and a directory can be named so."""
+    """Whether git takes `name` for a branch (`git check-ref-format --branch`), and a directory can be named so.
+
+    What git takes for something else as well is none: below `refs/` the full name of another branch, and below
+    `HEAD/` what has no room beside the remote's HEAD in a clone.
+    """
     try:
         if not 0 < len(name.encode().replace(b"/", b"__")) <= _BRANCH_BYTES:
             return False
     except UnicodeEncodeError:
         return False
-    if name in ("@", "HEAD") or name.startswith(("-", "/")) or name.endswith(("/", ".")):
+    if name == "@" or name.partition("/")[0] in ("HEAD", "refs"):
+        return False
+    if name.startswith(("-", "/")) or name.endswith(("/", ".")):
         return False
     if _FORBIDDEN.search(name):
         return False
@@ -63,9 +72,14 @@ def is_one_line(value: str) -> bool:
     return _CONTROL.search(value) is None
 
 
+def is_object_id(text: str) -> bool:
+    """Whether `text` may be a commit's name, or the beginning of one."""
+    return _OBJECT_ID.match(text) is not None
+
+
 def is_revision(text: str) -> bool:
     """Whether `text` may name where a branch starts: a branch, with or without its remote, or an object id."""
-    return _OBJECT_ID.match(text) is not None or is_branch_name(text)
+    return is_object_id(text) or is_branch_name(text)
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,7 @@ def _check_place(host: str, path: str) -> None:
 
 def _branch(value: str) -> str:
     if not is_branch_name(value):
-        raise ValueError("is not a name that git takes for a branch")
+        raise ValueError(NO_BRANCH)
     return value
 
 

@@ -6,6 +6,7 @@ import re
 
 __all__ = [
     "AuthFailed",
+    "BranchCollides",
     "BranchMissing",
     "Busy",
     "Conflict",
@@ -65,6 +66,18 @@ class BranchMissing(GitError):
 
     def __init__(self, branch: str) -> None:
         super().__init__(f"The repository has no branch {branch}")
+
+
+class BranchCollides(GitError):
+    """The remote has a branch beside which it has no room for this one."""
+
+    of_rig = False
+
+    def __init__(self, branch: str, other: str) -> None:
+        super().__init__(
+            f"The repository has a branch {other}, and git cannot keep {branch} beside it: "
+            f"start on another branch, or rename {other} there"
+        )
 
 
 class GitFailed(GitError):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gastown.git.repos import Clone
+from gastown.git.repos import BRANCHES, Clone
 from gastown.git.rig import RigGit
 from gastown.isolation.ownership import read_small, write_whole
 from gastown.isolation.users import run_as
@@ -32,7 +32,7 @@ _REMOTE = """\
 	partialClone = origin
 [remote "origin"]
 	url = "{url}"
-	fetch = +refs/heads/*:refs/remotes/origin/*
+{fetch}
 	promisor = true
 	partialclonefilter = blob:none
 """
@@ -87,7 +87,8 @@ def _write(git: Path, objects: Path, source: Source, branch: str | None) -> None
 
 
 def _config(address: str) -> str:
-    return _REMOTE.format(url=address.replace("\\", "\\\\").replace('"', '\\"'))
+    fetch = "\n".join(f"\tfetch = {refspec}" for refspec in BRANCHES)
+    return _REMOTE.format(url=address.replace("\\", "\\\\").replace('"', '\\"'), fetch=fetch)
 
 
 def made_for_branch(place: Path) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import trio
 
 from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.supervise import Supervisor, open_supervisor
-from gastown.git.errors import GitError, PushRaced
+from gastown.git.errors import AuthFailed, GitError, GitFailed, NetworkFailed, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
 from gastown.git.workspace import OutsideRoot
 from gastown.isolation.ownership import NotOurs, give_directory, remove_tree
@@ -38,6 +38,8 @@ _MISSING_LIMIT = 64 * 1024 * 1024
 _FILES_AT_A_TIME = 20_000
 """git's own time grows with the square of it: 420,000 files in one request take minutes, in these 20 s."""
 _REMOTE_HEAD = "refs/remotes/origin/HEAD"
+BRANCHES = ("+refs/heads/*:refs/remotes/origin/*", "^refs/heads/HEAD", "^refs/heads/HEAD/*")
+"""What is fetched. A branch that stands where a clone keeps the remote's HEAD would stop every fetch."""
 _BROWSING = 2
 """Browse worktrees that are made side by side: each is a clone, and agents start beside them."""
 
@@ -85,7 +87,12 @@ class Clone(RigGit):
         if await self.says("config", "--get", "remote.origin.url") != address:
             await self.run("config", "remote.origin.url", address)
         began = trio.current_time()
-        await self.query("fetch", "--prune", "--progress", "origin")
+        try:
+            await self.query("fetch", "--prune", "--progress", "origin", *BRANCHES)
+        except GitFailed as error:
+            if not _is_all_but_some(error):
+                raise
+            log.warning("git.refs_not_fetched", rig_id=self.rig.rig_id, reason=str(error))
         self._known.fetched_at = began
 
     async def object_id(self, revision: str) -> str | None:
@@ -95,6 +102,15 @@ class Clone(RigGit):
     async def remote_branch(self, name: str) -> str | None:
         """The commit of the remote's branch, as far as is known here."""
         return await self.object_id(f"refs/remotes/origin/{name}")
+
+    async def colliding(self, name: str) -> str | None:
+        """A branch of the remote beside which it has no room for `name`: one of a part of it, or one below it."""
+        above = [name[:at] for at, character in enumerate(name) if character == "/"]
+        room = "refs/remotes/origin/"
+        patterns = (f"{room}{part}" for part in (*above, name))
+        found = (await self.run("for-each-ref", "--format=%(refname)", *patterns)).split("\n")
+        branches = (line.removeprefix(room) for line in found)
+        return next((one for one in branches if one in above or one.startswith(f"{name}/")), None)
 
     async def bring_files(self, commit: str) -> None:
         """Have all files of `commit` here, in few requests or none, so that no worktree fetches them itself."""
@@ -224,9 +240,7 @@ class Repositories:
         try:
             await trio.to_thread.run_sync(give_directory, str(draft), clone.user, 0o750)
             address = self.tools.credentials.address(clone.rig.rig_id)
-            # Its trees without its files: those that a worktree needs come in one request when it is checked out.
-            partial = ("--no-checkout", "--filter=blob:none", "--progress")
-            await clone.query("clone", *partial, "--", address, str(draft))
+            await _bring_all(clone, address)
             await _fill_empty(clone)
             await _let_go_of_branches(clone)
             if await place.exists():
@@ -253,6 +267,32 @@ class Repositories:
         known.tidied = True
 
 
+async def _bring_all(clone: Clone, address: str) -> None:
+    """Clone into `clone`'s place, which is an empty directory."""
+    try:
+        # Its trees without its files: those that a worktree needs come in one request when it is checked out.
+        partial = ("--no-checkout", "--filter=blob:none", "--progress")
+        await clone.query("clone", *partial, "--", address, clone.place)
+    except GitFailed as error:
+        # git clone leaves no branch out, and fails for one that is called HEAD/x.
+        if "refs/remotes/origin/HEAD" not in error.stderr:
+            raise
+        log.warning("git.refs_not_fetched", rig_id=clone.rig.rig_id, reason=str(error))
+        await _bring_what_has_room(clone, address)
+
+
+async def _bring_what_has_room(clone: Clone, address: str) -> None:
+    await clone.run("init", "--quiet", "--template=")
+    await clone.run("remote", "add", "origin", address)
+    for name, value in (("promisor", "true"), ("partialclonefilter", "blob:none")):
+        await clone.run("config", f"remote.origin.{name}", value)
+    await clone.run("config", "core.repositoryformatversion", "1")
+    await clone.run("config", "extensions.partialClone", "origin")
+    await clone.fetch(again=True)
+    with suppress(GitFailed):  # it may have none
+        await clone.query("remote", "set-head", "origin", "--auto")
+
+
 async def _fill_empty(clone: Clone) -> None:
     """Give an empty repository its first commit, so that there is something to branch from."""
     if await clone.run("for-each-ref", "--count=1", "refs/remotes/origin"):
@@ -264,7 +304,7 @@ async def _fill_empty(clone: Clone) -> None:
         log.info("git.first_commit_pushed", rig_id=clone.rig.rig_id)
     except PushRaced:
         log.info("git.first_commit_was_there", rig_id=clone.rig.rig_id)
-    await clone.query("fetch", "--progress", "origin")
+    await clone.query("fetch", "--progress", "origin", *BRANCHES)
 
 
 async def _let_go_of_branches(clone: Clone) -> None:
@@ -273,6 +313,13 @@ async def _let_go_of_branches(clone: Clone) -> None:
     await clone.run("update-ref", "--no-deref", "HEAD", (await clone.default()).commit)
     if branch is not None:
         await clone.run("update-ref", "-d", branch)
+
+
+def _is_all_but_some(error: GitFailed) -> bool:
+    """Whether a fetch brought everything but references that there is no room for here, whoever made them."""
+    if isinstance(error, (AuthFailed, NetworkFailed)):
+        return False
+    return "(unable to update local ref)" in error.stderr and "fatal:" not in error.stderr
 
 
 def _is_whole(place: Path) -> bool:

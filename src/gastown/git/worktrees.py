@@ -19,11 +19,21 @@ from typing import Literal
 import structlog
 import trio
 
-from gastown.git.changes import changes_in
-from gastown.git.errors import AuthFailed, Busy, GitError, GitFailed, GitTimedOut, NetworkFailed
+from gastown.contract.git import is_object_id
+from gastown.git.errors import (
+    AuthFailed,
+    BranchCollides,
+    Busy,
+    GitError,
+    GitFailed,
+    GitTimedOut,
+    NetworkFailed,
+    readable,
+)
 from gastown.git.init_worktree import Source, init_worktree, made_for_branch, sanitize_git_dir, source_of
 from gastown.git.repos import Clone, Enter, Repositories, Start, unreported
 from gastown.git.rig import Rig, RigGit
+from gastown.git.state.changes import changes_in
 from gastown.git.workspace import OutsideRoot, ensure_owned_dir
 from gastown.isolation.ownership import remove_tree
 from gastown.isolation.users import run_as
@@ -73,6 +83,8 @@ async def check_out(
                 # What is on this disk may be all there is: better to go on with it than not at all.
                 log.warning("git.fetch_failed", rig_id=rig.rig_id, branch=branch, reason=str(error))
             upstream = await clone.remote_branch(branch)
+            if upstream is None:
+                await _check_room(clone, branch, is_new=made_for is None)
             if made_for is None:
                 source = await source_of(clone, await _base(clone, upstream, start_point))
         enter("worktree")
@@ -166,6 +178,16 @@ async def _reuse(repositories: Repositories, git: RigGit, branch: str, upstream:
     return "forwarded"
 
 
+async def _check_room(clone: Clone, branch: str, *, is_new: bool) -> None:
+    """Refuse a new branch that could never be pushed. One that has a worktree goes on: there may be work in it."""
+    other = await clone.colliding(branch)
+    if other is None:
+        return
+    if is_new:
+        raise BranchCollides(branch, readable(other))
+    log.warning("git.branch_collides", rig_id=clone.rig.rig_id, branch=branch, other=readable(other))
+
+
 async def _base(clone: Clone, remote: str | None, start_point: str | None) -> str:
     """Where a new branch starts: its start point, else the remote branch of its name, else the default.
 
@@ -180,8 +202,10 @@ async def _base(clone: Clone, remote: str | None, start_point: str | None) -> st
 
 
 async def _start(clone: Clone, start_point: str) -> str | None:
-    name = start_point.removeprefix("origin/")
-    for candidate in (f"refs/remotes/origin/{name}", start_point):
+    names = dict.fromkeys((start_point, start_point.removeprefix("origin/")))
+    candidates = [f"refs/remotes/origin/{name}" for name in names] + [f"refs/tags/{start_point}"]
+    # Never a short name: git takes it for whatever it finds first.
+    for candidate in (*candidates, *([start_point] if is_object_id(start_point) else ())):
         if (found := await clone.object_id(candidate)) is not None:
             return found
     log.warning("git.start_point_missing", rig_id=clone.rig.rig_id, start_point=start_point)

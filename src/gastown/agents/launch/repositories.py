@@ -16,7 +16,7 @@ from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
 from gastown.contract.git import Remote
 from gastown.contract.secret import Secret
-from gastown.git.errors import AuthFailed, GitError, NetworkFailed, PushRaced, RepositoryNotFound
+from gastown.git.errors import AuthFailed, BranchCollides, GitError, NetworkFailed, PushRaced, RepositoryNotFound
 from gastown.git.rig import Rig, RigGit, limited
 from gastown.git.workspace import ensure_owned_dir, write_agents_md
 from gastown.git.worktrees import browse, check_out
@@ -35,6 +35,7 @@ log = structlog.get_logger()
 _PREFLIGHT_SECONDS = 20.0
 _BROWSE_TRIES = 5
 _ACTIONS: tuple[tuple[type[GitError], str], ...] = (
+    (BranchCollides, "Start it on another branch, or rename the one that is in its way"),
     (AuthFailed, "Check the git credentials of the town, or of the rig's integration"),
     (RepositoryNotFound, "Check the repository's address, and that its credentials may read it"),
     (NetworkFailed, "Try again when the git server can be reached"),

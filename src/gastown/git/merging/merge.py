@@ -26,7 +26,7 @@ from gastown.git.errors import (
     RepositoryNotFound,
 )
 from gastown.git.identity import IDENTITY
-from gastown.git.push import push_commit
+from gastown.git.merging.push import push_commit
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import Rig
 from gastown.git.workspace import ensure_owned_dir
