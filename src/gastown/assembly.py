@@ -22,6 +22,8 @@ from gastown.agents.launch.broker_access import TownUpstreams
 from gastown.agents.launch.desired import ContainerDefaults
 from gastown.agents.launch.environment import ChildDefaults
 from gastown.agents.launch.repositories import git_of
+from gastown.agents.merge_journal import MergeJournal
+from gastown.agents.merges import Merges
 from gastown.agents.roster import Roster, open_roster
 from gastown.agents.services import AgentServices, Deadlines
 from gastown.agents.session.event_log import EventLog
@@ -137,6 +139,9 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         background = await stack.enter_async_context(open_supervisor())
         town = await make_town(parts, worker, roster, heartbeats, background)
         registry = writers[0] if writers else None
+        if await town.merges.load() and worker.is_configured:
+            resume = partial(town.merges.resume, services, town.gate.wait)
+            background.start("merges of the last container", resume)
         hydration = None
         if registry is not None:
             seconds = settings.gastown_gate_seconds
@@ -157,6 +162,7 @@ async def make_town(
         report=BootReport(parts.process_start),
         drain=Drain(Shutdown(settings.gastown_drain_seconds)),
         background=background,
+        merges=Merges(MergeJournal(services.paths.root / ".merges", parts.now), parts.now),
         dashboard_file=await make_dashboard(settings.gastown_agent_home_root, parts.users.mayor),
         started_at=parts.now(),
         process_start=parts.process_start,

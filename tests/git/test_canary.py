@@ -6,7 +6,8 @@ from pathlib import Path
 
 import trio
 
-from tests.git.test_town import SETUP, make_branch, merge_body
+from tests.git.test_merge_requests import make_branch, merge_body
+from tests.git.test_town import SETUP
 
 CANARIES = ("canary-given-7f3a", "canary-renewed-51d2", "canary-in-the-address-9c0e", "canary-of-nobody-3b3b")
 GIVEN, RENEWED, ADDRESS, REFUSED = CANARIES

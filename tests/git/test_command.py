@@ -19,6 +19,7 @@ from gastown.git.errors import (
     Busy,
     GitError,
     GitFailed,
+    NamesCollide,
     NetworkFailed,
     PushRaced,
     RepositoryNotFound,
@@ -200,6 +201,9 @@ def test_progress_is_read_from_the_lines_that_have_any(line, expected):
     assert (read and (read.step, read.percent, read.done, read.total)) == expected
 
 
+_NOT_UPDATED = """\
+remote: error: cannot lock ref {}
+ ! [remote rejected] HEAD -> main (failed to update ref)"""
 SAID = {
     AuthFailed: [
         "fatal: Authentication failed for 'https://git.test/r.git/'",
@@ -222,7 +226,12 @@ SAID = {
         " ! [rejected]        HEAD -> main (fetch first)\nerror: failed to push some refs to 'x'",
         " ! [rejected]        HEAD -> main (non-fast-forward)",
         " ! [remote rejected] HEAD -> main (cannot lock ref 'refs/heads/main': is at a but expected b)",
-        " ! [remote rejected] HEAD -> main (failed to update ref)",
+        _NOT_UPDATED.format("'refs/heads/main': is at a1 but expected b2"),
+        _NOT_UPDATED.format("'refs/heads/main': reference already exists"),
+    ],
+    NamesCollide: [
+        _NOT_UPDATED.format("'refs/heads/w/1': 'refs/heads/w' exists; cannot create 'refs/heads/w/1'"),
+        " ! [remote rejected] HEAD -> w (cannot lock ref 'r': there are still refs under 'r')",
     ],
     Busy: [
         "fatal: Unable to create '/w/.git/index.lock': File exists.",
@@ -230,6 +239,7 @@ SAID = {
         "error: could not lock config file .git/config: File exists",
     ],
     GitFailed: [
+        " ! [remote rejected] HEAD -> main (failed to update ref)",
         " ! [remote rejected] HEAD -> main (pre-receive hook declined)",
         "fatal: 'main' is already checked out at '/w'",
         "",

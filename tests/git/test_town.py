@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from tests.git.test_merge_requests import merge_body
 from tests.git.test_worktrees import FILES
 
 SETUP = {"rigId": "r", "defaultBranch": "main"}
@@ -236,106 +237,3 @@ async def test_a_mayors_rigs_are_checked_out_for_it_behind_its_start_and_listed(
         assert "- r4: not available: Its address must begin with https://, http:// or git@" in text
         await town.town.client.put("/agents/mayor-1/system-prompt", json={"systemPrompt": "Be brief."})
         assert listed.read_text() == text.replace("Be kind.", "Be brief.")
-
-
-def merge_body(server, **changes):
-    return {
-        "townId": "oak", "rigId": "r", "branch": "work/1", "targetBranch": "main", "gitUrl": server.url("r"),
-        "entryId": "entry-1", "beadId": "bead-1", "agentId": "ref-1", **changes,
-    }  # fmt: skip
-
-
-def make_branch(server, theirs=None):
-    base = server.make("r", FILES)
-    server.commit("r", "work/1", theirs or {"new.txt": "new\n"}, parent=base)
-
-
-async def test_a_merge_is_accepted_at_once_and_its_result_goes_to_the_review_queue(git_town, quick_clock):
-    make_branch(git_town.server)
-    async with git_town() as town:
-        answer = await town.town.client.post("/git/merge", json=merge_body(git_town.server))
-        assert (answer.status_code, answer.json()["status"]) == (202, "accepted")
-        told = await town.until(lambda: town.town.worker.reports("POST /complete"))
-        call = town.town.worker.asked("POST /complete")[0]
-        assert call.path == "/api/towns/oak/rigs/r/review-queue/entry-1/complete"
-        assert told == [
-            {
-                "entry_id": "entry-1",
-                "status": "merged",
-                "message": "Merged work/1 into main",
-                "commit_sha": git_town.server.tip("r", "main"),
-            }
-        ]
-        assert git_town.server.git("r", "log", "-1", "--format=%B", "main").strip().endswith("Bead: bead-1")
-
-
-async def test_a_conflict_is_reported_with_its_files(git_town, quick_clock):
-    make_branch(git_town.server, {"a.txt": "theirs\n"})
-    git_town.server.commit("r", "main", {"a.txt": "ours\n"})
-    async with git_town() as town:
-        await town.town.client.post("/git/merge", json=merge_body(git_town.server))
-        told = await town.until(lambda: town.town.worker.reports("POST /complete"))
-        assert told == [
-            {
-                "entry_id": "entry-1",
-                "status": "conflict",
-                "message": "Merge conflict in 1 file: a.txt",
-                "reason": "conflict",
-                "conflicting_files": ["a.txt"],
-            }
-        ]
-
-
-async def test_a_merge_that_fails_is_reported_as_not_merged_and_why(git_town, quick_clock):
-    git_town.server.make("r", FILES)
-    async with git_town() as town:
-        await town.town.client.post("/git/merge", json=merge_body(git_town.server))
-        told = await town.until(lambda: town.town.worker.reports("POST /complete"))
-        assert told == [
-            {
-                "entry_id": "entry-1",
-                "status": "conflict",
-                "message": "Not merged: The repository has no branch work/1",
-                "reason": "failed",
-            }
-        ]
-
-
-async def test_the_result_of_a_merge_is_sent_until_the_worker_takes_it(git_town, quick_clock):
-    make_branch(git_town.server)
-    async with git_town() as town:
-        town.town.worker.statuses["POST /complete"] = 503
-        await town.town.client.post("/git/merge", json=merge_body(git_town.server))
-        await town.until(lambda: len(town.town.worker.asked("POST /complete")) > 1)
-        del town.town.worker.statuses["POST /complete"]
-        await town.until(lambda: town.town.worker.reports("POST /complete"))
-
-
-async def test_a_callback_of_the_workers_own_gets_the_containers_token_and_another_one_does_not(
-    git_town, quick_clock
-):
-    make_branch(git_town.server)
-    heard = []
-
-    async def foreign(scope, receive, send):
-        heard.append(dict(scope["headers"]))
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
-
-    async with git_town() as town:
-        town.town.network.serve(foreign, "elsewhere")
-        own = "http://worker/api/towns/oak/rigs/r/review-queue/entry-1/complete"
-        await town.town.client.post("/git/merge", json=merge_body(git_town.server, callbackUrl=own))
-        await town.until(lambda: town.town.worker.reports("POST /complete"))
-        assert town.town.worker.asked("POST /complete")[0].bearer != ""
-        foreign_url = "http://elsewhere/done"
-        body = merge_body(git_town.server, entryId="entry-2", callbackUrl=foreign_url)
-        await town.town.client.post("/git/merge", json=body)
-        await town.until(lambda: heard)
-        assert b"authorization" not in heard[0]
-
-
-async def test_a_container_without_a_worker_has_nobody_to_report_a_merge_to(git_town, quick_clock):
-    async with git_town(worker=None) as town:
-        answer = await town.town.client.post("/git/merge", json=merge_body(git_town.server))
-        assert answer.status_code == 503

@@ -56,6 +56,7 @@ NEEDED = {
     "POST /dashboard-context": "control",
     "POST /repos/setup": "control",
     "POST /git/merge": "control",
+    "GET /git/merges/<entry_id>": "read",
     "POST /drain": "control",
 }
 """Who may do what, written down a second time: a new route belongs here before it is served."""

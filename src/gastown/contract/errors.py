@@ -111,6 +111,15 @@ class AgentNotRunning(ControlError):
         super().__init__(f"Agent {agent_id} is {state}, not running", status=state)
 
 
+class MergeNotFound(ControlError):
+    """404: no merge of that entry is known; one that ended is forgotten after a day."""
+
+    status = 404
+
+    def __init__(self, entry_id: str) -> None:
+        super().__init__(f"Merge {printable(entry_id)} not found")
+
+
 class Draining(ControlError):
     """503: this container is draining; the orchestrator starts the agent in the next one."""
 

@@ -11,13 +11,14 @@ from pydantic import AfterValidator, Field
 
 from gastown.contract.identifiers import AgentId, CallbackUrl, Identifier, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
-from gastown.contract.wire import Wire
+from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
     "NO_BRANCH",
     "Accepted",
     "BranchName",
     "MergeRequest",
+    "MergeState",
     "Progress",
     "Remote",
     "RemoteUrl",
@@ -217,6 +218,26 @@ class ReviewResult(Wire):
     reason: Literal["conflict", "failed"] | None = None
     conflicting_files: tuple[str, ...] | None = None
     conflicting_files_base64: tuple[str, ...] | None = None
+
+
+class MergeState(Wire):
+    """`GET /git/merges/:entryId`: how a merge stands, for a day after its end.
+
+    `message` says it in a sentence. `failed` is everything that is neither merged nor a conflict, as a remote that
+    could not be reached. File names: as in the report of a merge.
+    """
+
+    entry_id: str
+    rig_id: str
+    branch: str
+    target_branch: str
+    status: Literal["pending", "merged", "conflict", "failed"]
+    message: str
+    commit_sha: str | None = None
+    conflicting_files: tuple[str, ...] | None = None
+    conflicting_files_base64: tuple[str, ...] | None = None
+    began_at: Timestamp
+    ended_at: Timestamp | None = None
 
 
 class Progress(Wire):

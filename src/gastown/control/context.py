@@ -44,6 +44,7 @@ class Town:
     report: BootReport
     drain: Drain
     background: Supervisor
+    merges: Merges
     dashboard_file: Path
     started_at: datetime
     process_start: float
@@ -58,7 +59,6 @@ class Town:
     worker_calls: Attempts = field(default_factory=worker_calls)
     """Requests to the worker, if there is one."""
     tickets: Tickets = field(default_factory=Tickets)
-    merges: Merges = field(default_factory=Merges)
     dashboard: trio.Lock = field(default_factory=trio.Lock)
     """Held while the dashboard's file is read and written again."""
     terminals: NamedLocks = field(default_factory=NamedLocks)

@@ -43,6 +43,7 @@ class _Report:
     body: Wire
     url: str | None = field(default=None, repr=False)
     lane: tuple[str, str] | None = None
+    over: trio.Event = field(default_factory=trio.Event)
 
     @property
     def queue(self) -> tuple[str, str] | None:
@@ -93,10 +94,15 @@ class Reports:
 
     def review_completed(
         self, rig_id: str, entry_id: str, result: ReviewResult, callback_url: str | None = None
-    ) -> None:
-        """A merge has ended. A callback that the request named replaces the worker's route."""
+    ) -> trio.Event:
+        """A merge has ended. A callback that the request named replaces the worker's route.
+
+        The event is set when the worker has taken the report, or has refused it.
+        """
         path = f"rigs/{rig_id}/review-queue/{entry_id}/complete"
-        self._make(_Report(None, path, result, callback_url, lane=("review", entry_id)))
+        report = _Report(None, path, result, callback_url, lane=("review", entry_id))
+        self._make(report)
+        return report.over
 
     @property
     def has_worker(self) -> bool:
@@ -138,7 +144,7 @@ class Reports:
     async def _send_all(self, name: tuple[str, str] | None, queue: deque[_Report]) -> None:
         while queue:
             await self._send(queue[0])
-            queue.popleft()
+            queue.popleft().over.set()
             self._moved.send()
         del self._waiting[name]
 
