@@ -22,6 +22,7 @@ from gastown.agents.drain.town import run_drain
 from gastown.assembly import Open, Parts, drain_parts, live_secrets, open_town
 from gastown.boot.accounts import agent_users, find_python
 from gastown.boot.hydrate import Hydration, hydrate
+from gastown.concurrency.descriptors import raise_descriptor_limit
 from gastown.concurrency.loop_watch import watch_loop
 from gastown.control.app import create_app
 from gastown.control.server import listen_on, listening_host, serve_app
@@ -41,6 +42,7 @@ async def serve(settings: Settings) -> None:
     `BadAgentUser` and `NoSocketFolder`.
     """
     make_socket_folder().rmdir()  # one of its kind is needed: known now, and told in one sentence
+    raise_descriptor_limit()
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
     users = agent_users(settings, kilo_bin)
     host = listening_host(settings)
@@ -82,7 +84,8 @@ async def _serve_until_drained(opened: Open, listener: socket.socket) -> None:
     stop, hydrating = trio.Event(), trio.CancelScope()
     host, port = listener.getsockname()[:2]
     async with trio.open_nursery() as front:
-        await front.start(serve_app, create_app(opened.town), listener, stop, name="hypercorn")
+        serving = partial(serve_app, crowd=opened.town.crowd)
+        await front.start(serving, create_app(opened.town), listener, stop, name="hypercorn")
         log.info("container.serving", host=host, port=port)
         front.start_soon(_hydrate, opened.hydration, hydrating, name="boot hydration")
         async with watch_loop(opened.town.lag):

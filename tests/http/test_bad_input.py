@@ -304,3 +304,13 @@ async def test_a_config_header_that_is_no_object_is_ignored_with_a_warning(town_
         await town.client.post("/sync-config", headers={"X-Town-Config": "[1]"})
         assert town.opened.town.services.credentials.current is before
         assert len(town.logged("town_config.ignored")) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+async def test_a_config_header_is_read_as_utf_8_and_else_as_latin_1(town_on_fakes, encoding: str) -> None:
+    """Row 15: an orchestrator writes JSON as UTF-8 bytes; an old one as latin-1."""
+    name = "Jörg 🤖" if encoding == "utf-8" else "Jörg"
+    async with town_on_fakes() as town:
+        header = json.dumps({"git_author_name": name}, ensure_ascii=False).encode(encoding)
+        await town.client.post("/sync-config", headers={b"X-Town-Config": header})
+        assert town.opened.town.services.credentials.current.town.git_author_name == name

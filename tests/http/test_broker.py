@@ -421,3 +421,26 @@ async def test_a_bearer_in_another_header_stays_behind(bench: Bench) -> None:
     grant = bench.admit()
     await bench.client(grant).get(PRIME, headers={"X-Api-Key": grant.bearer.reveal()})
     assert "x-api-key" not in bench.worker[0].headers
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["X_Gastown_Agent_Id", "x_gastown-rig_id", "X.Gastown.Agent.Id", "X_Forwarded_For", "X_Town_Config", "Cookie"],
+)
+async def test_no_spelling_of_a_header_of_ours_is_passed_on(bench: Bench, name: str) -> None:
+    """A server behind a gateway reads `X_A` as `X-A`: an agent could say that it is another one."""
+    grant = bench.admit()
+    async with bench.client(grant) as client:
+        assert (await client.get(PRIME, headers={name: "pole-2"})).status_code == 200
+    [asked] = bench.worker
+    assert "pole-2" not in asked.headers.values()
+
+
+@pytest.mark.parametrize("token", ["tökén-🤖", "two\nlines", "ends with a space "])
+async def test_a_gateway_token_that_no_header_can_have_is_a_502_that_says_so(bench: Bench, token: str) -> None:
+    bench.access.token = Secret(token)
+    async with bench.client(bench.admit()) as client:
+        refused = await client.post(CHAT, json={})
+    assert refused.status_code == 502
+    assert "authorization cannot be sent" in refused.json()["error"]
+    assert bench.gateway == []

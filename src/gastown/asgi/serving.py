@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import structlog
 import trio
@@ -19,7 +22,9 @@ from hypercorn.typing import (
     Scope,
 )
 
+from gastown.asgi.crowd import Crowd, Seat, crowd_of
 from gastown.asgi.hypercorn_seams import Connections, hang_up
+from gastown.asgi.origins import refuse
 from gastown.concurrency.supervise import leaves
 
 __all__ = ["DEAD_PEER_MS", "Exchange", "FinishResponses", "listen", "quiet_config", "serve_connections"]
@@ -31,6 +36,10 @@ DEAD_PEER_MS = 20_000
 DISCARD_SECONDS = 2.0
 """How long a client may go on sending a body that is not read, once it has been answered."""
 _LAST_BODY_SECONDS = 5.0
+_NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
+_ACCEPT_AGAIN_SECONDS = 0.1
+_SHARE = 0.3
+"""Of the process's file descriptors, for the connections of a server that has no crowd of its own."""
 
 
 def listen(host: str, port: int, dead_peer_ms: int) -> socket.socket:
@@ -145,40 +154,89 @@ def _path(scope: Scope) -> str | None:
     return None if scope["type"] == "lifespan" else scope["path"][:200]
 
 
+@dataclass(frozen=True)
+class _OnlyProbes:
+    """An app on a connection for which there is no room: it answers `paths`, and everything else with a 503."""
+
+    app: ASGIFramework
+    paths: Collection[str]
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if _path(scope) in self.paths:
+            await self.app(scope, receive, send)
+        else:
+            reason = "This server has as many connections as it can; try again"
+            headers = [(b"connection", b"close"), (b"retry-after", b"1")]
+            await refuse(cast(Any, scope), cast(Any, send), 503, {"error": reason}, headers)
+
+
 async def serve_connections(
     app: ASGIFramework,
     config: Config,
     listener: socket.socket,
     stop: trio.Event,
     *,
+    crowd: Crowd | None = None,
+    probes: Collection[str] = (),
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until `stop` is set; what then runs has `config.graceful_timeout` seconds to finish.
 
     Owns `listener`, which is bound, and listens already or not; started means that it accepts. Of `config` only
-    what concerns a connection counts. The app gets no lifespan; one that crashes is logged.
+    what concerns a connection counts. The app gets no lifespan; one that crashes is logged. `crowd` bounds the
+    connections; when it is full, the paths `probes` are answered all the same.
     """
     listener.listen(config.backlog)
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-    served = Connections(_LogCrashes(app), config)
+    logged = _LogCrashes(app)
+    usual, reserved = Connections(logged, config), Connections(_OnlyProbes(logged, probes), config)
+    serve = partial(_serve_one, usual, reserved)
     async with trio.open_nursery() as connections:
         try:
             async with accepting, trio.open_nursery() as acceptor:
-                serve = partial(
-                    trio.serve_listeners, partial(_serve_one, served), [accepting], handler_nursery=connections
-                )
-                await acceptor.start(serve, name="accept")
+                crowd = crowd or crowd_of("other", _SHARE)
+                acceptor.start_soon(_accept, accepting, serve, crowd, connections, name="accept")
                 task_status.started()
                 await stop.wait()
                 acceptor.cancel_scope.cancel(reason="the server stops")
         finally:
-            await served.stop()  # noqa: ASYNC102 (waits for nothing)
+            for kind in (usual, reserved):
+                await kind.stop()  # noqa: ASYNC102 (waits for nothing)
             connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
 
 
-async def _serve_one(connections: Connections, stream: trio.SocketStream) -> None:
+async def _accept(
+    listener: trio.SocketListener,
+    serve: Callable[[trio.SocketStream, Seat, Crowd], Awaitable[None]],
+    crowd: Crowd,
+    connections: trio.Nursery,
+) -> None:
+    """Accept until cancelled. Trio's own `serve_listeners` logs a traceback whenever there is no descriptor."""
+    while True:
+        try:
+            stream = await listener.accept()
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTOR:
+                raise
+            crowd.out_of_descriptors()
+            await trio.sleep(_ACCEPT_AGAIN_SECONDS)
+            continue
+        seat = crowd.admit()
+        if seat is None:
+            await trio.aclose_forcefully(stream)
+        else:
+            connections.start_soon(serve, stream, seat, crowd, name="connection")
+
+
+async def _serve_one(
+    usual: Connections, reserved: Connections, stream: trio.SocketStream, seat: Seat, crowd: Crowd
+) -> None:
     try:
-        await connections.run(stream)
+        with seat.scope:
+            await (reserved if seat.reserved else usual).run(stream, seat)
     except Exception as error:  # noqa: BLE001 - the boundary of a connection
         cause = leaves(error)[0]
         log.warning("connection.failed", reason=f"{type(cause).__name__}: {cause}")
+    finally:
+        crowd.leave(seat)
+        await trio.aclose_forcefully(stream)

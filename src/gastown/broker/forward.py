@@ -16,7 +16,7 @@ from hypercorn.typing import HTTPResponseBodyEvent
 from gastown.asgi.serving import Exchange
 from gastown.broker.body import ClientGone, RequestBody, TooLarge
 from gastown.broker.grants import Grant, Grants
-from gastown.broker.headers import MOST_HEADER_BYTES, Headers, for_agent, for_upstream
+from gastown.broker.headers import MOST_HEADER_BYTES, Headers, NotSendable, for_agent, for_upstream
 from gastown.broker.metrics import BrokerMetrics, Passage
 from gastown.broker.policy import Refused, Route, To, gateway_path, route
 from gastown.broker.upstreams import Upstreams
@@ -127,6 +127,13 @@ class _Forward:
                 nursery.cancel_scope.cancel(reason="answered")
         except* ClientGone:
             pass
+        except* NotSendable as group:
+            self.passage.outcome = "denied"
+            name = str(leaves(group)[0])
+            log.warning("broker.not_sendable", to=self.goal.to.value, header=name)
+            await self._fail(
+                502, f"The town's value for the header {name} cannot be sent: it is empty, or not plain ASCII"
+            )
         except* TooLarge:
             self.passage.outcome = "denied"
             await self._fail(413, "The body is too large")

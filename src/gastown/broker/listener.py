@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import cast
 
@@ -13,6 +14,7 @@ import structlog
 import trio
 from hypercorn.typing import ASGIFramework
 
+from gastown.asgi.crowd import Crowd, crowd_of
 from gastown.asgi.serving import DEAD_PEER_MS, listen, quiet_config, serve_connections
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
@@ -24,6 +26,8 @@ __all__ = ["Broker", "open_broker", "upstream_client"]
 log = structlog.get_logger()
 
 _GRACEFUL_SECONDS = 1.0
+_SHARE = 1 / 6
+"""Of the file descriptors, for agents' connections: each of them may need another one to its upstream."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Broker:
     url: str
     grants: Grants
     figures: BrokerMetrics = field(default_factory=BrokerMetrics)
+    crowd: Crowd = field(default_factory=partial(crowd_of, "broker", _SHARE))
 
 
 def upstream_client() -> httpx2.AsyncClient:
@@ -49,13 +54,14 @@ async def open_broker(client: httpx2.AsyncClient, upstreams: Upstreams) -> Async
     port = listener.getsockname()[1]
     config = quiet_config(_GRACEFUL_SECONDS)
     config.include_date_header = False  # the upstream's goes through
-    grants, stop = Grants(), trio.Event()
+    grants, stop, crowd = Grants(), trio.Event(), crowd_of("broker", _SHARE)
     app = BrokerApp(grants, client, upstreams)
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_connections, cast(ASGIFramework, app), config, listener, stop, name="broker")
+        serving = partial(serve_connections, crowd=crowd)
+        await nursery.start(serving, cast(ASGIFramework, app), config, listener, stop, name="broker")
         log.info("broker.listening", port=port)
         try:
-            yield Broker(f"http://127.0.0.1:{port}", grants, app.figures)
+            yield Broker(f"http://127.0.0.1:{port}", grants, app.figures, crowd)
         finally:
             stop.set()
             nursery.cancel_scope.deadline = trio.current_time() + _GRACEFUL_SECONDS + 1

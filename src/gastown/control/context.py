@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from gastown.agents.heartbeats import Heartbeats
 from gastown.agents.merges import Merges
 from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
+from gastown.asgi.crowd import Crowd, crowd_of
 from gastown.boot.report import BootReport
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.lag import LoopLag
@@ -58,6 +60,8 @@ class Town:
     lag: LoopLag = field(default_factory=LoopLag)
     worker_calls: Attempts = field(default_factory=worker_calls)
     """Requests to the worker, if there is one."""
+    crowd: Crowd = field(default_factory=partial(crowd_of, "control", 1 / 3))
+    """The connections of the control port. The rest of the descriptors is for agents, git and the broker."""
     tickets: Tickets = field(default_factory=Tickets)
     dashboard: trio.Lock = field(default_factory=trio.Lock)
     """Held while the dashboard's file is read and written again."""

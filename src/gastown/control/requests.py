@@ -69,12 +69,20 @@ def adopt_town_config(town: Town, given: int | None = None) -> None:
     header = request.headers.get(CONFIG_HEADER)
     if header is None:
         return
-    config = _read_config(header)
+    config = _read_config(_decoded(header))
     if config is None:
         log.warning("town_config.ignored", problem="the header is not a JSON object")
         return
     if town.services.credentials.replace_town(config, given):
         log.info("town_config.replaced", generation=town.services.credentials.current.generation)
+
+
+def _decoded(header: str) -> str:
+    """The header's text. What serves it reads bytes as latin-1, and nearly everyone sends UTF-8."""
+    try:
+        return header.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return header
 
 
 def _read_config(header: str) -> TownConfig | None:

@@ -10,6 +10,7 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from gastown.asgi import hypercorn_seams
+from gastown.asgi.crowd import Crowd
 from gastown.asgi.origins import App, Receive, Scope, Send, is_loopback
 from gastown.asgi.serving import (
     DEAD_PEER_MS,
@@ -26,6 +27,8 @@ __all__ = ["CannotListen", "HypercornLayer", "listen_on", "listening_host", "ser
 _GRACEFUL_SECONDS = 3.0
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MOST_MESSAGE_BYTES = 1024 * 1024
+_PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
+"""What is answered when there is room for nothing else."""
 
 
 class CannotListen(Exception):
@@ -85,11 +88,17 @@ async def serve_app(
     listener: socket.socket,
     stop: trio.Event,
     *,
+    crowd: Crowd | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts."""
+    """Serve until `stop` is set, then finish what runs. Owns `listener`; started means that it accepts.
+
+    `crowd` bounds the connections.
+    """
     config = quiet_config(_GRACEFUL_SECONDS)
     config.websocket_ping_interval = 20
     config.websocket_max_message_size = _MOST_MESSAGE_BYTES
     framework = cast(ASGIFramework, HypercornLayer(app))  # its types are stricter than ASGI's dicts
-    await serve_connections(framework, config, listener, stop, task_status=task_status)
+    await serve_connections(
+        framework, config, listener, stop, crowd=crowd, probes=_PROBES, task_status=task_status
+    )

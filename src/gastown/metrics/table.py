@@ -120,6 +120,7 @@ _WORKER_ROUTES = (
     "callback",
     OTHER,
 )
+_SERVERS = ("control", "broker")
 _DESTINATIONS = ("worker", "gateway", "broker")
 
 
@@ -266,6 +267,17 @@ _ALL = (
     _counter(
         "gastown_log_lines_dropped",
         "Lines of the control server's log that stderr did not take: it was full, gone, or not read.",
+    ),
+    # Connections
+    _gauge("gastown_connections", "Open connections of a server of this process.", server=_SERVERS),
+    _gauge("gastown_connections_limit", "How many connections a server takes at once.", server=_SERVERS),
+    _counter(
+        "gastown_connections_cut",
+        "Connections that the server ended or refused. reason: crowded, there were as many as it takes, so the "
+        "one that had waited longest for a request went, or the new one; descriptors, the process had too many "
+        "files open; silent, no request came; headers, those of a request were too large; message, a websocket's.",
+        server=_SERVERS,
+        reason=("crowded", "descriptors", "silent", "headers", "message"),
     ),
     _counter("gastown_heartbeats_not_built", "Heartbeats of an agent that could not be made of its state."),
     # The worker API

@@ -40,6 +40,7 @@ def readings(town: Town) -> dict[str, Reading]:
         **_events(town),
         **_worker(town),
         **_broker(town),
+        **_connections(town),
         "gastown_event_loop_lag_seconds": town.lag.lags,
         "gastown_tasks_failed_total": {(): town.background.failures + town.services.repositories.tasks.failures},
         **_drain(town),
@@ -140,6 +141,17 @@ def _broker(town: Town) -> dict[str, Reading]:
         "gastown_broker_requests_total": figures.over,
         "gastown_broker_requests_in_progress": {(to,): n for to, n in figures.in_progress.items()},
         "gastown_broker_first_byte_seconds": figures.first_bytes,
+    }
+
+
+def _connections(town: Town) -> dict[str, Reading]:
+    crowds = (town.crowd, town.services.broker.crowd)
+    return {
+        "gastown_connections": {(crowd.server,): crowd.size for crowd in crowds},
+        "gastown_connections_limit": {(crowd.server,): crowd.most for crowd in crowds},
+        "gastown_connections_cut_total": {
+            (crowd.server, reason): number for crowd in crowds for reason, number in crowd.cut.items()
+        },
     }
 
 
