@@ -25,15 +25,17 @@ help: ## list these targets
 setup: $(INSTALLED) $(KILO) ## make .venv and .tools from the locks; does nothing when they are newer
 
 $(ENVIRONMENT): requirements.lock tools/python-env
+	@tools/needs
 	@tools/python-env
 	@touch $@
 
 $(INSTALLED): $(ENVIRONMENT) pyproject.toml src/gastown/__init__.py
 	@echo "setup: gastown itself, editable"
-	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(KILO): tools/kilo/package.json tools/kilo/package-lock.json tools/kilo/install
+	@tools/needs
 	@tools/kilo/install
 	@touch $@
 

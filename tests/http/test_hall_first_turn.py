@@ -165,5 +165,5 @@ async def test_what_is_wrong_with_a_repository_is_on_the_screen_once(
     container.answers["/health"] = [(200, HEALTH | {"rigs": one}) for one in rigs]
     async with booting(hall, container) as (boot, out):
         with trio.fail_after(20):
-            await watch_rigs(boot)
+            await watch_rigs(boot, trio.Event())
     assert out.getvalue() == "rig a cannot be used: fetch: the remote has no branch main\n"

@@ -48,6 +48,7 @@ INTERRUPTED = 130
 _TOKEN_FOR = LIFETIME - timedelta(minutes=30)
 _HOST = "127.0.0.1"
 _DOWN = "the town is down"
+_RIG_SECONDS = 5  # for what is wrong with a repository, where the first answer is the end
 
 
 async def bring_up(options: UpOptions, screen: Screen) -> int:
@@ -101,9 +102,12 @@ async def _run_town(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -
             interrupts.container = container
             with interrupts.scope:
                 async with trio.open_nursery() as watches:
-                    watches.start_soon(watch_rigs, boot, name="repositories")
+                    rigs_settled = trio.Event()
+                    watches.start_soon(watch_rigs, boot, rigs_settled, name="repositories")
                     turn = await _first_turn(boot, container)
                     if boot.options.exit_after_first_answer:
+                        with trio.move_on_after(_RIG_SECONDS):
+                            await rigs_settled.wait()
                         watches.cancel_scope.cancel(reason="the first turn has ended")
                         return (0 if turn is not None and turn.answered else 1), _DOWN
                     is_up = True

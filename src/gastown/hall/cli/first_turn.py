@@ -175,7 +175,7 @@ async def _answer(boot: Boot, mayor_id: str, told: Told) -> Turn:
         screen.line(f"({text})")
         if is_bounded and condition.type != "stalled" and not held_up:
             scope.deadline = trio.current_time() + _HELD_UP_SECONDS
-        held_up = text
+        held_up = held_up or text
 
     if is_bounded:
         scope.deadline = trio.current_time() + _ANSWER_SECONDS

@@ -208,7 +208,7 @@ class _Follower:
     control: ControlClient
     mayor_id: str
     reader: TurnReader
-    _noted: str = ""
+    _noted: set[str] = field(default_factory=set[str])
 
     async def read(
         self, stream: EventStream, last: int, say: Callable[[str], None], note: Callable[[Condition], None]
@@ -222,7 +222,7 @@ class _Follower:
             if event is not None:
                 last = event.id
                 if (text := self.reader.take(event)) and turn.ended_at is None:
-                    self._noted = ""
+                    self._noted.clear()
                     say(text)
                 if turn.ended_at is not None:
                     return last, True
@@ -244,8 +244,8 @@ class _Follower:
         condition = status.condition
         if condition is None or condition.type == "busy":
             return
-        if (noted := f"{condition.type} {condition.reason}") != self._noted:
-            self._noted = noted
+        if (noted := f"{condition.type} {condition.reason}") not in self._noted:
+            self._noted.add(noted)
             note(condition)
 
 

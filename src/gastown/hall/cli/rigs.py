@@ -13,9 +13,9 @@ _LOOK_SECONDS = 1.0
 _PATIENCE_SECONDS = 120
 
 
-async def watch_rigs(boot: Boot) -> None:
-    """Name each repository whose clone or branch fails. Returns when all are there or have failed, or when nothing
-    has begun to fetch them for two minutes.
+async def watch_rigs(boot: Boot, settled: trio.Event) -> None:
+    """Name each repository whose clone or branch fails. Sets `settled` and returns when all are there or have
+    failed, or when nothing has begun to fetch them for two minutes.
     """
     names = {rig.rig_id for rig in (await boot.hall.town()).rigs}
     told: set[str] = set()
@@ -35,3 +35,4 @@ async def watch_rigs(boot: Boot) -> None:
             elif rig.state == "failed" and rig.rig_id not in told:
                 told.add(rig.rig_id)
                 boot.screen.line(f"rig {rig.rig_id} cannot be used: {rig.error or 'no reason given'}")
+    settled.set()
