@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from gastown.agents.lifecycle.states import EDGES
+from gastown.contract.agents import MessageRequest, StartAgentRequest
+from gastown.contract.drain import DrainRequest
+from gastown.contract.git import MergeRequest
 from gastown.contract.tools import tools
-from gastown.contract.town import Hydration
+from gastown.contract.town import Hydration, RefreshTokenRequest
 from gastown.metrics.table import METRICS
 from gastown.testing.faults import FAULTS
 from tools.site import cli, http_api, log_events, settings, worker_api
@@ -237,6 +241,33 @@ def test_every_file_that_a_page_names_exists(name: str) -> None:
     }
     roots = (REPOSITORY, SOURCE, TESTS, TESTS / "kilo")
     assert [file for file in sorted(files) if not any((root / file).is_file() for root in roots)] == []
+
+
+BODIES = {
+    "agents/start": StartAgentRequest,
+    "agents/$mayor/message": MessageRequest,
+    "drain": DrainRequest,
+    "git/merge": MergeRequest,
+    "refresh-token": RefreshTokenRequest,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_body_that_a_page_sends_is_one_of_the_contract(name: str) -> None:
+    """What somebody copies from a page is accepted; a key that the contract does not know is a slip."""
+    text = (DOCS / name).read_text("utf-8")
+    for path, body in re.findall(
+        r"\$ ask \$town/(\S+) [^'$]*'content-type: application/json'[^'$]*'(\{[^']*\})'", text
+    ):
+        given = json.loads(body)
+        known = {field.alias or key for key, field in BODIES[path].model_fields.items()}
+        BODIES[path].model_validate(given)
+        assert given.keys() <= known
+
+
+def test_the_calls_that_begin_and_end_a_piece_of_work_have_an_example() -> None:
+    pages = "\n".join((DOCS / name).read_text("utf-8") for name in NAMES)
+    assert [path for path in ("agents/start", "git/merge") if f"ask $town/{path} -H" not in pages] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
