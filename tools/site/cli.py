@@ -50,6 +50,6 @@ def page() -> str:
 _HEAD = """\
 # Commands
 
-Exit codes: 0 well, 1 a failure, 2 a wrong call or setting, 130 Ctrl-C before the command had done what it is for (a town that is up ends with 0).
-What went wrong is one line on stderr.
+Exit codes: 0 well, 1 a failure, 2 a wrong call or setting, 130 Ctrl-C before the command had done what it is for
+(a town that is up ends with 0). What went wrong is one line on stderr.
 """
