@@ -56,8 +56,10 @@ def _command(given: Sequence[str]) -> Callable[[], int]:
 
     from gastown.hall.cli import up
 
-    run = up.run if options.command == "up" else up.run_hall
-    return lambda: run(options, os.environ)
+    if options.command == "up":
+        _say_unknown_settings()
+        return lambda: up.run(options, os.environ)
+    return lambda: up.run_hall(options, os.environ)
 
 
 @contextmanager
@@ -132,7 +134,7 @@ def _prepare_to_serve() -> Callable[[], int]:
             hide_memory()
         try:
             trio.run(serve, settings, restrict_keyboard_interrupt_to_checkpoints=True)
-        except (BadAgentUser, CannotListen, KiloMissing, NoSocketFolder) as error:
+        except (BadAgentUser, BadSettings, CannotListen, KiloMissing, NoSocketFolder) as error:
             return _complain(str(error))
         except Exception as error:  # noqa: BLE001 - Python's own traceback would bypass the log, and its redaction
             structlog.get_logger().critical("container.crashed", exc_info=error)
@@ -140,6 +142,16 @@ def _prepare_to_serve() -> Callable[[], int]:
         return 0
 
     return run
+
+
+def _say_unknown_settings() -> None:
+    """On the screen, since the container's log is not what a person looks at."""
+    from gastown import logs
+    from gastown.settings import unknown_settings
+
+    for name, nearest in unknown_settings().items():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        logs.complain(f"gastown: {name} is no setting, and is ignored{hint}")
 
 
 def _in_utf8() -> None:

@@ -22,6 +22,7 @@ from gastown.agents.drain.town import run_drain
 from gastown.assembly import Open, Parts, drain_parts, live_secrets, open_town
 from gastown.boot.accounts import agent_users, find_python
 from gastown.boot.hydrate import Hydration, hydrate
+from gastown.broker.outbound import outbound_client
 from gastown.concurrency.descriptors import raise_descriptor_limit
 from gastown.concurrency.loop_watch import watch_loop
 from gastown.control.app import create_app
@@ -30,7 +31,7 @@ from gastown.git.helper_service import make_socket_folder
 from gastown.kilo.binary import find_kilo
 from gastown.kilo.client import http_client
 from gastown.kilo.server import launch
-from gastown.settings import Settings
+from gastown.settings import Settings, unknown_settings
 
 __all__ = ["serve"]
 
@@ -39,10 +40,9 @@ log = structlog.get_logger()
 
 async def serve(settings: Settings) -> None:
     """Run the container until it is told to stop. Before it serves it may raise `CannotListen`, `KiloMissing`,
-    `BadAgentUser` and `NoSocketFolder`.
+    `BadAgentUser`, `BadSettings` and `NoSocketFolder`.
     """
-    make_socket_folder().rmdir()  # one of its kind is needed: known now, and told in one sentence
-    raise_descriptor_limit()
+    _look_around()
     kilo_bin = find_kilo(settings.gastown_kilo_bin, settings.path)
     users = agent_users(settings, kilo_bin)
     host = listening_host(settings)
@@ -51,7 +51,7 @@ async def serve(settings: Settings) -> None:
     async with (
         AsyncExitStack() as at_the_end,
         http_client() as kilo_client,
-        httpx2.AsyncClient(limits=limits) as worker_client,
+        outbound_client(limits=limits) as worker_client,
     ):
         parts = Parts(
             settings=settings,
@@ -76,6 +76,14 @@ async def serve(settings: Settings) -> None:
                 await _serve_until_drained(opened, listener)
                 watches.cancel_scope.cancel(reason="the server has stopped")
     log.info("container.left")
+
+
+def _look_around() -> None:
+    """What the surroundings are good for, told in one sentence each before anything is open."""
+    for name, nearest in unknown_settings().items():
+        log.warning("settings.unknown", name=name, nearest=nearest)
+    make_socket_folder().rmdir()  # one of its kind is needed
+    raise_descriptor_limit()
 
 
 async def _serve_until_drained(opened: Open, listener: socket.socket) -> None:

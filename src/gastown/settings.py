@@ -13,23 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gastown.contract import secret
 from gastown.contract.identifiers import OrganizationId, TownId
 from gastown.contract.tools import mayor_tools
+from gastown.inherited import inherited, misspelt, unusable_proxy
 
-__all__ = ["BadSettings", "Settings", "load"]
-
-_PASSED_ON = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "NODE_EXTRA_CA_CERTS",
-)
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
+__all__ = ["BadSettings", "Settings", "load", "unknown_settings"]
 
 _TOKENS = ("gastown_control_token", "gastown_attach_token", "gastown_read_token")
 _TOKEN = re.compile(r"[\x21-\x7e]{32,512}")
@@ -285,15 +271,20 @@ class Settings(BaseSettings):
 def load() -> Settings:
     """Read the process's environment. Raises `BadSettings` naming every unusable variable."""
     source = os.environ
-    inherited = {name: source[name] for name in _PASSED_ON if name in source}
-    inherited |= {n: v for n, v in source.items() if n.startswith("LC_") or n.upper() in _PROXIES}
-    inherited |= {n: source[n] for n in ("KILO_API_URL", "KILO_OPENROUTER_BASE") if source.get(n)}
-    inherited.setdefault("PATH", _DEFAULT_PATH)
+    if problem := unusable_proxy(source):
+        raise BadSettings(problem)
+    passed_on = inherited(source)
+    passed_on |= {n: source[n] for n in ("KILO_API_URL", "KILO_OPENROUTER_BASE") if source.get(n)}
     try:
-        return Settings(base_env=inherited)
+        return Settings(base_env=passed_on)
     except ValidationError as error:
         problems = [
             f"{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         raise BadSettings("; ".join(problems)) from None
+
+
+def unknown_settings() -> dict[str, str | None]:
+    """The GASTOWN_ variables of the environment that are no settings, each with the nearest one, if any."""
+    return misspelt(os.environ, [name.upper() for name in Settings.model_fields])

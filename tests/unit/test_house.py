@@ -25,7 +25,8 @@ SETTLED = {"contract", "settings", "logs", "metrics", "isolation", "concurrency"
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "contract": set(),
-    "settings": {"contract"},
+    "inherited": set(),
+    "settings": {"contract", "inherited"},
     "log_sink": set(),
     "logs": {"contract", "log_sink"},
     "metrics": {"contract"},
@@ -87,7 +88,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "broker/",
         "hall/control_client.py",
         "assembly.py",
-        "main.py",
     ),
     # hypercorn's private parts.
     "hypercorn.app_wrappers": ("asgi/hypercorn_seams.py",),

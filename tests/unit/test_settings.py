@@ -243,7 +243,7 @@ def test_children_inherit_an_allow_list_and_never_the_whole_environment(
         "LC_ALL": "C",
         "TZ": "UTC",
         "https_proxy": "http://proxy.test",
-        "NO_PROXY": "localhost",
+        "NO_PROXY": "localhost,127.0.0.1,127.0.0.0/8,::1",
         "KILO_API_URL": "https://gateway.test",
         "KILO_OPENROUTER_BASE": "https://base.test",
     }

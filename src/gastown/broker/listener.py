@@ -19,6 +19,7 @@ from gastown.asgi.serving import DEAD_PEER_MS, listen, quiet_config, serve_conne
 from gastown.broker.forward import BrokerApp
 from gastown.broker.grants import Grants
 from gastown.broker.metrics import BrokerMetrics
+from gastown.broker.outbound import outbound_client
 from gastown.broker.upstreams import Upstreams
 
 __all__ = ["Broker", "open_broker", "upstream_client"]
@@ -44,7 +45,7 @@ def upstream_client() -> httpx2.AsyncClient:
     """A client for the broker. It keeps no cookie: one agent's would go along with the next one's call."""
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-    return httpx2.AsyncClient(cookies=jar, limits=limits, follow_redirects=False)
+    return outbound_client(cookies=jar, limits=limits, follow_redirects=False)
 
 
 @asynccontextmanager

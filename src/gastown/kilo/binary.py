@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from pathlib import Path
@@ -32,7 +33,7 @@ def find_kilo(configured: str | None, path: str) -> str:
         found = shutil.which(configured, path=path)
         if found is None:
             raise KiloMissing(f"GASTOWN_KILO_BIN is {configured!r}, which is not an executable file; {_REMEDY}")
-        return found
+        return os.path.abspath(found)  # noqa: PTH100 - as it was named: a link stays one
     found = shutil.which("kilo", path=path)
     if found is None:
         raise KiloMissing(f"no executable named kilo on PATH; {_REMEDY}")

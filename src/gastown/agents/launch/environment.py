@@ -99,8 +99,6 @@ def derive(
         **dict.fromkeys(("GASTOWN_API_URL", "GASTOWN_BROKER_URL", "KILO_API_URL"), endpoint.url),
         "KILO_OPENROUTER_BASE": f"{endpoint.url}/api/openrouter",
         **_past_proxies(defaults),
-        # The home's, not that of whoever started the town: their kilo's settings are not the agents'.
-        "XDG_CONFIG_HOME": f"{home}/.config",
         **dict.fromkeys(("KILO_CONFIG_CONTENT", "OPENCODE_CONFIG_CONTENT"), config),
         "KILO_AUTH_CONTENT": canonical({"kilo": {"type": "api", "key": bearer}}),
     }
@@ -166,6 +164,8 @@ def _past_proxies(defaults: ChildDefaults) -> dict[str, str]:
     if not any(name.upper() in ("HTTP_PROXY", "ALL_PROXY") for name in defaults.base_env):
         return {}
     known = defaults.base_env.get("NO_PROXY") or defaults.base_env.get("no_proxy")
+    if known and "127.0.0.1" in known.split(","):
+        return dict.fromkeys(("NO_PROXY", "no_proxy"), known)
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, (known, "127.0.0.1"))))
 
 
@@ -199,7 +199,12 @@ def _git_access(
 
 def _person(user: User | None, home: str) -> dict[str, str]:
     """The home of a server. With a user of its own it needs the name, too: its uid may have no entry in passwd."""
-    homes = {"KILO_TEST_HOME": home, "XDG_DATA_HOME": f"{home}/.local/share"}
+    # Also for kilo's own settings: those of a person who started the town are not the agents'.
+    homes = {
+        "KILO_TEST_HOME": home,
+        "XDG_CONFIG_HOME": f"{home}/.config",
+        "XDG_DATA_HOME": f"{home}/.local/share",
+    }
     if user is None:
         return homes
     return homes | {"HOME": home, "TMPDIR": temporary(home), "USER": user.name, "LOGNAME": user.name}
