@@ -42,13 +42,14 @@ __all__ = ["Checkout", "browse", "check_out"]
 
 log = structlog.get_logger()
 
-How = Literal["created", "reused", "forwarded", "left alone", "not ours"]
+How = Literal["created", "reused", "forwarded", "begun again", "left alone", "not ours"]
 
 
 @dataclass(frozen=True)
 class Checkout:
     """A worktree that is ready. `forwarded`: it had nothing of its own and was brought to the remote's state;
-    `left alone`: it has work of its own, or is behind the remote and cannot be forwarded.
+    `begun again`: it had nothing of its own, the remote has no such branch, and it was brought to where a new one
+    starts; `left alone`: it has work of its own, or is behind the remote and cannot be forwarded.
     """
 
     path: str
@@ -72,30 +73,44 @@ async def check_out(
         if made_for not in (None, branch):
             # a/b and a__b have the same directory.
             raise GitError(f"The worktree of branch {branch} would be that of branch {made_for}")
-        source = None
+        source, base = None, None
         async with repositories.hold(rig, "fetch", enter) as clone:
             enter("fetch")
-            try:
-                await clone.fetch()
-            except GitFailed as error:
-                if made_for is None:
-                    raise
-                # What is on this disk may be all there is: better to go on with it than not at all.
-                log.warning("git.fetch_failed", rig_id=rig.rig_id, branch=branch, reason=str(error))
+            fetched = await _fetch(clone, branch, is_new=made_for is None)
             upstream = await clone.remote_branch(branch)
             if upstream is None:
                 await _check_room(clone, branch, is_new=made_for is None)
             if made_for is None:
                 source = await source_of(clone, await _base(clone, upstream, start_point))
+            elif fetched:
+                with suppress(GitError):  # it has no branch to start from; that is the next new worktree's trouble
+                    base = await _base(clone, upstream, start_point)
         enter("worktree")
         if source is not None:
             how = await _create(git, branch, source)
         else:
             how = await _reuse(repositories, git, branch, upstream, enter)
+            if how == "reused" and upstream is None and base is not None:
+                how = await _begin_again(repositories, git, branch, base, enter)
+            if start_point and base is not None:
+                await _tell_ignored(git, branch, start_point, base)
         with git.operation("worktree"):
             commit = await git.says("rev-parse", "HEAD")
     log.info("git.checked_out", rig_id=rig.rig_id, branch=branch, how=how, commit=commit)
     return Checkout(path, how, commit)
+
+
+async def _fetch(clone: Clone, branch: str, *, is_new: bool) -> bool:
+    """Fetch for a worktree; returns whether that went well. One that is there goes on without."""
+    try:
+        await clone.fetch()
+    except GitFailed as error:
+        if is_new:
+            raise
+        # What is on this disk may be all there is: better to go on with it than not at all.
+        log.warning("git.fetch_failed", rig_id=clone.rig.rig_id, branch=branch, reason=str(error))
+        return False
+    return True
 
 
 async def browse(repositories: Repositories, rig: Rig) -> Checkout:
@@ -176,6 +191,41 @@ async def _reuse(repositories: Repositories, git: RigGit, branch: str, upstream:
         log.warning("git.not_forwarded", rig_id=git.rig.rig_id, branch=branch, reason=str(error))
         return "left alone"
     return "forwarded"
+
+
+async def _begin_again(repositories: Repositories, git: RigGit, branch: str, base: str, enter: Enter) -> How:
+    """Bring a worktree whose branch the remote does not have to where a new one would start.
+
+    Only one that has nothing of its own: it is clean, on its branch, and its commits are on the remote, as after
+    a merge that deleted the branch.
+    """
+    with git.operation("worktree"):
+        here = await git.says("rev-parse", "HEAD")
+        is_on = await git.says("symbolic-ref", "--quiet", "HEAD") == f"refs/heads/{branch}"
+        if here is None or here == base or not is_on or await _has_changes(git):
+            return "reused"
+    try:
+        async with repositories.hold(git.rig, "fetch", enter) as clone:
+            if not await clone.says("for-each-ref", "--count=1", f"--contains={here}", "refs/remotes/origin"):
+                return "reused"
+            await clone.bring_files(base)
+        enter("worktree")
+        with git.operation("worktree"):
+            if await _has_changes(git):
+                return "reused"
+            await git.query("reset", "--quiet", "--hard", base)
+            await git.says("update-ref", "-d", f"refs/remotes/origin/{branch}")
+    except GitFailed as error:
+        log.warning("git.not_forwarded", rig_id=git.rig.rig_id, branch=branch, reason=str(error))
+        return "reused"
+    return "begun again"
+
+
+async def _tell_ignored(git: RigGit, branch: str, start_point: str, base: str) -> None:
+    """Log that a worktree goes on without what its start point has; nothing of its own is thrown away for that."""
+    with git.operation("worktree"):
+        if await git.says("merge-base", "--is-ancestor", base, "HEAD") is None:
+            log.warning("git.start_point_ignored", rig_id=git.rig.rig_id, branch=branch, start_point=start_point)
 
 
 async def _check_room(clone: Clone, branch: str, *, is_new: bool) -> None:
