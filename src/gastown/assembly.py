@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 import httpx2
@@ -24,6 +24,9 @@ from gastown.agents.launch.environment import ChildDefaults
 from gastown.agents.launch.repositories import git_of
 from gastown.agents.merge_journal import MergeJournal
 from gastown.agents.merges import Merges
+from gastown.agents.retention.disk import DiskUse
+from gastown.agents.retention.records import KeptRecords
+from gastown.agents.retention.sweep import KeepLimits, Retention
 from gastown.agents.roster import Roster, open_roster
 from gastown.agents.services import AgentServices, Deadlines
 from gastown.agents.session.event_log import EventLog
@@ -142,6 +145,9 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         if await town.merges.load() and worker.is_configured:
             resume = partial(town.merges.resume, services, town.gate.wait)
             background.start("merges of the last container", resume)
+        await services.kept.load()
+        if services.kept.final:
+            background.start("retention", town.retention.run)
         hydration = None
         if registry is not None:
             seconds = settings.gastown_gate_seconds
@@ -163,6 +169,8 @@ async def make_town(
         drain=Drain(Shutdown(settings.gastown_drain_seconds)),
         background=background,
         merges=Merges(MergeJournal(services.paths.root / ".merges", parts.now), parts.now),
+        retention=Retention(roster, keep_limits(settings)),
+        disk=DiskUse(services.paths.root),
         dashboard_file=await make_dashboard(settings.gastown_agent_home_root, parts.users.mayor),
         started_at=parts.now(),
         process_start=parts.process_start,
@@ -208,6 +216,7 @@ async def open_services(
         nudges=NudgeDesk(worker, reports),
         users=parts.users,
         broker=broker,
+        kept=KeptRecords(git_tools.paths.root / ".agents", parts.now),
         server_rss_mb=settings.gastown_server_rss_mb,
     )
 
@@ -235,6 +244,14 @@ def deadlines(settings: Settings) -> Deadlines:
         stalled=settings.gastown_stalled_seconds,
         idle=settings.agent_idle_timeout_ms / 1000,
         refinery_idle=settings.refinery_idle_timeout_ms / 1000,
+    )
+
+
+def keep_limits(settings: Settings) -> KeepLimits:
+    return KeepLimits(
+        age=timedelta(hours=settings.gastown_keep_ended_hours),
+        agents=settings.gastown_keep_ended_agents,
+        size=settings.gastown_keep_ended_mb * _MIB,
     )
 
 

@@ -158,6 +158,21 @@ class Settings(BaseSettings):
     gastown_git_seconds: Annotated[
         Seconds, Field(description="Any other git operation on a repository, a merge as a whole.")
     ] = 120.0
+    gastown_keep_ended_hours: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=8760,
+            description="How long the worktree and the home of an agent stay that the orchestrator has called "
+            "final; what is nowhere else always stays.",
+        ),
+    ] = 72.0
+    gastown_keep_ended_agents: Annotated[
+        int, Field(ge=0, le=10_000, description="Final agents whose worktree and home stay; the newest count.")
+    ] = 20
+    gastown_keep_ended_mb: Annotated[
+        int, Field(ge=0, description="Room that the files of final agents may take on the disk, in MiB.")
+    ] = 10_240
     gastown_drain_seconds: Annotated[Seconds, Field(description="Budget of the shutdown.")] = 300.0
     gastown_snapshot_mb: Annotated[
         int, Field(ge=1, le=4096, description="The largest kilo.db that is saved at the worker, in MiB.")

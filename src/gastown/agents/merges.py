@@ -91,7 +91,9 @@ class Merges:
                 await self._report(services, record, None)
             return
         rig = Rig(record.rig_id, Remote.parse(record.git_url), record.target_branch)
-        services.repositories.tools.credentials.register_rig(record.rig_id, rig.remote)
+        credentials = services.repositories.tools.credentials
+        if not credentials.knows(record.rig_id):
+            credentials.register_rig(record.rig_id, rig.remote)
         await self._run(services, record, rig, None)
 
     async def finished(self) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 import trio
 
 from gastown.agents.launch.environment import ChildDefaults
+from gastown.agents.retention.records import KeptRecords
 from gastown.agents.session.event_log import EventLog
 from gastown.broker.listener import Broker
 from gastown.git.repos import Repositories
@@ -61,6 +62,7 @@ class AgentServices:
     reports: Reports
     nudges: NudgeDesk
     broker: Broker
+    kept: KeptRecords
     users: AgentUsers = field(default_factory=AgentUsers)
     server_rss_mb: int = 0
     """A server above this is replaced at the end of its turn; 0 is no limit."""

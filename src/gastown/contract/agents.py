@@ -26,6 +26,7 @@ __all__ = [
     "SnapshotStatus",
     "StartAgentRequest",
     "StopAnswer",
+    "StopRequest",
     "SystemPromptRequest",
 ]
 
@@ -173,6 +174,16 @@ class SystemPromptRequest(Wire):
     """`PUT /agents/:id/system-prompt`."""
 
     system_prompt: str = Field(max_length=_TEXT_LIMIT)
+
+
+class StopRequest(Wire):
+    """`POST /agents/:id/stop`. The body may be left out, and one that is none of these is taken for none.
+
+    `final`: the orchestrator will not start this agent again. Its worktree and home may then be removed, once
+    their work is on the remote and the limits of what is kept are reached.
+    """
+
+    final: bool = Field(default=False, strict=True)
 
 
 class StopAnswer(Wire):

@@ -15,6 +15,8 @@ from quart import current_app
 from gastown.agents.drain.town import Drain
 from gastown.agents.heartbeats import Heartbeats
 from gastown.agents.merges import Merges
+from gastown.agents.retention.disk import DiskUse
+from gastown.agents.retention.sweep import Retention
 from gastown.agents.roster import Roster
 from gastown.agents.services import AgentServices
 from gastown.asgi.crowd import Crowd, crowd_of
@@ -47,6 +49,8 @@ class Town:
     drain: Drain
     background: Supervisor
     merges: Merges
+    retention: Retention
+    disk: DiskUse
     dashboard_file: Path
     started_at: datetime
     process_start: float

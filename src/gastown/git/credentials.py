@@ -103,6 +103,10 @@ class GitCredentials:
         if integration_id and integration_id != rig.integration_id:
             rig.integration_id, rig.platform = integration_id, None
 
+    def knows(self, rig_id: str) -> bool:
+        """Whether a request has registered a rig. What is older than that says nothing about it any more."""
+        return rig_id in self._rigs
+
     def address(self, rig_id: str) -> str:
         """The URL to clone from: that of the rig, over https where it says ssh and we have a token."""
         rig = self._rigs[rig_id]

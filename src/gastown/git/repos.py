@@ -261,7 +261,11 @@ class Repositories:
         # It may be another one's from an earlier life of the container.
         await trio.to_thread.run_sync(give_directory, place, clone.user, 0o750)
         await run_as(clone.user, _unlock, Path(place) / ".git")
-        for leftover in (*await room.glob(".merge-*"), *await room.glob("worktrees/.draft-*")):
+        for leftover in (
+            *await room.glob(".merge-*"),
+            *await room.glob("worktrees/.draft-*"),
+            *await room.glob("worktrees/.gone-*"),
+        ):
             await _remove(leftover)
         await clone.run("worktree", "prune")
         known.tidied = True

@@ -64,9 +64,9 @@ async def check_out(
 
     Raises `GitError` and `OutsideRoot`. Phases: those of `Repositories.hold`, `fetch`, `worktree`.
     """
-    rig, path, user = git.rig, git.place, git.user
+    rig, path = git.rig, git.place
     async with _enter(repositories, git, enter) as made_for:
-        if made_for is None and await run_as(user, (Path(path) / ".git").is_dir):
+        if made_for is None and await run_as(git.user, (Path(path) / ".git").is_dir):
             # A repository of its own, no worktree of ours: an agent's, or its owner's. Nothing in it is touched.
             log.warning("git.not_our_worktree", rig_id=rig.rig_id, branch=branch)
             return Checkout(path, "not ours")
@@ -83,7 +83,7 @@ async def check_out(
             if made_for is None:
                 source = await source_of(clone, await _base(clone, upstream, start_point))
             elif fetched:
-                with suppress(GitError):  # it has no branch to start from; that is the next new worktree's trouble
+                with suppress(GitError):  # no branch to start from: the trouble of the next new worktree
                     base = await _base(clone, upstream, start_point)
         enter("worktree")
         if source is not None:
@@ -92,8 +92,7 @@ async def check_out(
             how = await _reuse(repositories, git, branch, upstream, enter)
             if how == "reused" and upstream is None and base is not None:
                 how = await _begin_again(repositories, git, branch, base, enter)
-            if start_point and base is not None:
-                await _tell_ignored(git, branch, start_point, base)
+            await _tell_ignored(git, branch, start_point, base)
         with git.operation("worktree"):
             commit = await git.says("rev-parse", "HEAD")
     log.info("git.checked_out", rig_id=rig.rig_id, branch=branch, how=how, commit=commit)
@@ -221,8 +220,10 @@ async def _begin_again(repositories: Repositories, git: RigGit, branch: str, bas
     return "begun again"
 
 
-async def _tell_ignored(git: RigGit, branch: str, start_point: str, base: str) -> None:
+async def _tell_ignored(git: RigGit, branch: str, start_point: str | None, base: str | None) -> None:
     """Log that a worktree goes on without what its start point has; nothing of its own is thrown away for that."""
+    if start_point is None or base is None:
+        return
     with git.operation("worktree"):
         if await git.says("merge-base", "--is-ancestor", base, "HEAD") is None:
             log.warning("git.start_point_ignored", rig_id=git.rig.rig_id, branch=branch, start_point=start_point)

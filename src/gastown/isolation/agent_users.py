@@ -54,6 +54,10 @@ class AgentUsers:
         """The user of the agent that a request is for. Raises `StartFailed` when none can be had."""
         return self.mayor if request.is_mayor else self._user(f"agent {request.agent_id}")
 
+    def of_id(self, agent_id: str) -> User | None:
+        """The user of an agent that is no mayor, also when no request is known any more. Raises as `of`."""
+        return self._user(f"agent {agent_id}")
+
     def acquire(self, request: StartAgentRequest, workdir: str) -> User | None:
         """The user to run as from now on in `workdir`: that of an agent already at work in this worktree."""
         user = self.of(request)

@@ -30,7 +30,8 @@ class MetricType(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. `labels` are the allowed values per label; an empty list is one value, fixed for the process.
+    """One metric. `labels` are the allowed values per label; an empty list is one value, fixed for the process;
+    of `rig_id` it is an id, of at most 100 rigs.
 
     `unit` is the base unit in the name, empty for a plain number. `buckets` are a histogram's upper bounds.
     """
@@ -371,6 +372,13 @@ _ALL = (
         "gastown_drain_budget_remaining",
         "Seconds that are left of the drain's budget; all of it as long as there is no drain.",
         unit="seconds",
+    ),
+    _gauge(
+        "gastown_rig_disk",
+        "Bytes that a rig takes on the disk, clone, worktrees and all, counted every ten minutes; the largest "
+        "100 rigs by their ids, the rest as `other`.",
+        unit="bytes",
+        rig_id=(),
     ),
     # The control server's own process, under the names that every Prometheus client gives it
     Metric(

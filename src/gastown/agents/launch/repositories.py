@@ -9,6 +9,8 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
+from gastown.agents.launch.environment import home_of
+from gastown.agents.retention.records import KeptFiles
 from gastown.agents.services import AgentServices
 from gastown.concurrency.backoff import delays
 from gastown.contract.agents import Rig as RigOfMayor
@@ -98,6 +100,17 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
         ) from error
     finally:
         agent.repository = ()
+    await services.kept.note(
+        KeptFiles(
+            agent_id=agent.id,
+            rig_id=request.rig_id,
+            branch=request.branch,
+            git_url=rig.remote.url,
+            default_branch=request.default_branch,
+            workdir=agent.workdir,
+            home=home_of(services.defaults, agent.id),
+        )
+    )
     if made.how != "not ours":
         preflight = partial(_preflight, agent, git)
         repositories.tasks.start(f"preflight {agent.id}", preflight)

@@ -44,6 +44,7 @@ def readings(town: Town) -> dict[str, Reading]:
         "gastown_event_loop_lag_seconds": town.lag.lags,
         "gastown_tasks_failed_total": {(): town.background.failures + town.services.repositories.tasks.failures},
         **_drain(town),
+        "gastown_rig_disk_bytes": {(rig,): size for rig, size in town.disk.figures(town.background.start).items()},
     }
 
 

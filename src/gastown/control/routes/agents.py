@@ -20,9 +20,11 @@ from gastown.contract.agents import (
     PublicAgent,
     StartAgentRequest,
     StopAnswer,
+    StopRequest,
     SystemPromptRequest,
 )
 from gastown.contract.errors import (
+    AgentNotFound,
     ControlError,
     InstructionsNotWritten,
     InvalidRequest,
@@ -134,10 +136,28 @@ def _check_drain(here: Town, body: StartAgentRequest) -> None:
     here.drain.check()
 
 
-@routes.post("/agents/<agent_id>/stop", answers={200: StopAnswer})
+@routes.post("/agents/<agent_id>/stop", body=StopRequest, answers={200: StopAnswer}, body_optional=True)
 async def stop(agent_id: str) -> Response:
-    """Stop an agent in any state, also one that is starting. Answers when nothing of it is left."""
-    return reply(await town().roster.stop(agent_id))
+    """Stop an agent in any state, also one that is starting. Answers when nothing of it is left.
+
+    With `{"final": true}` its files may be removed later; that can also be said of an agent that has ended, and
+    of one of an earlier container on the same disk.
+    """
+    here = town()
+    try:
+        body = await parse(StopRequest, absent=StopRequest())
+    except InvalidRequest:
+        body = StopRequest()  # any body stops
+    try:
+        answer = await here.roster.stop(agent_id)
+    except AgentNotFound:
+        if not body.final or not await here.retention.finish(agent_id):
+            raise
+        answer = StopAnswer()
+    if body.final:
+        await here.retention.finish(agent_id)
+        here.background.start("retention", here.retention.run)
+    return reply(answer)
 
 
 @routes.post("/agents/<agent_id>/message", body=MessageRequest, answers={200: MessageSent})

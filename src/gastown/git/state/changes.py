@@ -18,6 +18,8 @@ from gastown.isolation.users import run_as
 
 __all__ = ["Changes", "changes_in"]
 
+_ALL = ("--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=none")
+"""Whatever the repository's own configuration hides."""
 _RENAMED = ("R", "C")
 
 
@@ -34,7 +36,7 @@ async def changes_in(git: RigGit, worktree: str | None = None) -> Changes:
     `GitError`, `OSError`.
     """
     place = worktree or git.place
-    real, doubtful = _entries(await git.query("status", "--porcelain", "-z", cwd=place))
+    real, doubtful = _entries(await git.query("status", *_ALL, cwd=place))
     if not doubtful:
         return Changes(tuple(real), ())
     same = await _as_checked_out(git, place, doubtful)

@@ -1,0 +1,1 @@
+"""What is kept on the disk of agents that have ended, and for how long."""
