@@ -138,6 +138,19 @@ async def test_a_gateway_that_refuses_is_told_with_the_tokens_name_its_address_a
     )
 
 
+async def test_a_gateway_that_refuses_before_the_start_has_answered_is_told_in_the_same_words(
+    hall: Hall, container: ScriptedContainer
+) -> None:
+    refused = {"error": "The first prompt failed: User not found", "phase": "initial_prompt", "status": 401}
+    container.answers["/agents/start"] = [(500, refused)]
+    async with booting(hall, container) as (boot, _):
+        with pytest.raises(
+            UpFailed, match=rf"the gateway {GATEWAY} refuses KILOCODE_TOKEN \(HTTP 401\): .*User not"
+        ):
+            await first_turn(boot)
+    assert (await hall.town()).mayor_session_id is None
+
+
 @pytest.mark.parametrize("kind", ["offline", "retrying", "waiting", "idle"])
 async def test_an_answer_that_cannot_come_is_not_waited_for(
     hall: Hall, container: ScriptedContainer, mayor: str, monkeypatch: pytest.MonkeyPatch, kind: str

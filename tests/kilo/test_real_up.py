@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 import trio
 
+from gastown.testing.asgi import Answer, Asked, answer, app_of
 from tests.git.server import open_git_server
 from tests.kilo.town import KILO, alive, descendants, eventually
+from tests.kilo.world import serving
 
 pytestmark = pytest.mark.kilo
 
 
 @asynccontextmanager
-async def up(data: Path, *arguments: str) -> AsyncIterator[trio.Process]:
+async def up(data: Path, *arguments: str, **variables: str) -> AsyncIterator[trio.Process]:
     """A running `gastown up`, ended with the block whatever the test did to it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KILO", "GASTOWN"))}
     with (data.parent / "up.log").open("ab") as log:
@@ -33,7 +35,7 @@ async def up(data: Path, *arguments: str) -> AsyncIterator[trio.Process]:
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env=environment | {"GASTOWN_KILO_BIN": str(KILO)},
+            env=environment | {"GASTOWN_KILO_BIN": str(KILO)} | variables,
         )
     try:
         yield process
@@ -68,16 +70,41 @@ async def test_ctrl_c_ends_a_town_with_exit_code_0_and_leaves_no_process(tmp_pat
     assert "prewarm" in said
 
 
-async def test_a_second_up_finds_the_same_town_and_the_same_conversation(tmp_path):
-    answers = []
-    for number in range(2):
-        report = tmp_path / f"up-{number}.json"
-        async with up(tmp_path / "town", "--json", str(report), "--exit-after-first-answer") as process:
+async def test_a_second_up_finds_the_same_conversation_and_greets_nobody_and_the_end_of_its_terminal_saves_it(
+    tmp_path,
+):
+    reports = [tmp_path / f"up-{number}.json" for number in range(2)]
+    async with up(tmp_path / "town", "--json", str(reports[0]), "--exit-after-first-answer") as process:
+        with trio.fail_after(120):
+            assert await process.wait() == 0
+    async with up(tmp_path / "town", "--json", str(reports[1])) as process:
+        again = await first_answer(reports[1])
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        with trio.fail_after(60):
+            assert await process.wait() == 0
+    before = json.loads(reports[0].read_text())
+    assert (before["toldBy"], before["resumed"], again["toldBy"], again["resumed"]) == ("start", False, None, True)
+    assert before["sessionId"] == again["sessionId"]
+    receipts = [
+        line for line in (tmp_path / "town" / "serve.log").read_text().splitlines() if "drain.receipt" in line
+    ]
+    assert [json.loads(line)["saved"] for line in receipts] == [True]
+    assert (tmp_path / "up.log").read_text().count("you:") == 1
+
+
+async def test_a_gateway_that_refuses_is_on_the_screen_with_the_tokens_name(tmp_path):
+    async def refuse(asked: Asked) -> Answer:
+        if asked.path.endswith("/chat/completions"):
+            return answer({"error": {"message": "User not found", "code": 401}}, 401)
+        return answer({"data": []})
+
+    async with serving(app_of(refuse)) as gateway:
+        own = {"KILO_API_URL": gateway, "KILOCODE_TOKEN": "refused"}
+        async with up(tmp_path / "town", "--exit-after-first-answer", **own) as process:
             with trio.fail_after(120):
-                assert await process.wait() == 0
-        answers.append(json.loads(report.read_text()))
-    assert [answer["toldBy"] for answer in answers] == ["start", "message"]
-    assert answers[0]["sessionId"] == answers[1]["sessionId"]
+                assert await process.wait() == 1
+    assert f"the gateway {gateway} refuses KILOCODE_TOKEN (HTTP 401)" in (tmp_path / "up.log").read_text()
 
 
 async def test_a_repository_that_was_named_once_is_browsed_by_the_mayor_from_then_on(tmp_path):
@@ -91,6 +118,12 @@ async def test_a_repository_that_was_named_once_is_browsed_by_the_mayor_from_the
             async with up(data, "--json", str(report), *rigs):
                 await first_answer(report)
                 listed.append(await eventually(partial(browsed, data, wanted), 60))
+        gone = ("--rig", "gone=http://127.0.0.1:9/gone.git", "--rig", f"bare={server.url('one')}#missing")
+        async with up(data, "--exit-after-first-answer", *gone) as process:
+            await process.wait()
+    said = (tmp_path / "up.log").read_text()
+    assert "rig gone cannot be used: " in said
+    assert re.search("rig bare cannot be used: .*missing", said)
     assert listed == [{"one"}, {"one", "two"}, {"one", "two"}]
 
 

@@ -51,7 +51,7 @@ async def first_turn(boot: Boot) -> Turn | None:
         return None
     events_before = await hall.store.last_event_id(town.id)
     screen.line(f"\nyou:   {message}")
-    told = await tell(hall, boot.control, town.mayor_agent_id, message)
+    told = await _tell(boot, town.mayor_agent_id, message)
     _saw_told(boot, told)
     resumed = told.session_id is not None and told.session_id == town.mayor_session_id
     await _remember(boot, told.session_id)
@@ -66,6 +66,22 @@ async def first_turn(boot: Boot) -> Turn | None:
     _conclude(boot, turn, told, resumed=resumed)
     await _write(boot, report | {"resumed": resumed})
     return turn
+
+
+async def _tell(boot: Boot, mayor_id: str, message: str) -> Told:
+    try:
+        return await tell(boot.hall, boot.control, mayor_id, message)
+    except ControlCallFailed as error:
+        status = error.body.get("status")  # of the gateway, where the start failed because of it
+        if not isinstance(status, int):
+            raise
+        raise UpFailed(_blamed_on_gateway(boot, status, str(error))) from error
+
+
+def _blamed_on_gateway(boot: Boot, status: int, problem: str) -> str:
+    if status in (401, 403):
+        return f"the gateway {boot.gateway} refuses KILOCODE_TOKEN (HTTP {status}): {problem}"
+    return f"the gateway {boot.gateway} answered HTTP {status}: {problem}"
 
 
 async def _resumed(boot: Boot, mayor_id: str) -> None:
@@ -204,8 +220,6 @@ def _conclude(boot: Boot, turn: Turn, told: Told, *, resumed: bool) -> None:
     if turn.answered:
         return
     problem = turn.error or turn.reason or "no reason given"
-    if turn.status_code in (401, 403):
-        problem = f"the gateway {boot.gateway} refuses KILOCODE_TOKEN (HTTP {turn.status_code}): {problem}"
-    elif turn.status_code is not None:
-        problem = f"the gateway {boot.gateway} answered HTTP {turn.status_code}: {problem}"
+    if turn.status_code is not None:
+        problem = _blamed_on_gateway(boot, turn.status_code, problem)
     screen.line(f"the first turn did not complete: {problem}")
