@@ -112,7 +112,7 @@ async def test_a_worktree_whose_files_differ_by_filters_only_is_forwarded(place)
 
 
 async def test_a_browse_worktree_of_a_default_branch_that_is_missing_follows_the_remotes_head(place):
-    """And makes up no branch of that name."""
+    """And makes up no branch of that name; what is known of the rig says so."""
     place.server.make("r", FILES, branch="trunk")
     rig = place.rig("r")
     async with place.life() as life:
@@ -120,5 +120,7 @@ async def test_a_browse_worktree_of_a_default_branch_that_is_missing_follows_the
         path = Path((await browse(life.repositories, rig)).path)
         tip = place.server.commit("r", "trunk", {"a.txt": "newer\n"})
         assert (await browse(life.repositories, rig)).commit == tip
+        notice = life.repositories.report("r").to_wire().notice
+    assert notice == "The repository has no branch main; the one that its HEAD names is used"
     known = await place.git(path, "for-each-ref", "--format=%(refname) %(objectname)", "refs/remotes")
     assert known.splitlines() == [f"refs/remotes/origin/HEAD {tip}", f"refs/remotes/origin/trunk {tip}"]

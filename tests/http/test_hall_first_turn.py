@@ -173,10 +173,10 @@ async def test_what_is_wrong_with_a_repository_is_on_the_screen_once(
     monkeypatch.setattr("gastown.hall.cli.rigs._LOOK_SECONDS", 0.01)
     working = {"rigId": "a", "state": "working", "doing": "clone"}
     failed = {"rigId": "a", "state": "failed", "error": "fetch: the remote has no branch main"}
-    ready = {"rigId": "b", "state": "ready", "browse": "/w/b"}
+    ready = {"rigId": "b", "state": "ready", "browse": "/w/b", "notice": "HEAD is used"}
     rigs = [None, [working], [failed], [failed, {"rigId": "b", "state": "ready"}], [failed, ready]]
     container.answers["/health"] = [(200, HEALTH | {"rigs": one}) for one in rigs]
     async with booting(hall, container) as (boot, out):
         with trio.fail_after(20):
             await watch_rigs(boot, trio.Event())
-    assert out.getvalue() == "rig a cannot be used: fetch: the remote has no branch main\n"
+    assert out.getvalue() == "rig a cannot be used: fetch: the remote has no branch main\nrig b: HEAD is used\n"

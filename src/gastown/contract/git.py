@@ -250,7 +250,7 @@ class Progress(Wire):
 
 
 class RigState(Wire):
-    """A rig's clone and browse worktree, for `/health`."""
+    """A rig's clone and browse worktree, for `/health`. `notice` is what to know of one that is ready."""
 
     rig_id: str
     state: Literal["waiting", "working", "ready", "failed"]
@@ -258,3 +258,4 @@ class RigState(Wire):
     progress: Progress | None = None
     browse: str | None = None
     error: str | None = None
+    notice: str | None = Field(default=None, exclude_if=lambda notice: notice is None)

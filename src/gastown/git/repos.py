@@ -128,10 +128,13 @@ class Clone(RigGit):
     async def default(self) -> Start:
         """Where new work starts. Raises `GitError` when the remote has no such branch, and no other one for it."""
         wanted = f"refs/remotes/origin/{self.rig.default_branch}"
+        self.report.notice = None
         if (found := await self.object_id(wanted)) is not None:
             return Start(wanted, found)
         log.warning("git.default_branch_missing", rig_id=self.rig.rig_id, branch=self.rig.default_branch)
         if (found := await self.object_id(_REMOTE_HEAD)) is not None:
+            branch = self.rig.default_branch
+            self.report.notice = f"The repository has no branch {branch}; the one that its HEAD names is used"
             return Start(_REMOTE_HEAD, found)
         raise GitError(f"The repository has no branch {self.rig.default_branch}")
 

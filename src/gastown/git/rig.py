@@ -76,6 +76,7 @@ class RigReport:
     progress: Progress | None = None
     browse: str | None = None
     error: str | None = None
+    notice: str | None = None
     under_way: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -106,6 +107,7 @@ class RigReport:
             progress=self.progress,
             browse=self.browse,
             error=self.error,
+            notice=self.notice,
         )
 
 

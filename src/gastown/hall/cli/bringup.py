@@ -48,7 +48,7 @@ INTERRUPTED = 130
 _TOKEN_FOR = LIFETIME - timedelta(minutes=30)
 _HOST = "127.0.0.1"
 _DOWN = "the town is down"
-_RIG_SECONDS = 5  # for what is wrong with a repository, where the first answer is the end
+_RIG_SECONDS = 20  # for what is wrong with a repository, where the first answer is the end
 
 
 async def bring_up(options: UpOptions, screen: Screen) -> int:

@@ -14,8 +14,8 @@ _PATIENCE_SECONDS = 120
 
 
 async def watch_rigs(boot: Boot, settled: trio.Event) -> None:
-    """Name each repository whose clone or branch fails. Sets `settled` and returns when all are there or have
-    failed, or when nothing has begun to fetch them for two minutes.
+    """Name each repository that cannot be had, or whose branch is not there. Sets `settled` and returns when all
+    are settled, or when nothing has begun to fetch them for two minutes.
     """
     names = {rig.rig_id for rig in (await boot.hall.town()).rigs}
     told: set[str] = set()
@@ -31,6 +31,8 @@ async def watch_rigs(boot: Boot, settled: trio.Event) -> None:
             if rig.state == "working":
                 last_word = trio.current_time()
             elif rig.state == "ready" and rig.browse is not None:
+                if rig.notice and rig.rig_id not in ready:
+                    boot.screen.line(f"rig {rig.rig_id}: {rig.notice}")
                 ready.add(rig.rig_id)
             elif rig.state == "failed" and rig.rig_id not in told:
                 told.add(rig.rig_id)
