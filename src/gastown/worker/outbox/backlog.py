@@ -23,7 +23,9 @@ GAVE_UP = "outbox.gave_up"
 _DELTA, _PART = "message.part.delta", "message.part.updated"
 _ROOM = 16
 """When the backlog is full, room is made for a sixteenth of it at a time, so that making it stays cheap."""
-_LIFECYCLE = ("agent.", "session.turn.")
+_OURS = "agent."
+_LIFECYCLE = (_OURS, "session.turn.")
+_MOST_WORTH = 3
 _BESIDE_DELTA = 300
 _PLACE = ("sessionID", "messageID", "partID", "field")
 
@@ -31,7 +33,7 @@ _PLACE = ("sessionID", "messageID", "partID", "field")
 class Entry:
     """An event that waits. `part` is the message part that it is about; `size` is in bytes, for deltas a guess.
 
-    `is_lifecycle`: the worker must hear of it, whatever else it does not hear.
+    `is_lifecycle`: the worker should hear of it, whatever else it does not hear.
     """
 
     __slots__ = ("_body", "at", "attempt_id", "data", "id", "is_lifecycle", "kind", "part", "size")
@@ -85,16 +87,29 @@ class Entry:
 
 
 class Gap(NamedTuple):
-    """Events of an agent that were dropped: how many, and the ids of the first and the last."""
+    """Events of an agent that were dropped: how many, the ids of the first and the last, and how many of them were
+    lifecycle events.
+    """
 
     dropped: int
     first: int
     last: int
+    lifecycle: int = 0
+
+    @classmethod
+    def of(cls, entries: list[Entry]) -> Gap:
+        """Of entries in their order; one at least."""
+        return cls(len(entries), entries[0].id, entries[-1].id, sum(entry.is_lifecycle for entry in entries))
 
     def and_then(self, later: Gap | None) -> Gap:
         if later is None:
             return self
-        return Gap(self.dropped + later.dropped, min(self.first, later.first), max(self.last, later.last))
+        return Gap(
+            self.dropped + later.dropped,
+            min(self.first, later.first),
+            max(self.last, later.last),
+            self.lifecycle + later.lifecycle,
+        )
 
 
 @dataclass(eq=False)
@@ -129,8 +144,9 @@ class Lane:
 class Backlog:
     """All lanes, within bounds of number and bytes.
 
-    A full backlog first merges what is superseded, then drops the oldest events, but never a lifecycle event:
-    those are few, and may go beyond the bounds. What is being sent counts and is left alone.
+    A full backlog first merges what is superseded, then drops the oldest events. Lifecycle events are dropped only
+    where that is not enough, for a server can make any number of them; of each agent the first and the last stay
+    longest. Both bounds hold, whatever comes. What is being sent counts and is left alone.
     """
 
     def __init__(self, *, most: int, most_bytes: int) -> None:
@@ -141,8 +157,6 @@ class Backlog:
         self.dropped = 0
         self._most = most
         self._most_bytes = most_bytes
-        self._crowded = most
-        self._crowded_bytes = most_bytes
 
     def add(self, rig_id: str, agent_id: str, record: AgentEvent) -> Lane:
         """Append an event to its agent's queue; returns the lane."""
@@ -154,7 +168,7 @@ class Backlog:
         lane.queue.append(entry)
         self.depth += 1
         self.size += entry.size
-        if self.depth > self._crowded or self.size > self._crowded_bytes:
+        if self.depth > self._most or self.size > self._most_bytes:
             self._make_room()
         return lane
 
@@ -193,12 +207,10 @@ class Backlog:
         self._merge()
         self._count()
         most, most_bytes = self._most - self._most // _ROOM, self._most_bytes - self._most_bytes // _ROOM
-        if self.depth > most or self.size > most_bytes:
-            self._drop(most, most_bytes)
-            self._count()
-        # Where only lifecycle events are left, there is no room to be made: do not look again at each of them.
-        self._crowded = max(self._most, self.depth + self._most // _ROOM)
-        self._crowded_bytes = max(self._most_bytes, self.size + self._most_bytes // _ROOM)
+        for worth in range(_MOST_WORTH + 1):
+            if self.depth > most or self.size > most_bytes:
+                self._drop(worth, most, most_bytes)
+                self._count()
 
     def _merge(self) -> None:
         for lane in self.lanes.values():
@@ -206,33 +218,45 @@ class Backlog:
             lane.queue = deque(merged(lane.queue))
             self.merged += before - len(lane.queue)
 
-    def _drop(self, most: int, most_bytes: int) -> None:
-        """Drop the oldest events, over all lanes, until what is left is within both numbers."""
+    def _drop(self, worth: int, most: int, most_bytes: int) -> None:
+        """Drop the oldest events of that worth, over all lanes, until what is left is within both numbers."""
         depth, size, last = self.depth, self.size, 0
+        candidates = {lane: _worth(lane.queue, worth) for lane in self.lanes.values()}
         # Each lane is in order already, and only so much of them is looked at as has to go.
-        for entry in merge(*(lane.queue for lane in self.lanes.values()), key=attrgetter("id")):
+        for entry in merge(*candidates.values(), key=attrgetter("id")):
             if depth <= most and size <= most_bytes:
                 break
-            if not entry.is_lifecycle:
-                depth, size, last = depth - 1, size - entry.size, entry.id
-        for lane in self.lanes.values():
-            gone: list[int] = []
-            kept: list[Entry] = []
-            while lane.queue and lane.queue[0].id <= last:
-                entry = lane.queue.popleft()
-                if entry.is_lifecycle:
-                    kept.append(entry)
-                else:
-                    gone.append(entry.id)
-            lane.queue.extendleft(reversed(kept))
+            depth, size, last = depth - 1, size - entry.size, entry.id
+        for lane, entries in candidates.items():
+            gone = [entry for entry in entries if entry.id <= last]
             if gone:
-                gap = Gap(len(gone), gone[0], gone[-1])
+                ids = {entry.id for entry in gone}
+                lane.queue = deque(entry for entry in lane.queue if entry.id not in ids)
+                gap = Gap.of(gone)
                 lane.gap = gap if lane.gap is None else lane.gap.and_then(gap)
                 self.dropped += len(gone)
 
     def _count(self) -> None:
         self.depth = sum(len(lane.taken) + len(lane.queue) for lane in self.lanes.values())
         self.size = sum(entry.size for lane in self.lanes.values() for entry in chain(lane.taken, lane.queue))
+
+
+def _worth(entries: deque[Entry], worth: int) -> list[Entry]:
+    """Those of `entries` that are worth just so much: 0 what is no lifecycle event, then of those a server's, then
+    ours, and most of all the first and the last of either.
+    """
+    if worth == 0:
+        return [entry for entry in entries if not entry.is_lifecycle]
+    ends: set[int] = set()
+    found: dict[bool, list[Entry]] = {False: [], True: []}
+    for entry in entries:
+        if entry.is_lifecycle:
+            found[entry.kind.startswith(_OURS)].append(entry)
+    for some in found.values():
+        ends.update(entry.id for entry in some[:1] + some[-1:])
+    if worth == _MOST_WORTH:
+        return [entry for entry in entries if entry.id in ends]
+    return [entry for entry in found[worth == 2] if entry.id not in ends]
 
 
 def merged(entries: deque[Entry]) -> list[Entry]:

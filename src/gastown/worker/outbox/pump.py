@@ -133,7 +133,10 @@ class Outbox:
 
     async def _tell_of_gap(self, lane: Lane, gap: Gap) -> bool:
         lane.telling, lane.gap = gap, None
-        data = {"dropped": gap.dropped, "firstId": gap.first, "lastId": gap.last, "reason": "the outbox was full"}
+        data = {
+            "dropped": gap.dropped, "firstId": gap.first, "lastId": gap.last, "lifecycle": gap.lifecycle,
+            "reason": "the outbox was full",
+        }  # fmt: skip
         fate = await self._post(lane, [_wire(lane.agent_id, GAVE_UP, json.dumps(data))])
         lane.telling = None
         if fate is _Fate.AWAY:
