@@ -56,7 +56,7 @@ from gastown.isolation.agent_users import AgentUsers, make_dashboard
 from gastown.kilo.client import KiloClient
 from gastown.kilo.pool import Refused, ServerPool, open_pool
 from gastown.kilo.server import Launcher
-from gastown.logs import LiveRedactor
+from gastown.logs import LiveRedactor, SecretBook
 from gastown.settings import Settings
 from gastown.worker.client import WorkerClient
 from gastown.worker.git_tokens import GitTokens
@@ -71,7 +71,7 @@ from gastown.worker.snapshots.store import Snapshots
 from gastown.worker.telemetry import Telemetry, open_telemetry
 from gastown.worker.tokens import Credentials, LiveCredentials
 
-__all__ = ["Open", "Parts", "drain_parts", "live_secrets", "open_town"]
+__all__ = ["Open", "Parts", "drain_parts", "few_secrets", "live_secrets", "open_town", "secret_books"]
 
 log = structlog.get_logger()
 
@@ -177,7 +177,7 @@ async def make_town(
         start_seconds=settings.gastown_start_seconds,
         start_margin=min(START_MARGIN_SECONDS, settings.gastown_start_seconds / 10),
         now=parts.now,
-        redactor=LiveRedactor(partial(live_secrets, settings, roster, services)),
+        redactor=LiveRedactor(partial(few_secrets, settings, services), secret_books(roster, services)),
         town_id=settings.gastown_town_id,
         policy=access_policy(settings, listening_host(settings)),
         worker_calls=worker.calls,
@@ -330,13 +330,24 @@ def child_defaults(settings: Settings, kilo_bin: str, git: HelperAccess | None =
 def live_secrets(settings: Settings, roster: Roster, services: AgentServices) -> list[Secret]:
     """Every value that must not be seen in the log, at this moment."""
     return [
+        *few_secrets(settings, services),
+        *(one for book in secret_books(roster, services) for one in book.secrets()),
+    ]
+
+
+def few_secrets(settings: Settings, services: AgentServices) -> list[Secret]:
+    """Those of `live_secrets` whose number does not grow with that of the agents that wait."""
+    return [
         *settings.secrets(),
         *services.credentials.current.secrets(),
         *services.repositories.tools.credentials.secrets(),
-        *roster.secrets(),
-        *services.broker.grants.bearers(),
         *services.pool.secrets(),
     ]
+
+
+def secret_books(roster: Roster, services: AgentServices) -> tuple[SecretBook, ...]:
+    """Those of `live_secrets` that come with each agent."""
+    return (roster.known_secrets, services.broker.grants.known_secrets)
 
 
 def drain_parts(opened: Open) -> DrainParts:

@@ -12,9 +12,11 @@ import logging
 import os
 import re
 import sys
+from collections import Counter as Multiset
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from functools import cache, partial
-from typing import Any, TextIO, cast
+from itertools import chain
+from typing import Any, NamedTuple, TextIO, cast
 from urllib.parse import quote, quote_plus
 
 import structlog
@@ -22,7 +24,16 @@ import structlog
 from gastown.contract.secret import Secret
 from gastown.log_sink import LineSink
 
-__all__ = ["LiveRedactor", "RedactingFormatter", "Redactor", "complain", "configure", "dropped_lines", "redacted"]
+__all__ = [
+    "LiveRedactor",
+    "RedactingFormatter",
+    "Redactor",
+    "SecretBook",
+    "complain",
+    "configure",
+    "dropped_lines",
+    "redacted",
+]
 
 log = structlog.get_logger()
 
@@ -69,14 +80,82 @@ _SHORTEST = 6
 _BASE64 = r"[A-Za-z0-9+/_=-]*"
 
 
+class _Form(NamedTuple):
+    """One way to write a secret; `encoded` as Base64."""
+
+    text: str
+    encoded: bool
+
+
+class SecretBook:
+    """The secrets of holders that come and go, of whom there may be many thousands.
+
+    How long it takes to search a text does not grow with their number: every way to write a secret is found by its
+    first six characters. Equal secrets of many holders are kept once.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[Secret, ...]] = {}
+        self._texts: Multiset[str] = Multiset()
+        self._forms: dict[str, Multiset[_Form]] = {}
+
+    def hold(self, holder: str, secrets: Iterable[Secret]) -> None:
+        """From now on these are the secrets of `holder`, in place of earlier ones."""
+        self.forget(holder)
+        held = self._held[holder] = tuple(secrets)
+        for text in (secret.reveal() for secret in held):
+            self._texts[text] += 1
+            if self._texts[text] == 1:
+                for form in _forms_of(text):
+                    self._forms.setdefault(form.text[:_SHORTEST], Multiset())[form] += 1
+
+    def forget(self, holder: str) -> None:
+        """`holder` has none any more."""
+        for text in (secret.reveal() for secret in self._held.pop(holder, ())):
+            self._texts[text] -= 1
+            if not self._texts[text]:
+                del self._texts[text]
+                for form in _forms_of(text):
+                    self._drop(form)
+
+    def secrets(self) -> Iterator[Secret]:
+        """All of them, those of the earliest holder first."""
+        return chain.from_iterable(self._held.values())
+
+    def found_in(self, text: str) -> list[_Form]:
+        """Each way of writing a secret that is in `text`."""
+        if not self._forms:
+            return []
+        heads = self._forms.keys() & {text[at : at + _SHORTEST] for at in range(len(text) - _SHORTEST + 1)}
+        return [form for head in heads for form in self._forms[head] if form.text in text]
+
+    def _drop(self, form: _Form) -> None:
+        head = form.text[:_SHORTEST]
+        forms = self._forms[head]
+        forms[form] -= 1
+        if not forms[form]:
+            del forms[form]
+        if not forms:
+            del self._forms[head]
+
+
+def _forms_of(text: str) -> set[_Form]:
+    """None of a text that is too short to be told from others."""
+    if len(text) < _SHORTEST:
+        return set()
+    plain = {_Form(form, encoded=False) for form in _spellings(text)}
+    return plain | {_Form(form, encoded=True) for form in _base64_cores(text)}
+
+
 class Redactor:
     """Takes out of texts what is known to be secret, also when it is encoded, and what has a credential's shape.
 
     Encodings: of a URL, of JSON, of `repr`, and Base64 with any text around it, as `Basic` has it. One of
-    less than six characters is left: it would be a part of common words.
+    less than six characters is left: it would be a part of common words. What is in `books` is secret, too.
     """
 
-    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
+    def __init__(self, secrets: Iterable[Secret] = (), books: Iterable[SecretBook] = ()) -> None:
+        self._books = tuple(books)
         texts = {text for secret in secrets if len(text := secret.reveal()) >= _SHORTEST}
         plain = {form for text in texts for form in _spellings(text)}
         encoded = {form for text in texts for form in _base64_cores(text)}
@@ -90,6 +169,9 @@ class Redactor:
         for form in self._forms:  # not any(), which takes twice as long: this is done for every line
             if form in text:
                 return self
+        for book in self._books:
+            if book.found_in(text):
+                return self
         folded = text.casefold()
         for sign in _SIGNS:
             if sign in folded:
@@ -98,10 +180,14 @@ class Redactor:
 
     def known(self, text: str) -> str:
         """`text` without what is known to be secret; shapes stay."""
-        for form in self._plain:
+        plain, encoded = self._plain, self._encoded
+        if found := [form for book in self._books for form in book.found_in(text)]:
+            plain = sorted({*plain, *(form.text for form in found if not form.encoded)}, key=len, reverse=True)
+            encoded = sorted({*encoded, *(form.text for form in found if form.encoded)}, key=len, reverse=True)
+        for form in plain:
             if form in text:
                 text = text.replace(form, _MASK)
-        for form in self._encoded:
+        for form in encoded:
             if form in text:
                 text = re.sub(f"{_BASE64}{re.escape(form)}{_BASE64}", _MASK, text)
         return text
@@ -127,17 +213,21 @@ def _masked(found: re.Match[str]) -> str:
 
 
 class LiveRedactor:
-    """The redactor of this moment. `secrets` gives what is secret now, in the same order while nothing changes."""
+    """The redactor of this moment. `secrets` gives what is secret now, in the same order while nothing changes.
 
-    def __init__(self, secrets: Callable[[], Iterable[Secret]]) -> None:
+    It is asked at every line, so those of the agents, who may be thousands, come in `books`.
+    """
+
+    def __init__(self, secrets: Callable[[], Iterable[Secret]], books: Iterable[SecretBook] = ()) -> None:
         self._secrets = secrets
+        self._books = tuple(books)
         self._known: tuple[Secret, ...] = ()
-        self._redactor = Redactor()
+        self._redactor = Redactor((), self._books)
 
     def now(self) -> Redactor:
         known = tuple(self._secrets())
         if known != self._known:  # by identity first: this is done for every line
-            self._known, self._redactor = known, Redactor(known)
+            self._known, self._redactor = known, Redactor(known, self._books)
         return self._redactor
 
 
@@ -197,15 +287,18 @@ def _sink(descriptor: int | None) -> LineSink:
     return LineSink(os.open(os.devnull, os.O_WRONLY) if descriptor is None else descriptor)
 
 
-def configure(secrets: Callable[[], Iterable[Secret]], stream: TextIO | None = None) -> None:
-    """Set structlog up for this process. `secrets` gives the values that are live when a line is written.
+def configure(
+    secrets: Callable[[], Iterable[Secret]], stream: TextIO | None = None, books: Iterable[SecretBook] = ()
+) -> None:
+    """Set structlog up for this process. `secrets` gives the values that are live when a line is written; what is
+    in `books` is secret, too.
 
     Without a `stream` the log goes to stderr, and logging never raises or waits, whatever stderr is; then the
     warnings of libraries are in the log, too.
     """
     if stream is None:
         logging.lastResort = _OfLibraries(logging.WARNING)
-    live = LiveRedactor(secrets)
+    live = LiveRedactor(secrets, books)
 
     def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         texts: list[str] = []

@@ -19,7 +19,7 @@ import trio
 
 from gastown import logs
 from gastown.agents.drain.town import run_drain
-from gastown.assembly import Open, Parts, drain_parts, live_secrets, open_town
+from gastown.assembly import Open, Parts, drain_parts, few_secrets, open_town, secret_books
 from gastown.boot.accounts import agent_users, find_python
 from gastown.boot.hydrate import Hydration, hydrate
 from gastown.broker.outbound import outbound_client
@@ -66,7 +66,8 @@ async def serve(settings: Settings) -> None:
         )
         async with open_town(parts) as opened:
             opened.town.policy.warn_if_open(host)
-            logs.configure(partial(live_secrets, settings, opened.town.roster, opened.town.services))
+            books = secret_books(opened.town.roster, opened.town.services)
+            logs.configure(partial(few_secrets, settings, opened.town.services), books=books)
             shutdown = opened.town.drain.shutdown
             async with trio.open_nursery() as watches:
                 await watches.start(shutdown.handle_signals, name="signals")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import trio
 
 from gastown import __version__
+from gastown.concurrency.waiting import AT_ONCE
 from gastown.testing.launchers import CrashingKilo, Fate
 from gastown.testing.town import FakeTown
 from gastown.testing.worker import DeafWorker, SlowWorker
@@ -380,3 +382,27 @@ async def test_a_fresh_start_that_came_first_and_has_ended_is_not_undone_by_the_
         await trio.sleep(60)
         assert ((await town.status("pole-1"))["status"], town.kilo.order) == ("exited", ["pole-1"])
         assert town.worker.registry == []
+
+
+async def test_a_large_registry_is_claimed_in_small_steps_and_written_once(town_on_fakes) -> None:
+    """B8: between two claims others have their turn, so that /health answers. Nothing is written in the middle."""
+    async with town_on_fakes() as town:
+        town.worker.registry = [town.entry(f"pole-{number}") for number in range(200)]
+        roster, claimed = town.opened.town.roster, [0]
+
+        async def count() -> None:
+            while True:
+                claimed.append(len(roster.known()))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            town.hydrate()
+            await gate_opens(town)
+            while claimed[-1] < 200:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert max(after - before for before, after in pairwise(claimed)) <= 2 * AT_ONCE
+        await town.opened.registry.flushed()
+        assert {len(entries) for entries in town.worker.registries} == {200}
+        assert len(town.worker.asked(REGISTRY)) == 1

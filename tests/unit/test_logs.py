@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gastown import logs
 from gastown.contract.secret import Secret
 from gastown.kilo.client import new_password
-from gastown.logs import RedactingFormatter, redacted
+from gastown.logs import RedactingFormatter, Redactor, SecretBook, redacted
 from gastown.testing.worker import token_until
 
 
@@ -234,3 +234,53 @@ def test_a_secret_that_becomes_live_later_is_masked_from_then_on() -> None:
     structlog.get_logger().info("thing.happened", value="first-secret second-secret")
     structlog.reset_defaults()
     assert "secret" not in stream.getvalue().replace("[redacted]", "")
+
+
+def test_a_book_knows_the_secrets_of_each_holder_until_it_is_forgotten() -> None:
+    """Equal ones of two holders stay until both are."""
+    book = SecretBook()
+    book.hold("a", [Secret("swordfish-1"), Secret("shared-pass-phrase")])
+    book.hold("b", [Secret("shared-pass-phrase")])
+    redactor = Redactor((), [book])
+    assert redactor("swordfish-1 and shared-pass-phrase") == "[redacted] and [redacted]"
+    book.forget("a")
+    assert redactor("swordfish-1 and shared-pass-phrase") == "swordfish-1 and [redacted]"
+    book.hold("b", [Secret("another-one")])
+    assert redactor("shared-pass-phrase, another-one") == "shared-pass-phrase, [redacted]"
+    assert [secret.reveal() for secret in book.secrets()] == ["another-one"]
+
+
+@pytest.mark.parametrize("text", ["pa$$ wörd/1", 'qu"ote\\d-secret'])
+def test_a_book_finds_a_secret_however_it_is_written(text: str) -> None:
+    book = SecretBook()
+    book.hold("a", [Secret(text)])
+    redactor = Redactor((), [book])
+    for written in (
+        text,
+        quote(text, safe=""),
+        json.dumps(text),
+        base64.b64encode(f"user:{text}".encode()).decode(),
+    ):
+        assert redactor.remedy(written) is not None
+        assert "[redacted]" in redactor(written)
+        assert text not in redactor(written)
+
+
+def test_to_search_a_line_takes_no_look_at_each_of_ten_thousand_secrets() -> None:
+    """B8: the forms of other secrets are not even touched."""
+    book = SecretBook()
+    for number in range(2_000):
+        book.hold(str(number), [Secret(f"{number:05}-secret-of-an-agent")])
+    looked: list[str] = []
+
+    class Line(str):
+        __slots__ = ()
+
+        def __contains__(self, part: str) -> bool:
+            looked.append(part)
+            return super().__contains__(part)
+
+    assert [form.text for form in book.found_in(Line("it said 01234-secret-of-an-agent twice"))] == [
+        "01234-secret-of-an-agent"
+    ]
+    assert len(looked) < 50

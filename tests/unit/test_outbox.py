@@ -407,39 +407,6 @@ async def test_an_endless_absence_takes_no_more_memory_than_allowed() -> None:
         assert sum(gaps) == figures.dropped
 
 
-@pytest.mark.parametrize(("most", "most_bytes"), [(300, 1 << 26), (50_000, 15_000)])
-async def test_a_flood_of_lifecycle_events_stays_within_both_bounds_and_is_told(
-    most: int, most_bytes: int
-) -> None:
-    """B6: a server opens and closes turns for ever. The first and the last arrive, and what we said of it."""
-    async with open_desk(most=most, most_bytes=most_bytes) as desk:
-        desk.worker.down()
-        desk.put("agent.status", "session.turn.open", number=-1)
-        for number in range(1_000):
-            desk.put("session.turn.open", "session.turn.close", number=number)
-            figures = desk.outbox.figures()
-            assert figures.depth <= most
-            assert figures.bytes <= most_bytes
-        desk.worker.up()
-        await desk.outbox.flushed()
-        [gap] = [e["data"] for e in desk.worker.agent_events() if e["event_type"] == "outbox.gave_up"]
-        kept = [e for e in desk.worker.agent_events() if e["event_type"] != "outbox.gave_up"]
-        assert gap["dropped"] == gap["lifecycle"] == 2_002 - len(kept)
-        assert [e["event_type"] for e in kept[:2]] == ["agent.status", "session.turn.open"]
-        assert [e["data"]["number"] for e in kept[:2]] == [-1, -1]
-        assert (kept[-1]["event_type"], kept[-1]["data"]["number"]) == ("session.turn.close", 999)
-
-
-async def test_one_event_larger_than_the_bound_is_dropped_and_told() -> None:
-    async with open_desk(most_bytes=10_000) as desk:
-        desk.worker.down()
-        desk.put("agent.status", text="x" * 20_000)
-        assert desk.outbox.figures().bytes == 0
-        desk.worker.up()
-        await desk.outbox.flushed()
-        assert desk.arrived() == ["outbox.gave_up"]
-
-
 async def test_a_gap_that_grows_while_it_is_told_is_told_again() -> None:
     async with open_desk(most=160) as desk:
         desk.worker.delays[ONE] = 5.0

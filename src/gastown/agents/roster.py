@@ -24,6 +24,7 @@ from gastown.contract.errors import AgentNotFound
 from gastown.contract.secret import Secret
 from gastown.contract.worker import RegistryEntry
 from gastown.git.workspace import WorkspacePaths
+from gastown.logs import SecretBook
 
 __all__ = ["Roster", "open_roster", "workdir_of"]
 
@@ -52,6 +53,8 @@ class Roster:
         self._nursery = nursery
         self._on_change = on_change
         self._agents: dict[str, Agent] = {}
+        self._ended: dict[str, Agent] = {}
+        self.known_secrets = SecretBook()
         self.starts = Starts()
         self.attempts = Attempts()
 
@@ -134,15 +137,13 @@ class Roster:
 
     def secrets(self) -> Iterator[Secret]:
         """What came with the starts of all agents that are still known, for the log's redaction."""
-        for agent in self._agents.values():
-            yield from agent.secrets
+        return self.known_secrets.secrets()
 
-    def registry(self) -> list[RegistryEntry]:
-        """The agents that the next container must bring back."""
-        known = self._agents.values()
-        return [
-            self._entry(agent) for agent in known if agent.is_active or agent.lifecycle.leaving is Leaving.EVICTED
-        ]
+    def registry(self) -> Iterator[RegistryEntry]:
+        """The agents that the next container must bring back: those of now, each as it is when it is read."""
+        known = list(self._agents.values())
+        kept = (agent for agent in known if agent.is_active or agent.lifecycle.leaving is Leaving.EVICTED)
+        return (self._entry(agent) for agent in kept)
 
     def _entry(self, agent: Agent) -> RegistryEntry:
         """The next container takes the request's variables before `env`, so a newer token goes into both."""
@@ -162,6 +163,7 @@ class Roster:
     def _renew_credentials(self, agent: Agent, equal: StartAgentRequest, given: int) -> None:
         """The credentials of a start that joins are newer than those of the start that it joins."""
         agent.renew_credentials(given, equal)
+        self.known_secrets.hold(agent.id, agent.secrets)
         if equal.works_in_repository:
             register_rig(
                 self.services, equal.rig_id, equal.git_url, equal.default_branch, variables=equal.env_vars
@@ -194,6 +196,8 @@ class Roster:
         agent.counted = CountedStart(self.starts, request.role, origin, agent.phases, options.arrival)
         self._agents.pop(request.agent_id, None)
         self._agents[request.agent_id] = agent
+        self._ended.pop(request.agent_id, None)
+        self.known_secrets.hold(agent.id, agent.secrets)
         self._forget_oldest()
         self._nursery.start_soon(live, agent, self.services, options, name=f"agent {agent.id}")
         self._nursery.start_soon(self.attempts.record, agent, name=f"answer of {agent.id}")
@@ -204,14 +208,17 @@ class Roster:
     async def _forget_events(self, agent: Agent) -> None:
         """Let go of an ended agent's events after a while, unless a later attempt of it goes on with them."""
         await agent.ended.wait()
+        if self._agents.get(agent.id) is agent:
+            self._ended[agent.id] = agent
         await trio.sleep(EVENTS_KEPT_SECONDS)
         if self._agents.get(agent.id) in (agent, None):
             self.services.events.forget(agent.id)
 
     def _forget_oldest(self) -> None:
-        ended = [name for name, agent in self._agents.items() if agent.ended.is_set()]
-        for name in ended[: max(0, len(ended) - _KEPT_ENDED)]:
-            del self._agents[name]
+        while len(self._ended) > _KEPT_ENDED:
+            name = next(iter(self._ended))
+            del self._ended[name], self._agents[name]
+            self.known_secrets.forget(name)
             self.services.events.forget(name)
 
 

@@ -19,6 +19,7 @@ from gastown.boot.report import BootReport
 from gastown.concurrency.backoff import delays
 from gastown.concurrency.gate import HydrationGate
 from gastown.concurrency.supervise import leaves
+from gastown.concurrency.waiting import AT_ONCE
 from gastown.worker.client import Registry, WorkerClient, WorkerError
 from gastown.worker.registry import RegistryWriter
 from gastown.worker.tokens import RENEW_BELOW_SECONDS, expiry
@@ -78,20 +79,24 @@ async def _attempt(parts: Hydration, opened: trio.Event) -> bool:
 async def _hydrate(parts: Hydration, opened: trio.Event) -> None:
     claimed: list[Agent] = []
     failures: list[Exception] = []
-    release = trio.Event()
+    releases: list[trio.Event] = []
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_open_in_time, parts, opened, name="gate deadline")
             await _renew_token(parts)
             async with trio.open_nursery() as front:
-                front.start_soon(_claim, parts, release, claimed, failures, name="claim")
+                front.start_soon(_claim, parts, releases, claimed, failures, name="claim")
                 front.start_soon(_prewarm, parts, name="mayor prewarm")
             if not opened.is_set():
                 parts.report.gate_opened_by = "hydration"
                 opened.set()
+            for release in releases:  # not all at once: nothing else would have its turn meanwhile
+                release.set()
+                await trio.lowlevel.checkpoint()
     finally:
         # Also after a failure: an agent that was claimed is resumed, or its attempt ends with a reason.
-        release.set()
+        for release in releases:
+            release.set()
     if failures:
         raise failures[0]
     for agent in claimed:
@@ -120,27 +125,34 @@ async def _renew_token(parts: Hydration) -> None:
         log.warning("token.refresh_failed", reason=str(error) or "no answer in 10 s")
 
 
-async def _claim(parts: Hydration, release: trio.Event, claimed: list[Agent], failures: list[Exception]) -> None:
+async def _claim(
+    parts: Hydration, releases: list[trio.Event], claimed: list[Agent], failures: list[Exception]
+) -> None:
     """Claim the agents; a failure is kept in `failures`, so that it does not cancel the prewarm."""
     try:
-        await _claim_all(parts, release, claimed)
+        await _claim_all(parts, releases, claimed)
     except Exception as error:  # noqa: BLE001 - raised again when the prewarm is over
         failures.append(error)
 
 
-async def _claim_all(parts: Hydration, release: trio.Event, claimed: list[Agent]) -> None:
+async def _claim_all(parts: Hydration, releases: list[trio.Event], claimed: list[Agent]) -> None:
+    """Claim the agents, the mayor first. Each event that is added to `releases` lets some of them go on."""
     with parts.report.bar("registry"):
         registry = await _read_registry(parts)
     skipped = registry.skipped
-    for entry in sorted(registry.entries, key=lambda entry: not entry.request.is_mayor):
-        agent = parts.roster.claim(entry, release)
-        if agent is None:
-            skipped += 1
-        else:
-            claimed.append(agent)
-            parts.report.resuming(agent)
-    parts.report.skipped = skipped
-    parts.registry.loaded()
+    with parts.registry.held():
+        for number, entry in enumerate(sorted(registry.entries, key=lambda entry: not entry.request.is_mayor)):
+            if number % AT_ONCE == 0:
+                releases.append(trio.Event())
+                await trio.lowlevel.checkpoint()
+            agent = parts.roster.claim(entry, releases[-1])
+            if agent is None:
+                skipped += 1
+            else:
+                claimed.append(agent)
+                parts.report.resuming(agent)
+        parts.report.skipped = skipped
+        parts.registry.loaded()
     log.info("registry.claimed", agents=len(claimed), skipped=skipped)
 
 

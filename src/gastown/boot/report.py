@@ -16,6 +16,9 @@ from gastown.contract.town import Hydration, HydrationState, Phase
 
 __all__ = ["BootReport"]
 
+_SHOWN = 100
+"""Of how many agents the timeline tells; the mayor is the first. Every `/health` makes it again."""
+
 
 @dataclass
 class _Bar:
@@ -72,7 +75,7 @@ class BootReport:
 
     def _timeline(self) -> tuple[Phase, ...]:
         bars = list(self._bars)
-        for agent in self._resumes:
+        for agent in self._resumes[:_SHOWN]:
             bars.extend(_Bar(span.name, span.start, agent.id, span.end) for span in agent.phases.spans)
         return tuple(
             Phase(

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from gastown.contract.secret import Secret
+from gastown.logs import SecretBook
 
 __all__ = ["Access", "AgentIdentity", "Gateway", "Grant", "Grants"]
 
@@ -80,6 +81,7 @@ class Grants:
     def __init__(self) -> None:
         self._by_agent: dict[str, Grant] = {}
         self._by_name: dict[str, Grant] = {}
+        self.known_secrets = SecretBook()
 
     def admit(self, identity: AgentIdentity, access: Access) -> Grant:
         """The grant of an agent; the one that it has when the same agent is admitted again.
@@ -94,12 +96,14 @@ class Grants:
         self.revoke(identity.agent_id)
         grant = Grant(identity, access)
         self._by_agent[identity.agent_id] = self._by_name[grant.name] = grant
+        self.known_secrets.hold(grant.name, (grant.bearer,))
         return grant
 
     def revoke(self, agent_id: str) -> None:
         """From now on the agent's bearer is invalid, and its calls under way are cut."""
         if (grant := self._by_agent.pop(agent_id, None)) is not None:
             del self._by_name[grant.name]
+            self.known_secrets.forget(grant.name)
             grant.end()
 
     def bearers(self) -> list[Secret]:

@@ -1,10 +1,28 @@
-"""Waiting for the first of several events."""
+"""Waiting for the first of several events, and long work in pieces."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 import trio
 
-__all__ = ["wait_any"]
+__all__ = ["AT_ONCE", "gradually", "wait_any"]
+
+AT_ONCE = 5
+"""How many small steps of a long piece of work are made before other tasks have their turn."""
+
+Item = TypeVar("Item")
+
+
+async def gradually(items: Iterable[Item]) -> list[Item]:
+    """The items as a list, made in pieces between which other tasks run."""
+    made: list[Item] = []
+    for item in items:
+        made.append(item)
+        if len(made) % AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    return made
 
 
 async def wait_any(*events: trio.Event) -> None:

@@ -14,6 +14,9 @@ from typing import Any, NoReturn, TypeVar
 
 import httpx2
 import pydantic
+import trio
+
+from gastown.concurrency.waiting import AT_ONCE
 
 __all__ = ["MOST_JSON_BYTES", "Answer", "Unreadable", "problems", "send", "usable_entries"]
 
@@ -86,10 +89,17 @@ async def send(
         return Answer(status, told, bytes(body))
 
 
-def usable_entries(rows: list[Any], model: type[Entry], skipped: Callable[[int, str], None]) -> tuple[Entry, ...]:
-    """Those of `rows` that are a `model`, in their order; `skipped` gets the index of each other one, and why."""
+async def usable_entries(
+    rows: list[Any], model: type[Entry], skipped: Callable[[int, str], None]
+) -> tuple[Entry, ...]:
+    """Those of `rows` that are a `model`, in their order; `skipped` gets the index of each other one, and why.
+
+    Other tasks have their turn meanwhile: there may be thousands of rows.
+    """
     found: list[Entry] = []
     for index, row in enumerate(rows):
+        if index % AT_ONCE == AT_ONCE - 1:
+            await trio.lowlevel.checkpoint()
         try:
             found.append(model.model_validate(row))
         except pydantic.ValidationError as error:

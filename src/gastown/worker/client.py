@@ -11,6 +11,7 @@ import pydantic
 import structlog
 import trio
 
+from gastown.concurrency.waiting import gradually
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.worker import (
     ACCEPTS_BATCHES,
@@ -138,13 +139,13 @@ class WorkerClient:
         def skipped(index: int, problems: str) -> None:
             log.warning("registry.entry_skipped", index=index, problems=problems)
 
-        entries = usable_entries(rows, RegistryEntry, skipped)
+        entries = await usable_entries(rows, RegistryEntry, skipped)
         return Registry(entries, len(rows) - len(entries))
 
     async def write_registry(self, entries: list[RegistryEntry]) -> None:
         """Store the agents that run now, in place of what was stored before."""
-        body = [reveal_json(entry, by_alias=True, exclude_none=True) for entry in entries]
-        await self._json(_Call("POST", "/container-registry", body))
+        rows = await gradually(_json_bytes(reveal_json(one, by_alias=True, exclude_none=True)) for one in entries)
+        await self._json(_Call("POST", "/container-registry", b"[" + b",".join(rows) + b"]"))
 
     async def mayor_context(self) -> MayorContext:
         """What the mayor's next start will bring, so that its server can be started before."""
@@ -233,7 +234,7 @@ class WorkerClient:
         def skipped(index: int, problems: str) -> None:
             log.warning("nudges.entry_skipped", agent_id=agent_id, index=index, problems=problems)
 
-        return usable_entries(rows, Nudge, skipped)
+        return await usable_entries(rows, Nudge, skipped)
 
     async def git_token(self, rig_id: str) -> Secret | None:
         """A new git token for a rig; None only where there is no worker."""

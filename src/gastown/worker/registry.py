@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 import trio
 
 from gastown.concurrency.backoff import delays
 from gastown.concurrency.signal import Signal
+from gastown.concurrency.waiting import gradually
 from gastown.contract.worker import RegistryEntry
 from gastown.worker.client import WorkerClient, WorkerError
 
@@ -28,14 +29,25 @@ class RegistryWriter:
     hydration never heard: entries that this container has not taken over are kept as they were.
     """
 
-    def __init__(self, worker: WorkerClient, entries: Callable[[], list[RegistryEntry]]) -> None:
+    def __init__(self, worker: WorkerClient, entries: Callable[[], Iterable[RegistryEntry]]) -> None:
         self._worker = worker
         self._entries = entries
         self._inherited: dict[str, RegistryEntry] | None = None
         self._taken_over: set[str] = set()
         self._version = 0
         self._written = 0
+        self._held = False
         self._moved = Signal()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No write begins for the length of the block, in which many changes come one after the other."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._moved.send()
 
     def loaded(self) -> None:
         """The stored registry has been read and every entry of it is now this container's own."""
@@ -61,7 +73,7 @@ class RegistryWriter:
         """Write whenever something changed, with back-off while the worker is away. Runs until cancelled."""
         while True:
             pauses = delays(0.2, 10.0)
-            await self._moved.wait_until(lambda: not self.clean)
+            await self._moved.wait_until(lambda: not self.clean and not self._held)
             while not self.clean:
                 version = self._version
                 try:
@@ -79,7 +91,7 @@ class RegistryWriter:
             stored = await self._worker.registry()
             if self._inherited is None:  # else `loaded` came first
                 self._inherited = {entry.agent_id: entry for entry in stored.entries}
-        own = self._entries()
+        own = await gradually(self._entries())
         self._taken_over.update(entry.agent_id for entry in own)
         kept = [entry for name, entry in self._inherited.items() if name not in self._taken_over]
         await self._worker.write_registry([*kept, *own])
@@ -87,7 +99,7 @@ class RegistryWriter:
 
 @asynccontextmanager
 async def open_registry_writer(
-    worker: WorkerClient, entries: Callable[[], list[RegistryEntry]]
+    worker: WorkerClient, entries: Callable[[], Iterable[RegistryEntry]]
 ) -> AsyncIterator[RegistryWriter]:
     """A writer whose task runs for the length of the block. Await `flushed()` before leaving it."""
     writer = RegistryWriter(worker, entries)
