@@ -16,6 +16,7 @@ from gastown.contract.secret import Secret
 from gastown.hall.domain.town import TownRecord
 from gastown.hall.drivers.process import (
     ContainerDied,
+    ContainerLeft,
     ContainerOptions,
     base_environment,
     choose_port,
@@ -85,6 +86,12 @@ async def test_a_container_that_ends_by_itself_cancels_the_block_and_says_its_la
     assert died.value.returncode == 7
 
 
+async def test_a_container_that_ends_with_0_by_itself_has_been_asked_to_drain(folder: Path) -> None:
+    with pytest.raises(ContainerLeft, match="asked to drain"):
+        async with run_container(options(folder, "exit 0")):
+            await trio.sleep_forever()
+
+
 async def test_a_container_that_was_killed_says_by_what(folder: Path) -> None:
     with pytest.raises(ContainerDied, match="killed by signal 9"):
         async with run_container(options(folder, "kill -9 $$")):
@@ -93,7 +100,7 @@ async def test_a_container_that_was_killed_says_by_what(folder: Path) -> None:
 
 async def test_a_refusal_to_run_is_its_own_last_line(folder: Path) -> None:
     with pytest.raises(ContainerDied) as died:
-        async with run_container(options(folder, "echo starting; echo 'no kilo found' >&2; exit 2")):
+        async with run_container(options(folder, "echo starting; echo 'gastown: no kilo found' >&2; exit 2")):
             await trio.sleep_forever()
     assert str(died.value) == "no kilo found"
 

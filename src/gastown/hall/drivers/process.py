@@ -62,7 +62,7 @@ class ContainerDied(Exception):
 
     def __init__(self, returncode: int, log: Path, last_lines: Sequence[str]) -> None:
         if returncode == REFUSED and last_lines:
-            text = last_lines[-1]
+            text = last_lines[-1].removeprefix("gastown: ")
         else:
             how = f"was killed by signal {-returncode}" if returncode < 0 else f"exited with code {returncode}"
             text = f"the container {how}; the end of {log}:"
