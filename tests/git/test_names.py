@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 
-from gastown.git.errors import BranchCollides, NamesCollide
+from gastown.git.errors import BranchCollides, Busy, NamesCollide
 from gastown.git.merging.push import push_commit
 from tests.git.test_worktrees import FILES, worktree
 
@@ -71,7 +72,11 @@ async def test_a_reference_that_has_no_room_in_the_clone_keeps_no_other_from_bei
         place.server.git("r", "tag", "--delete", "v1")
         tip = place.server.commit("r", "main", {"a.txt": "newer\n"})
         place.server.git("r", "tag", "v1/x", "main")
-        assert (await worktree(place, life, branch="work/2")).commit == tip
+        with structlog.testing.capture_logs() as lines:
+            assert (await worktree(place, life, branch="work/2")).commit == tip
+    assert [line["event"] for line in lines if "try" in line["event"] or "refs" in line["event"]] == [
+        "git.refs_not_fetched"
+    ]
 
 
 async def test_a_tag_that_is_called_as_the_branch_hides_no_branch(place):
@@ -101,3 +106,14 @@ async def test_a_push_that_finds_no_room_for_its_branch_has_lost_no_race(place):
         git = life.repositories.git(place.rig("r"), made.path)
         with pytest.raises(NamesCollide):
             await push_commit(git, main, "work/1")
+
+
+async def test_a_lock_that_is_in_the_way_of_a_fetch_is_no_matter_of_names(place):
+    """What the remote has is then not known, and a start that went on would begin at an old commit."""
+    place.server.make("r", FILES)
+    async with place.life() as life:
+        await worktree(place, life)
+        place.server.commit("r", "main", {"a.txt": "newer\n"})
+        (place.clone() / ".git" / "refs" / "remotes" / "origin" / "main.lock").touch()
+        with pytest.raises(Busy):
+            await worktree(place, life, branch="work/2")

@@ -142,7 +142,8 @@ _KINDS: tuple[tuple[type[GitFailed], re.Pattern[str]], ...] = (
         re.compile(
             r"(?s)(?:'refs/[^'\n]*' exists; cannot create|there are still refs under"
             r"|there is a non-empty directory).*\[remote rejected\]"
-            r"|\[remote rejected\][^\n]*(?:exists; cannot create|there are still refs under)",
+            r"|\[remote rejected\][^\n]*(?:exists; cannot create|there are still refs under)"
+            r"|(?s:exists; cannot create.*\(unable to update local ref\))",
         ),
     ),
     (

@@ -19,7 +19,7 @@ import trio
 
 from gastown.concurrency.locks import NamedLocks
 from gastown.concurrency.supervise import Supervisor, open_supervisor
-from gastown.git.errors import AuthFailed, GitError, GitFailed, NetworkFailed, PushRaced
+from gastown.git.errors import GitError, GitFailed, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
 from gastown.git.workspace import OutsideRoot
 from gastown.isolation.ownership import NotOurs, give_directory, remove_tree
@@ -40,6 +40,9 @@ _FILES_AT_A_TIME = 20_000
 _REMOTE_HEAD = "refs/remotes/origin/HEAD"
 BRANCHES = ("+refs/heads/*:refs/remotes/origin/*", "^refs/heads/HEAD", "^refs/heads/HEAD/*")
 """What is fetched. A branch that stands where a clone keeps the remote's HEAD would stop every fetch."""
+_NO_ROOM = ("exists; cannot create", "there are still refs under", "non-empty directory", "File name too long")
+"""What git says of a reference that cannot be beside another one."""
+_IN_ALL = "some local refs could not be updated"
 _BROWSING = 2
 """Browse worktrees that are made side by side: each is a clone, and agents start beside them."""
 
@@ -324,9 +327,11 @@ async def _let_go_of_branches(clone: Clone) -> None:
 
 def _is_all_but_some(error: GitFailed) -> bool:
     """Whether a fetch brought everything but references that there is no room for here, whoever made them."""
-    if isinstance(error, (AuthFailed, NetworkFailed)):
-        return False
-    return "(unable to update local ref)" in error.stderr and "fatal:" not in error.stderr
+    said = error.stderr
+    lines = [line for line in said.splitlines() if line.startswith("error: ") and _IN_ALL not in line]
+    roomless = [line for line in lines if any(words in line for words in _NO_ROOM)]
+    # A lock that was left, or a full disk, is no matter of names.
+    return "(unable to update local ref)" in said and bool(roomless) and len(roomless) == len(lines)
 
 
 def _is_whole(place: Path) -> bool:
