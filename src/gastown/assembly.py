@@ -51,6 +51,7 @@ from gastown.git.credentials import GitCredentials
 from gastown.git.helper_service import open_helper_service
 from gastown.git.repos import open_repositories
 from gastown.git.rig import GitLimits, Tools
+from gastown.git.salvage.salvage import Salvager, salvage
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers, make_dashboard
 from gastown.kilo.client import KiloClient
@@ -102,6 +103,7 @@ class Parts:
     process_start: float
     """When the process started, on Trio's clock."""
     git: GitRunner = run_git
+    salvage: Salvager = salvage
     users: AgentUsers = field(default_factory=AgentUsers)
     python: str = sys.executable
     """A Python that every agent may run."""
@@ -217,6 +219,7 @@ async def open_services(
         users=parts.users,
         broker=broker,
         kept=KeptRecords(git_tools.paths.root / ".agents", parts.now),
+        salvage=parts.salvage,
         server_rss_mb=settings.gastown_server_rss_mb,
     )
 

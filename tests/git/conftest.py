@@ -21,6 +21,7 @@ from gastown.git.helper_service import open_helper_service
 from gastown.git.repos import Repositories, open_repositories
 from gastown.git.rig import GitLimits, Rig, Tools
 from gastown.git.workspace import WorkspacePaths
+from tests.git.desk import Desk, open_desk
 from tests.git.server import GitServer, open_git_server
 from tests.git.town import TIMES, OpenTown
 
@@ -113,6 +114,13 @@ class Place:
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     async with open_git_server(tmp_path / "served") as server:
         yield Place(tmp_path, server)
+
+
+@pytest.fixture
+async def desk(place: Place) -> AsyncIterator[Desk]:
+    """An agent's worktree, to be saved."""
+    async with open_desk(place) as desk:
+        yield desk
 
 
 @pytest.fixture

@@ -35,11 +35,10 @@ async def test_unsaved_work_is_committed_as_the_agent_and_pushed_to_its_branch(t
             True,
             [],
         )
-        assert worktree.author["GIT_AUTHOR_NAME"] == "pole-1 (gastown)"
-        assert worktree.pushed == ["HEAD:refs/heads/work-pole-1"]
-        commit = next(command for command in worktree.ran if command[0] == "commit")
-        assert commit[-1] == "WIP: container eviction save"
-        assert not any("force" in word or word.startswith("+") for command in worktree.ran for word in command)
+        (job,) = worktree.jobs
+        assert job.author["GIT_AUTHOR_NAME"] == "pole-1 (gastown)"
+        assert (worktree.pushed, job.message) == (["HEAD:refs/heads/work-pole-1"], "WIP: container eviction save")
+        assert job.on_branch
         (context,) = town.worker.asked(CONTEXT)
         assert context.path.endswith("/rigs/rig-1/agents/pole-1/eviction-context")
         assert context.body.keys() == {"branch", "agent_name", "saved_at"}
@@ -90,7 +89,9 @@ async def test_a_push_that_others_were_faster_than_is_lost_and_says_so(town_on_f
         await leaver.post()
         receipt = (await leaver.left())["pole-1"]
         assert (receipt["commit"], receipt["pushed"], receipt["reported"]) == ("0123abcd", False, None)
-        assert receipt["lost"] == ["the work: git push failed with code 1: ! [rejected] (fetch first)"]
+        why = "git push failed with code 1: ! [rejected] (fetch first)"
+        assert receipt["unsaved"] == [{"path": "files that are in no commit", "why": why}]
+        assert receipt["lost"] == [f"the work: files that are in no commit: {why}"]
         assert town.worker.asked(CONTEXT) == []
 
 
@@ -207,7 +208,7 @@ async def test_an_agent_whose_worktree_is_not_made_yet_has_no_work_to_lose(town_
         await leaver.post()
         receipt = (await leaver.left())["pole-1"]
         assert (receipt["turn"], receipt["pushed"], receipt["lost"]) == ("starting", None, [])
-        assert leaver.worktrees["pole-1"].ran == []
+        assert leaver.worktrees["pole-1"].jobs == []
 
 
 async def test_agents_that_share_a_worktree_save_it_one_after_the_other(town_on_fakes) -> None:
@@ -220,24 +221,33 @@ async def test_agents_that_share_a_worktree_save_it_one_after_the_other(town_on_
         await leaver.post()
         receipts = await leaver.left()
         assert [receipt["lost"] for receipt in receipts.values()] == [[], []]
-        assert [command[0] for command in shared.ran].count("commit") == 1
+        assert [job.on_branch for job in shared.jobs] == [True, True]
 
 
-async def test_the_lock_of_a_shared_worktree_stays_while_another_agent_works_in_it(town_on_fakes) -> None:
-    """The first of two agents to leave does not take away the index lock: it may be the other's."""
+async def test_a_shared_worktree_is_left_as_it_is_while_another_agent_works_in_it(town_on_fakes) -> None:
+    """What the first of two agents has not committed may be the other's: it goes to a rescue branch."""
     async with town_on_fakes() as town:
         leaver = Leaver(town)
-        leaver.worktrees["pole-1"] = leaver.worktrees["ref-1"] = FakeWorktree()
+        shared = leaver.worktrees["pole-1"] = leaver.worktrees["ref-1"] = FakeWorktree()
         await town.start("pole-1", branch="work")
         await trio.sleep(5)
         town.kilo.script = Script(turn_seconds=10_000)
         await town.start("ref-1", branch="work", role="refinery")
-        lock = Path(town.opened.town.roster.get("pole-1").workdir) / ".git" / "index.lock"
-        lock.touch()
         await leaver.post()
         await trio.sleep(10)
         receipts = await leaver.receipts()
         assert [receipts[agent]["step"] for agent in ("pole-1", "ref-1")] == ["done", "working"]
-        assert lock.exists()
         await leaver.left()
-        assert not lock.exists()
+        assert [job.on_branch for job in shared.jobs] == [False, True]
+
+
+async def test_the_files_of_an_agent_without_a_repository_are_named(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        leaver = Leaver(town)
+        await town.start("mayor-1", systemPrompt="Be kind.")
+        workdir = Path(town.opened.town.roster.get("mayor-1").workdir)
+        (workdir / "notes.md").write_text("notes\n")
+        await leaver.post()
+        receipt = (await leaver.left())["mayor-1"]
+        assert [one["path"] for one in receipt["unsaved"]] == ["notes.md"]
+        assert "notes.md" in receipt["lost"][0]

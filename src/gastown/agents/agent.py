@@ -24,6 +24,7 @@ from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAg
 from gastown.contract.errors import AgentNotRunning, ControlError, StartDeadlineExceeded
 from gastown.contract.secret import credentials_among
 from gastown.git.rig import RigReport
+from gastown.git.salvage.receipt import Receipt
 from gastown.isolation.users import User
 from gastown.kilo.stream import KiloEvent
 from gastown.worker.outbox.pump import Outbox
@@ -41,10 +42,14 @@ class Agent:
     that it had last. `returning` is set once a server of it has died and it is coming back, or has come back.
     `repository` are the reports of its worktree and its rig, while git works for its start. `ends_reported` is how
     many ends of its turns were reported to the worker. `secrets` are the credentials of its start. `counted`
-    counts its starts. `leftovers` is what could not be ended. `asked` is the request as it came, before any change
-    of model or prompt; `replaced_by` is the attempt that took its place. `instructions` is held while its
-    AGENTS.md is written. `dropped` are the variables that it does not get, as was last said.
+    counts its starts. `leftovers` is what could not be ended. `work` is what became of its directory when it
+    ended, `left_behind` whether the start that replaces it works in another one. `asked` is the request as it
+    came, before any change of model or prompt; `replaced_by` is the attempt that took its place. `instructions` is
+    held while its AGENTS.md is written. `dropped` are the variables that it does not get, as was last said.
     """
+
+    work: Receipt | None = None
+    left_behind = False
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from gastown.agents.lifecycle.start_metrics import CountedStart, Starts
 from gastown.agents.lifecycle.states import Leaving
 from gastown.agents.services import AgentServices
 from gastown.agents.session.prompts import send_prompt
+from gastown.agents.work import to_wire
 from gastown.concurrency.slots import Priority
 from gastown.contract.agents import AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound
@@ -116,11 +117,12 @@ class Roster:
         return self._begin(desired, entry.workdir, options, entry.attempt_id)
 
     async def stop(self, agent_id: str) -> StopAnswer:
-        """End an agent in whatever state it is, and wait until nothing of it is left."""
+        """End an agent in whatever state it is, and wait until nothing of it is left and its work is saved."""
         agent = self.get(agent_id)
         agent.lifecycle.leave(Leaving.STOPPED)
         await agent.ended.wait()
-        return StopAnswer(leftovers=agent.leftovers)
+        work = agent.work if agent.work is not None and agent.work.has_news else None
+        return StopAnswer(leftovers=agent.leftovers, **({} if work is None else dict(to_wire(work))))
 
     def status(self, agent_id: str) -> AgentStatus:
         """Of the newest attempt of that id; raises `AgentNotFound`."""
@@ -180,6 +182,7 @@ class Roster:
         before = self._agents.get(request.agent_id)
         if before is not None and not before.ended.is_set():
             options.predecessor = before
+            before.left_behind = before.workdir != workdir
             before.lifecycle.leave(Leaving.REPLACED)
         agent = Agent(
             desired,

@@ -13,6 +13,7 @@ from gastown.agents.retention.records import KeptRecords
 from gastown.agents.session.event_log import EventLog
 from gastown.broker.listener import Broker
 from gastown.git.repos import Repositories
+from gastown.git.salvage.salvage import Salvager, salvage
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers
 from gastown.kilo.pool import ServerPool
@@ -63,6 +64,7 @@ class AgentServices:
     nudges: NudgeDesk
     broker: Broker
     kept: KeptRecords
+    salvage: Salvager = salvage
     users: AgentUsers = field(default_factory=AgentUsers)
     server_rss_mb: int = 0
     """A server above this is replaced at the end of its turn; 0 is no limit."""

@@ -20,6 +20,7 @@ __all__ = [
     "MessageRequest",
     "ModelRequest",
     "PublicAgent",
+    "Rescued",
     "Rig",
     "Role",
     "SnapshotState",
@@ -28,6 +29,8 @@ __all__ = [
     "StopAnswer",
     "StopRequest",
     "SystemPromptRequest",
+    "Unsaved",
+    "WorkReceipt",
 ]
 
 ATTEMPT_HEADER = "X-Attempt-Id"
@@ -186,11 +189,46 @@ class StopRequest(Wire):
     final: bool = Field(default=False, strict=True)
 
 
+class Rescued(Wire):
+    """`what` is on the remote as `ref`. `why`: what the remote said when it refused the agent's own branch."""
+
+    what: str
+    ref: str
+    commit: str
+    why: str | None = None
+
+
+class Unsaved(Wire):
+    """`path` in an agent's directory, or what else it is, is on no remote. Ignored files are named so, too."""
+
+    path: str
+    why: str
+
+
+class WorkReceipt(Wire):
+    """What became of an agent's directory. `commit`: what was in no commit is in it. `pushed`: the commits of its
+    branch are on the remote's; null when there was nothing to push. `lost` says what is not saved, as sentences.
+    """
+
+    commit: str | None = None
+    pushed: bool | None = None
+    rescued: tuple[Rescued, ...] = ()
+    unsaved: tuple[Unsaved, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
 class StopAnswer(Wire):
-    """The answer of a stop: what of the agent is still alive. Empty unless the kernel refuses to end it."""
+    """The answer of a stop. `leftovers` is what of the agent is still alive: empty unless the kernel refuses to
+    end it. `commit` to `lost` are those of a `WorkReceipt`, left out when all its work was on the remote before.
+    """
 
     stopped: bool = True
     leftovers: tuple[str, ...] = ()
+    commit: str | None = None
+    pushed: bool | None = None
+    rescued: tuple[Rescued, ...] | None = None
+    unsaved: tuple[Unsaved, ...] | None = None
+    lost: tuple[str, ...] | None = None
 
 
 class _AgentView(Wire):

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from gastown.contract.agents import Rescued, Unsaved
 from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
@@ -60,7 +61,8 @@ class DrainReceipt(Wire):
     """What the drain did for one agent. Null: there was nothing to do, or it is not done yet.
 
     `saved`: its conversation is at the worker. `commit`: what was not committed is in it. `pushed`: its commits
-    are on the remote's `branch`. `reported`: the eviction context is written. `lost` says what is not, and why.
+    are on the remote's `branch`. `reported`: the eviction context is written. `rescued` is what went to other
+    branches of the remote, `unsaved` what is on none. `lost` says what is not saved, and why, as sentences.
     """
 
     agent_id: str
@@ -72,6 +74,8 @@ class DrainReceipt(Wire):
     saved: bool | None
     pushed: bool | None
     reported: bool | None
+    rescued: tuple[Rescued, ...] = ()
+    unsaved: tuple[Unsaved, ...] = ()
     lost: tuple[str, ...]
 
 
@@ -89,7 +93,9 @@ class DrainState(Wire):
 
 
 class EvictionContext(Wire):
-    """To the worker: a polecat's unfinished work is on `branch`, for the agent that continues it."""
+    """To the worker: a polecat's unfinished work is on `branch`, for the agent that continues it. It is a rescue
+    branch where the remote refused the agent's own.
+    """
 
     model_config = Wire.model_config | {"alias_generator": None}
 

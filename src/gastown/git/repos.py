@@ -269,6 +269,7 @@ class Repositories:
         await run_as(clone.user, _unlock, Path(place) / ".git")
         for leftover in (
             *await room.glob(".merge-*"),
+            *await room.glob(".salvage-*"),
             *await room.glob("worktrees/.draft-*"),
             *await room.glob("worktrees/.gone-*"),
         ):

@@ -7,13 +7,14 @@ from collections import defaultdict
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import trio
 
 from gastown.agents.drain.town import run_drain
 from gastown.assembly import drain_parts
 from gastown.git.rig import RigGit
+from gastown.git.salvage.receipt import Job, Receipt
 from gastown.testing.town import FakeTown
 from gastown.testing.worktree import FakeWorktree
 from gastown.worker.snapshots.database import database_path
@@ -36,10 +37,13 @@ class Leaver:
         await self.drain.shutdown.requested.wait()
         began = trio.current_time()
         parts = drain_parts(self.town.opened)
-        agent_drain = replace(parts.agent_drain, git_of=lambda agent: cast("RigGit", self.worktrees[agent.id]))
-        await run_drain(self.drain, replace(parts, agent_drain=agent_drain))
+        services = replace(parts.agent_drain.services, salvage=self._salvage)
+        await run_drain(self.drain, replace(parts, agent_drain=replace(parts.agent_drain, services=services)))
         self.took = trio.current_time() - began
         self.over.set()
+
+    async def _salvage(self, git: RigGit, job: Job, receipt: Receipt) -> None:
+        await self.worktrees[job.agent_id].salvage(git, job, receipt)
 
     async def post(self, **body: Any) -> dict[str, Any]:
         """Ask for a drain; what is answered."""

@@ -31,6 +31,7 @@ from gastown.contract.agents import StartAgentRequest
 from gastown.control.app import create_app
 from gastown.control.server import HypercornLayer
 from gastown.git.command import GitRunner
+from gastown.git.salvage.salvage import salvage
 from gastown.git.workspace import WorkspacePaths
 from gastown.isolation.agent_users import AgentUsers
 from gastown.settings import Settings
@@ -40,6 +41,7 @@ from gastown.testing.git import FakeGit
 from gastown.testing.launchers import FakeLauncher
 from gastown.testing.network import MemoryNetwork, open_network
 from gastown.testing.worker import FakeWorker, token_until
+from gastown.testing.worktree import nothing_to_save
 
 __all__ = ["TOWN", "FakeTown", "make_room", "open_fake_town", "start_request"]
 
@@ -314,6 +316,7 @@ def _parts(
         now=clock,
         process_start=trio.current_time(),
         git=git,
+        salvage=nothing_to_save if isinstance(git, FakeGit) else salvage,
         users=users,
         open_broker=partial(open_fake_broker, network),
     )

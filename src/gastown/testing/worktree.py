@@ -1,58 +1,60 @@
-"""A worktree without git: what `gastown.git.save` asks, answered from what the test says."""
+"""A worktree without git: what becomes of the work in it is what the test says."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import trio
 
-from gastown.contract.git import Remote
 from gastown.git.errors import GitFailed
-from gastown.git.rig import Rig
+from gastown.git.rig import RigGit
+from gastown.git.salvage.receipt import Job, Receipt
 
-__all__ = ["FakeWorktree"]
+__all__ = ["FakeWorktree", "nothing_to_save"]
 
 
 @dataclass
 class FakeWorktree:
-    """One agent's worktree, and the git of its rig. `seconds` is how long each verb takes, `failures` what it
-    says instead of working. `ran` are the commands, `pushed` the refspecs that arrived.
+    """One agent's worktree, as a salvage would find it. `seconds` is how long each of `commit` and `push` takes,
+    `failures` what it says instead of working. `jobs` are the salvages, `ran` the verbs, `pushed` the refspecs
+    that arrived.
     """
 
     dirty: bool = True
     unpushed: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, GitFailed] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
     ran: list[tuple[str, ...]] = field(default_factory=list)
     pushed: list[str] = field(default_factory=list)
-    author: dict[str, str] | None = None
-    user: None = None
+    author: Mapping[str, str] | None = None
 
-    @property
-    def rig(self) -> Rig:
-        return Rig("rig-1", Remote.parse("https://git.test/r.git"), "main")
+    async def salvage(self, _: RigGit, job: Job, receipt: Receipt) -> None:
+        """What `salvage` is."""
+        self.jobs.append(job)
+        try:
+            await self._run("status")
+            if self.dirty:
+                await self._run("commit", "-m", job.message)
+                self.dirty, self.unpushed, self.author = False, True, job.author
+                receipt.commit = "0123abcd"
+            if self.unpushed:
+                receipt.pushed = False
+                spec = f"HEAD:refs/heads/{job.branch}"
+                await self._run("push", spec)
+                self.unpushed, receipt.pushed = False, True
+                self.pushed.append(spec)
+        except GitFailed as error:
+            receipt.lose("files that are in no commit", str(error))
 
-    async def run(self, *arguments: str, identity: dict[str, str] | None = None, **_: Any) -> str:
-        verb = arguments[0]
-        self.ran.append(arguments)
+    async def _run(self, verb: str, *arguments: str) -> None:
+        self.ran.append((verb, *arguments))
         await trio.sleep(self.seconds.get(verb, 0.1))
         if verb in self.failures:
             raise self.failures[verb]
-        match verb:
-            case "status":
-                return "?? new.txt\n" if self.dirty else ""
-            case "commit":
-                self.dirty, self.unpushed, self.author = False, True, identity
-            case "rev-parse":
-                return "0123abcd\n" if arguments[1] == "HEAD" else ".git/index.lock\n"
-            case "rev-list":
-                return "1\n" if self.unpushed else "0\n"
-            case "push":
-                self.unpushed = False
-                self.pushed.append(arguments[-1])
-            case _:
-                pass
-        return ""
 
-    query = run
+
+async def nothing_to_save(git: RigGit, job: Job, receipt: Receipt) -> None:
+    """For agents that end in a town without git: all they did is on the remote."""
+    await trio.lowlevel.checkpoint()

@@ -11,27 +11,22 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
-from gastown.agents.launch.environment import authorship
 from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import save_at_the_end
-from gastown.concurrency.locks import NamedLocks
-from gastown.contract.agents import AgentState, Role
+from gastown.agents.work import EVICTION_MESSAGE, name_files, save_work, to_wire
+from gastown.contract.agents import AgentState, Role, WorkReceipt
 from gastown.contract.drain import DrainReceipt, EvictionContext, FarewellStep, TurnEnd
-from gastown.git.errors import GitError
-from gastown.git.rig import RigGit, limited
-from gastown.git.save import commit_all, has_unpushed, push, unlock
+from gastown.git.rig import RigGit
+from gastown.git.salvage.receipt import Receipt
 from gastown.kilo.errors import KiloError
 from gastown.worker.client import WorkerClient, WorkerError
 
-__all__ = ["COMMIT_MESSAGE", "AgentDrain", "AgentDrainParts"]
+__all__ = ["EVICTION_MESSAGE", "AgentDrain", "AgentDrainParts"]
 
 log = structlog.get_logger()
 
-COMMIT_MESSAGE = "WIP: container eviction save"
 _ABORT_SECONDS = 2.0
 _END_SECONDS = 8.0
-_COMMIT_SECONDS = 30.0
-_PUSH_SECONDS = 60.0
 _CONTEXT_SECONDS = 5.0
 _SAVE_SECONDS = 30.0
 
@@ -45,18 +40,17 @@ class DrainingRoster(Protocol):
 
 @dataclass(frozen=True)
 class AgentDrainParts:
-    """`git_of` gives the git of an agent's worktree. One git at a time works in a worktree."""
+    """`git_of` gives the git of an agent's worktree."""
 
     roster: DrainingRoster
     services: AgentServices
     worker: WorkerClient
     git_of: Callable[[Agent], RigGit]
-    worktrees: NamedLocks = field(default_factory=NamedLocks)
 
 
 @dataclass(eq=False)
 class AgentDrain:
-    """One agent's. `run` runs it; what it could not do is in `lost`, and never raised.
+    """One agent's. `run` runs it; what it could not do is in `lost` and in `work`, and never raised.
 
     `worked` is set when its turn is over, one way or the other.
     """
@@ -64,26 +58,28 @@ class AgentDrain:
     agent: Agent
     step: FarewellStep = FarewellStep.WORKING
     turn: TurnEnd | None = None
-    commit: str | None = None
     saved: bool | None = None
-    pushed: bool | None = None
+    work: Receipt | None = None
     reported: bool | None = None
     lost: list[str] = field(default_factory=list)
     worked: trio.Event = field(default_factory=trio.Event)
 
     def to_wire(self) -> DrainReceipt:
         request = self.agent.request
+        work = WorkReceipt() if self.work is None else to_wire(self.work)
         return DrainReceipt(
             agent_id=request.agent_id,
             role=request.role,
             step=self.step,
             turn=self.turn,
             branch=request.branch if request.works_in_repository else None,
-            commit=self.commit,
+            commit=work.commit,
             saved=self.saved,
-            pushed=self.pushed,
+            pushed=work.pushed,
             reported=self.reported,
-            lost=tuple(self.lost),
+            rescued=work.rescued,
+            unsaved=work.unsaved,
+            lost=(*self.lost, *work.lost),
         )
 
     async def run(self, parts: AgentDrainParts, time_up: trio.Event) -> None:
@@ -99,8 +95,12 @@ class AgentDrain:
                     if agent.session_id is not None:
                         save = partial(self._save_conversation, parts)
                         nursery.start_soon(self._contained, "the conversation", save)
-                    if agent.request.works_in_repository:
+                    if not agent.request.works_in_repository:
+                        nursery.start_soon(self._contained, "the workspace", partial(self._name_files, parts))
+                    else:
                         nursery.start_soon(self._contained, "the work", partial(self._save_work, parts))
+            else:
+                self.work = agent.work  # it has saved it itself
             self.step = FarewellStep.DONE
         finally:
             parts.roster.evict(agent)  # or the worker would hear that it has completed
@@ -167,38 +167,25 @@ class AgentDrain:
             reason = status.reason if status is not None else None
             self.lost.append(f"the conversation: {reason or f'not saved within {_SAVE_SECONDS:g} s'}")
 
+    async def _name_files(self, parts: AgentDrainParts) -> None:
+        self.work = Receipt(self.agent.request.branch)
+        await name_files(self.agent, parts.services, self.work)
+
     async def _save_work(self, parts: AgentDrainParts) -> None:
-        if not await (trio.Path(self.agent.workdir) / ".git").exists():
-            return  # it has no worktree yet
-        async with parts.worktrees.of(self.agent.workdir):
-            await self._commit_and_push(parts)
+        agent, services = self.agent, parts.services
+        self.work = work = Receipt(agent.request.branch)
+        async with services.repositories.worktrees.of(agent.workdir):
+            alone = all(other.workdir != agent.workdir for other in parts.roster.active())
+            on_branch = alone and agent.ended.is_set()
+            await save_work(agent, services, parts.git_of(agent), work, on_branch=on_branch)
+        if agent.request.role == Role.POLECAT and parts.worker.is_configured and (work.sent or not work.lost()):
+            await self._write_context(parts, work.branch)
 
-    async def _commit_and_push(self, parts: AgentDrainParts) -> None:
-        agent, git = self.agent, parts.git_of(self.agent)
-        identity = authorship(agent.request, parts.services.credentials.current)
-        alone = all(other.workdir != agent.workdir for other in parts.roster.active())
-        try:
-            with limited("commit", _COMMIT_SECONDS):
-                if alone and agent.ended.is_set():
-                    await unlock(git, agent.workdir)
-                self.commit = await commit_all(git, agent.workdir, COMMIT_MESSAGE, identity)
-                unpushed = await has_unpushed(git, agent.workdir)
-            if unpushed:
-                self.pushed = False
-                with limited("push", _PUSH_SECONDS):
-                    await push(git, agent.workdir, agent.request.branch)
-                self.pushed = True
-        except GitError as error:
-            self.lost.append(f"the work: {error}")
-            return
-        if agent.request.role == Role.POLECAT and parts.worker.is_configured:
-            await self._write_context(parts)
-
-    async def _write_context(self, parts: AgentDrainParts) -> None:
+    async def _write_context(self, parts: AgentDrainParts, branch: str) -> None:
         """Tell the worker on which branch a polecat's work is, for the agent that goes on with it."""
         request = self.agent.request
         context = EvictionContext(
-            branch=request.branch, agent_name=request.name, saved_at=parts.services.now()
+            branch=branch, agent_name=request.name, saved_at=parts.services.now()
         ).model_dump(mode="json")
         self.reported = False
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, NoReturn
@@ -24,6 +25,7 @@ from gastown.agents.runtime import Runtime
 from gastown.agents.services import AgentServices
 from gastown.agents.session.snapshots import keep_conversation, save_at_the_end
 from gastown.agents.session.stream import listen
+from gastown.agents.work import save_at_exit
 from gastown.concurrency.slots import Priority
 from gastown.concurrency.supervise import leaves
 from gastown.contract.agents import AgentState
@@ -40,7 +42,8 @@ _SAVE_SECONDS = 10.0
 _PREDECESSOR_SECONDS = 20.0
 _DISCARD_SECONDS = 10.0
 _PROCESSES_SECONDS = 15.0
-_CLEANUP_SECONDS = _PREDECESSOR_SECONDS + _DISCARD_SECONDS + 2 * _PROCESSES_SECONDS + _SAVE_SECONDS
+_WORK_SECONDS = 60.0
+_CLEANUP_SECONDS = _PREDECESSOR_SECONDS + _DISCARD_SECONDS + 2 * _PROCESSES_SECONDS + _SAVE_SECONDS + _WORK_SECONDS
 
 
 @dataclass
@@ -105,20 +108,33 @@ async def _leave_nothing(agent: Agent, services: AgentServices, predecessor: Age
     if predecessor is not None:
         with trio.move_on_after(_PREDECESSOR_SECONDS):
             await predecessor.ended.wait()
+    if agent.lifecycle.leaving is Leaving.REPLACED and not agent.left_behind:
+        return
     if agent.lifecycle.leaving is Leaving.REPLACED:
+        await _part(_save_work, _WORK_SECONDS, agent, services)
         return
     revoke(agent.id, services)
     for part, seconds in (
         (_discard_server, _DISCARD_SECONDS),
         (_end_processes, _PROCESSES_SECONDS),  # first, or a hostile one would delay the save
         (_save_last, _SAVE_SECONDS),
+        (_save_work, _WORK_SECONDS),
         (_release_user, _PROCESSES_SECONDS),  # the last one to leave a shared user ends its processes
     ):
-        with trio.move_on_after(seconds):
-            try:
-                await part(agent, services)
-            except Exception:  # a boundary: the next part has its turn
-                log.exception("agent.cleanup_failed", agent_id=agent.id)
+        await _part(part, seconds, agent, services)
+
+
+async def _part(
+    part: Callable[[Agent, AgentServices], Awaitable[None]],
+    seconds: float,
+    agent: Agent,
+    services: AgentServices,
+) -> None:
+    with trio.move_on_after(seconds):
+        try:
+            await part(agent, services)
+        except Exception:  # a boundary: the next part has its turn
+            log.exception("agent.cleanup_failed", agent_id=agent.id)
 
 
 async def _discard_server(agent: Agent, services: AgentServices) -> None:
@@ -134,6 +150,13 @@ async def _save_last(agent: Agent, services: AgentServices) -> None:
         agent.session_id is not None and agent.lifecycle.leaving is not Leaving.EVICTED
     ):  # a drain saves by itself, and says so
         await save_at_the_end(agent, services)
+
+
+async def _save_work(agent: Agent, services: AgentServices) -> None:
+    """Save what is in its directory, unless a drain does so, or the container goes down around it."""
+    went_down = agent.failure is None and agent.lifecycle.leaving is None
+    if agent.lifecycle.leaving is not Leaving.EVICTED and not went_down:
+        await save_at_exit(agent, services)
 
 
 async def _release_user(agent: Agent, services: AgentServices) -> None:

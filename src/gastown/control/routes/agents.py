@@ -138,7 +138,8 @@ def _check_drain(here: Town, body: StartAgentRequest) -> None:
 
 @routes.post("/agents/<agent_id>/stop", body=StopRequest, answers={200: StopAnswer}, body_optional=True)
 async def stop(agent_id: str) -> Response:
-    """Stop an agent in any state, also one that is starting. Answers when nothing of it is left.
+    """Stop an agent in any state, also one that is starting. Answers when nothing of it is left, and what it has
+    not pushed is saved, for a minute at most.
 
     With `{"final": true}` its files may be removed later; that can also be said of an agent that has ended, and
     of one of an earlier container on the same disk.
@@ -157,7 +158,7 @@ async def stop(agent_id: str) -> Response:
     if body.final:
         await here.retention.finish(agent_id)
         here.background.start("retention", here.retention.run)
-    return reply(answer)
+    return reply(answer, without_unset=True)
 
 
 @routes.post("/agents/<agent_id>/message", body=MessageRequest, answers={200: MessageSent})
