@@ -99,3 +99,21 @@ async def test_calls_that_wait_for_a_refresh_that_fails_fail_with_it(trouble: st
         worker.statuses.clear()
         await client.report("completed", {}, AGENT)
         assert len(worker.asked(REFRESH)) == 2
+
+
+async def test_a_worker_that_refuses_the_tokens_that_it_gives_is_asked_for_one_ever_more_rarely() -> None:
+    """And once it accepts one, the next 401 finds a refresh at once."""
+    async with open_client() as (client, worker):
+        worker.statuses["POST /completed"] = 401
+        for _ in range(600):
+            [error] = await failures(client, 1)
+            assert error.status == 401
+            await trio.sleep(1)
+        assert len(worker.asked(REFRESH)) <= 12
+        worker.statuses.clear()
+        await trio.sleep(300)
+        await client.report("completed", {}, AGENT)
+        before = len(worker.asked(REFRESH))
+        worker.expired = {client._credentials.current.container_token.reveal()}
+        await client.report("completed", {}, AGENT)
+        assert len(worker.asked(REFRESH)) == before + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["environment_of", "process_ids", "resident_bytes", "status_of"]
+__all__ = ["environment_of", "process_ids", "resident_bytes", "started_at", "status_of"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -24,6 +24,12 @@ def status_of(pid: int | str) -> dict[str, str]:
     """The fields of a process's status; empty when the process is gone."""
     lines = _read(pid, "status").decode(errors="replace").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot; None when it is gone, or only waits to be reaped."""
+    fields = _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
+    return None if not fields or fields[0] in "ZX" else int(fields[19])
 
 
 def resident_bytes(pid: int) -> int:

@@ -10,6 +10,7 @@ from typing import Protocol
 import trio
 
 from gastown.concurrency.processes import CannotStart, Child, Exit, open_child
+from gastown.concurrency.strays import end_strays
 from gastown.concurrency.waiting import wait_any
 from gastown.kilo.client import Endpoint, new_password
 from gastown.kilo.errors import ServerDied
@@ -79,7 +80,9 @@ class KiloProcess:
 
 @asynccontextmanager
 async def launch(spec: ServerSpec) -> AsyncIterator[KiloProcess]:
-    """Run the spec's process. See `Launcher`."""
+    """Run the spec's process. See `Launcher`. What a killed control server has left at its home is ended first."""
+    if left := await end_strays(spec.home, spec.user):
+        raise ServerDied(None, (), f"processes of an earlier control server still use {spec.home}: {left}")
     address: list[str] = []
     password = new_password()
     env = {**spec.env, "KILO_SERVER_PASSWORD": password.reveal()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import pydantic
 import structlog
 import trio
 
+from gastown.concurrency.backoff import delays
 from gastown.concurrency.waiting import gradually
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.worker import (
@@ -34,6 +36,7 @@ log = structlog.get_logger()
 _NO_ANSWER = (httpx2.HTTPError, httpx2.InvalidURL, ValueError)
 """What httpx2 raises where there is no answer; ValueError for a host or a character that cannot be encoded."""
 _REFRESH_SECONDS = 10
+_FIRST_PAUSE, _MOST_PAUSE = 2.0, 300.0
 _SNAPSHOT = "db-snapshot"
 
 Message = TypeVar("Message", bound=pydantic.BaseModel)
@@ -128,6 +131,9 @@ class WorkerClient:
         self._refreshing = trio.Lock()
         self._refreshes = 0
         self._refresh_failure: WorkerError | None = None
+        self._unproved: Secret | None = None
+        self._refresh_after = -math.inf
+        self._pauses = delays(_FIRST_PAUSE, _MOST_PAUSE)
         self.refused: Secret | None = None
         self.town_id = town_id
         self.calls = worker_calls()
@@ -246,7 +252,8 @@ class WorkerClient:
         call = _Call("POST", "/refresh-container-token", {})
         answer = await self._once(call)
         _raise_for(answer, call)
-        self._credentials.replace_token(_message_of(GivenToken, answer, call).data.token)
+        given = self._unproved = _message_of(GivenToken, answer, call).data.token
+        self._credentials.replace_token(given)
         log.info("token.refreshed", generation=self._credentials.current.generation)
 
     async def _json(self, call: _Call) -> Any:
@@ -276,6 +283,8 @@ class WorkerClient:
         if answer.status == 401:
             await self.renew_token(token, str(call))
             answer = await self._once(call)
+        if answer.status != 401 and answer.status < 500:
+            self._proved()
         return answer
 
     async def renew_token(self, refused: Secret | None, call: str = "a call of an agent") -> None:
@@ -287,12 +296,32 @@ class WorkerClient:
         async with self._refreshing:
             if self._credentials.current.container_token != refused:
                 return
+            self._spare(refused, call)
             if self._refreshes == seen or self._refresh_failure is None:
                 self._refresh_failure = await self._try_refresh()
                 self._refreshes += 1
             if (error := self._refresh_failure) is not None:
                 problem = f"answered 401, and the token could not be refreshed ({error})"
                 raise WorkerError(call, problem, transient=error.transient, status=401) from error
+
+    def _spare(self, refused: Secret | None, call: str) -> None:
+        """Raise where a worker that refuses the very tokens that it gives is to be left alone for a while."""
+        now = trio.current_time()
+        if refused is not None and refused is self._unproved:
+            self._unproved = None
+            self._refresh_after = now + next(self._pauses)
+        if now < self._refresh_after:
+            seconds = math.ceil(self._refresh_after - now)
+            problem = (
+                f"answered 401, also to the token that it gave last; it is asked for another one in {seconds} s"
+            )
+            raise WorkerError(call, problem, transient=True, status=401)
+
+    def _proved(self) -> None:
+        """The worker has accepted our token."""
+        if self._unproved is not None or self._refresh_after > -math.inf:
+            self._unproved, self._refresh_after = None, -math.inf
+            self._pauses = delays(_FIRST_PAUSE, _MOST_PAUSE)
 
     async def _try_refresh(self) -> WorkerError | None:
         """Refresh the token; why that failed."""
