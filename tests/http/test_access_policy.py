@@ -33,6 +33,7 @@ NEEDED = {
     "GET /metrics": "read",
     "GET /openapi.json": "read",
     "GET /drain": "read",
+    "GET /agents": "read",
     "GET /agents/<agent_id>/status": "read",
     "GET /agents/<agent_id>/events": "read",
     "GET /agents/<agent_id>/pending-nudges": "read",

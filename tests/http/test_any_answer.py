@@ -259,9 +259,11 @@ def test_the_operations_ask_on_every_route_that_may_answer_oddly() -> None:
             patch.setattr(FakeKilo, "__init__", noted)
             await a_hard_life(town, script, {})
             assert (await town.start(ODD)).status_code == 201
-            town.kilo.server(ODD).kilo.end_streams()  # what was missed is asked for
+            kilo = town.kilo.server(ODD).kilo
+            kilo.wait_for("permission", next(iter(kilo.home.sessions.values())), 1)
+            kilo.end_streams()  # what was missed is asked for
             await trio.sleep(1)
-        ids = re.compile(r"/(?:ses|pty|que)_[^/]+")
+        ids = re.compile(r"/(?:ses|pty|que|per)_[^/]+")
         asked.update(ids.sub("/*", f"{one.method} {one.path}") for kilo in made for one in kilo.asked)
 
     in_a_town(work, script)

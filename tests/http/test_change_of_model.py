@@ -165,8 +165,8 @@ async def test_a_prompt_that_is_sent_during_the_switch_reaches_the_new_server(to
         assert await town.condition("pole-1") == "idle"
 
 
-async def test_the_registry_knows_the_new_model_also_when_the_server_could_not_be_asked(town_on_fakes) -> None:
-    """The next prompts are for the new model, so the next container's are, too."""
+async def test_a_change_that_the_server_could_not_be_asked_about_has_not_happened(town_on_fakes) -> None:
+    """The next prompts are for the old model, and so are the next container's."""
     async with town_on_fakes() as town:
         await town.hydrated()
         await town.start("pole-1")
@@ -174,7 +174,10 @@ async def test_the_registry_knows_the_new_model_also_when_the_server_could_not_b
         town.kilo.server("pole-1").kilo.script = Script(broken=frozenset({"GET /config/providers"}))
         assert await change(town, model="test/other") == 502
         await town.opened.registry.flushed()
-        assert town.worker.registries[-1][0]["request"]["model"] == "test/other"
+        assert town.worker.registries[-1][0]["request"]["model"] == "test/large"
+        await say(town)
+        await trio.sleep(10)
+        assert models(town)[-1] == "test/large"
 
 
 @pytest.mark.parametrize("attempt", range(4))

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gastown.agents.launch.desired import MOST_BYTES, MOST_BYTES_TOGETHER
+from gastown.agents.lifecycle.states import Leaving
 from gastown.git import workspace
 
 pytestmark = pytest.mark.virtual_time
@@ -128,3 +129,52 @@ async def test_a_repositorys_own_agents_md_is_never_ours(town_on_fakes, link: bo
         await town.client.post("/agents/pole-1/message", json={"prompt": "go on"})
         assert town.kilo.server("pole-1").kilo.prompts[-1]["system"] == "Be brief"
         assert names_in(work) == before
+
+
+async def test_an_agent_of_another_town_is_refused(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        answer = await town.start("pole-1", townId="another")
+        assert (answer.status_code, answer.json()["issues"][0]["path"]) == (400, ["townId"])
+        assert (await town.client.get("/agents")).json() == {"agents": []}
+
+
+@pytest.mark.parametrize(("role", "nearest"), [("polcat", "polecat"), ("refinary", "refinery"), ("xyzzy", None)])
+async def test_an_unknown_role_is_a_rig_agents_and_said_with_the_nearest_one(
+    town_on_fakes, role: str, nearest: str | None
+) -> None:
+    async with town_on_fakes() as town:
+        answer = await town.start("pole-1", role=role)
+        assert (answer.status_code, answer.json()["role"]) == (201, role)
+        assert await told(town, "agent.role_unknown") == [{"role": role, "nearest": nearest}]
+
+
+async def test_the_agents_of_a_container_are_listed_the_mayor_first(town_on_fakes) -> None:
+    async with town_on_fakes() as town:
+        await town.start("pole-1")
+        await town.start("pole-2")
+        await town.start("mayor-1")
+        await town.client.post("/agents/pole-2/stop", json={})
+        listed = (await town.client.get("/agents")).json()["agents"]
+        assert [(one["agentId"], one["role"], one["status"]) for one in listed] == [
+            ("mayor-1", "mayor", "running"),
+            ("pole-1", "polecat", "running"),
+            ("pole-2", "polecat", "exited"),
+        ]
+        status = await town.status("pole-1")
+        assert {name: listed[1][name] for name in status} == status
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_stop_in_the_instant_in_which_the_server_dies_is_no_failure(town_on_fakes, ticks: int) -> None:
+    async with town_on_fakes() as town:
+        await town.start("pole-1")
+        agent = town.opened.town.roster.get("pole-1")
+        town.kilo.kill(town.kilo.server("pole-1"))
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+        if agent.ended.is_set():
+            return  # the death came first, and was all there was
+        agent.lifecycle.leave(Leaving.STOPPED)
+        await agent.ended.wait()
+        status = await town.status("pole-1")
+        assert (status["status"], status["exitReason"]) == ("exited", "stopped")

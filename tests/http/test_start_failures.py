@@ -50,12 +50,13 @@ def database(folder: Path) -> bytes:
 async def test_a_gateway_that_refuses_the_first_prompt_fails_the_start_with_its_status(
     town_on_fakes, status: int, action: str
 ) -> None:
+    named = " (model test/large)" if status == 404 else ""
     async with town_on_fakes(kilo=partial(FailingPromptKilo, status=status)) as town:
         answer = await town.start("pole-1")
         assert (answer.status_code, answer.json()) == (
             500,
             {
-                "error": f"The first prompt failed: gateway said {status}",
+                "error": f"The first prompt failed: gateway said {status}{named}",
                 "phase": "initial_prompt",
                 "status": status,
                 "error_type": "APIError",

@@ -339,3 +339,12 @@ async def test_a_replaced_server_is_retired_and_its_successor_belongs_to_the_lea
             await lease.replace(successor)
             assert [server.spec.env["TOKEN"] for server in house.pool.servers] == ["new"]
         assert house.pool.servers == ()
+
+
+def test_a_death_is_told_with_the_first_words_and_the_last() -> None:
+    """A stack trace has its cause at the top: `EACCES: permission denied, mkdir ...`."""
+    trace = ("EACCES: permission denied, mkdir '/h'", *(f"at {number}" for number in range(30)), "Bun v1")
+    assert str(ServerDied(Exit(1), trace)) == (
+        "kilo serve exited with code 1; first stderr: EACCES: permission denied, mkdir '/h' | at 0; "
+        "last stderr: at 26 | at 27 | at 28 | at 29 | Bun v1"
+    )

@@ -195,6 +195,7 @@ An event is `{"agent_id", "event_type", "data", "attemptId"}`. Most types are ki
 control server makes `agent.status` (`status`, `reason`), `agent.turn_taken_up` and `git.push_refused` (`reason`),
 `agent.receipt` (what became of the directory of an agent that ended: `commit`, `pushed`, `rescued`, `unsaved`,
 `lost`),
+`agent.role_unknown` (`role`, `nearest`),
 `agent.variables_dropped` (`names`: custom variables that it does not get, with the reason of each),
 `agent.ask_answered` (`kind`, `permission`, `patterns`, `reply`: what kilo asked a person for, and what it was
 answered by rule), `agent.project_config_ignored` (`files`: a repository's configuration for kilo, which does not

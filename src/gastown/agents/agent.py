@@ -20,7 +20,14 @@ from gastown.agents.session.activity import Activity
 from gastown.agents.session.event_log import EventLog
 from gastown.agents.session.saving import Saving
 from gastown.concurrency.phases import PhaseLog
-from gastown.contract.agents import AgentState, AgentStatus, Condition, PublicAgent, StartAgentRequest
+from gastown.contract.agents import (
+    AgentState,
+    AgentStatus,
+    Condition,
+    ListedAgent,
+    PublicAgent,
+    StartAgentRequest,
+)
 from gastown.contract.errors import AgentNotRunning, ControlError, StartDeadlineExceeded
 from gastown.contract.secret import credentials_among
 from gastown.git.rig import RigReport
@@ -194,6 +201,17 @@ class Agent:
         condition = self.condition(stalled_after)
         return AgentStatus(
             **self._view(), condition=condition, snapshot=self.saving.status, usage=self.activity.usage.total
+        )
+
+    def listed(self, stalled_after: float) -> ListedAgent:
+        asked = self.request
+        return ListedAgent(
+            **dict(self.status(stalled_after)),
+            rig_id=asked.rig_id,
+            role=asked.role,
+            name=asked.name,
+            model=asked.model,
+            attempt_id=self.attempt,
         )
 
     def condition(self, stalled_after: float) -> Condition | None:

@@ -20,7 +20,7 @@ from gastown.agents.services import AgentServices
 from gastown.agents.session.prompts import send_prompt
 from gastown.agents.work import to_wire
 from gastown.concurrency.slots import Priority
-from gastown.contract.agents import AgentStatus, StartAgentRequest, StopAnswer
+from gastown.contract.agents import AgentList, AgentStatus, StartAgentRequest, StopAnswer
 from gastown.contract.errors import AgentNotFound
 from gastown.contract.secret import Secret
 from gastown.contract.worker import RegistryEntry
@@ -127,6 +127,12 @@ class Roster:
     def status(self, agent_id: str) -> AgentStatus:
         """Of the newest attempt of that id; raises `AgentNotFound`."""
         return self.get(agent_id).status(self.services.deadlines.stalled)
+
+    def listed(self) -> AgentList:
+        """Every agent that is known, the mayor first."""
+        known = sorted(self._agents.values(), key=lambda agent: not agent.request.is_mayor)
+        stalled = self.services.deadlines.stalled
+        return AgentList(agents=tuple(agent.listed(stalled) for agent in known))
 
     async def message(self, agent_id: str, prompt: str) -> None:
         """Give a running agent another prompt. It waits for the end of the turn that is open."""

@@ -24,7 +24,7 @@ from gastown.isolation.users import User, identity, run_as
 __all__ = ["CannotStart", "Child", "Exit", "end_group", "marked_processes", "open_child", "send", "start_group"]
 
 MARK = "GASTOWN_SPAWN_MARK"
-_TAIL_LINES = 40
+_HEAD_LINES, _TAIL_LINES = 10, 40
 _LINE_LIMIT = 8192
 
 
@@ -67,6 +67,7 @@ class Child:
         self.ended = trio.Event()
         self.exit: Exit | None = None
         self.leftovers: tuple[int, ...] = ()
+        self._head: list[str] = []
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._stderr_read = trio.Event()
 
@@ -76,11 +77,17 @@ class Child:
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
-        """The last lines of stderr; they belong to every report of a failure."""
-        return tuple(self._tail)
+        """The first lines of stderr, where a cause stands, and the last: a part of every report of a failure."""
+        return (*self._head, *self._tail)
+
+    def _keep_line(self, line: str) -> None:
+        if len(self._head) < _HEAD_LINES:
+            self._head.append(line)
+        else:
+            self._tail.append(line)
 
     async def _read_stderr(self) -> None:
-        await _each_line(self.process.stderr, self._tail.append)
+        await _each_line(self.process.stderr, self._keep_line)
         self._stderr_read.set()
 
     async def attend(self, on_stdout: Callable[[str], None], scope: trio.CancelScope) -> None:

@@ -15,8 +15,10 @@ from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
     "ATTEMPT_HEADER",
+    "AgentList",
     "AgentState",
     "AgentStatus",
+    "ListedAgent",
     "MessageRequest",
     "ModelRequest",
     "PublicAgent",
@@ -302,3 +304,19 @@ class AgentStatus(_AgentView):
     condition: Condition | None = None
     snapshot: SnapshotStatus | None = None
     usage: Usage | None = None
+
+
+class ListedAgent(AgentStatus):
+    """An agent in `GET /agents`: its status, and which agent it is."""
+
+    rig_id: str
+    role: str
+    name: str
+    model: str
+    attempt_id: str
+
+
+class AgentList(Wire):
+    """`GET /agents`: the newest attempt of each agent, the mayor first. Ended ones are kept for a while."""
+
+    agents: tuple[ListedAgent, ...]

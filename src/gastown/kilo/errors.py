@@ -47,13 +47,16 @@ class NotReady(KiloError):
 class ServerDied(KiloError):
     """The process ended by itself. `exit` is None when it could not even be started.
 
-    `stderr` are its last words without a credential (`ServerSpec.redacted`): the caller is told them.
+    `stderr` are its first and its last words without a credential (`ServerSpec.redacted`): the caller is told
+    them. A stack trace has its cause in the first ones, and a server that has lived in the last.
     """
 
     def __init__(self, ended: Exit | None, stderr: tuple[str, ...], reason: str = "") -> None:
-        last = " | ".join(line for line in stderr[-5:] if line.strip())
+        lines = [line for line in stderr if line.strip()]
+        first, last = " | ".join(lines[:-5][:2]), " | ".join(lines[-5:])
         how = f"kilo serve {ended}" if ended is not None else f"kilo serve could not be started: {reason}"
-        super().__init__(how + (f"; last stderr: {last}" if last else "; nothing on stderr"))
+        said = f"; first stderr: {first}" if first else ""
+        super().__init__(how + said + (f"; last stderr: {last}" if last else "; nothing on stderr"))
         self.exit = ended
         self.stderr = stderr
 

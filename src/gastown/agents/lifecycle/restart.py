@@ -172,21 +172,31 @@ async def change_model(agent: Agent, services: AgentServices, change: ModelReque
     of the request.
 
     A new small model, and a model that the server does not know, are in its frozen configuration: those restart it
-    in the background, at the end of the turn.
+    in the background, at the end of the turn. Where the server cannot be asked (`KiloError`), nothing has changed.
     """
     fields: dict[str, Any] = {"model": change.model}
     fields |= {n: getattr(change, n) for n in ("small_model", "organization_id") if n in change.model_fields_set}
     before = agent.request
     agent.change(given, fields)
-    agent.announce()  # it counts from now on, also when the server cannot be asked
+    agent.announce()  # a prompt that comes meanwhile is for the new model
     if agent.state is not AgentState.RUNNING:
         return
     frozen = (before.small_model or None) != (agent.request.small_model or None)
+    try:
+        known = not frozen and await _take_model(agent, change.model)
+    except KiloError:
+        agent.change(given, {name: getattr(before, name) for name in fields})
+        agent.announce()
+        raise
+    if not known:
+        await begin_renewal(agent, services)
+
+
+async def _take_model(agent: Agent, model: str) -> bool:
+    """Let the running server use another model; False when it does not know that one."""
     async with agent.running().switch:
         runtime = agent.running()
-        if not frozen and await runtime.server.rest.knows_model(agent.workdir, change.model):
-            await runtime.server.rest.set_model(runtime.session_id, change.model)
-        else:
-            frozen = True
-    if frozen:
-        await begin_renewal(agent, services)
+        if not await runtime.server.rest.knows_model(agent.workdir, model):
+            return False
+        await runtime.server.rest.set_model(runtime.session_id, model)
+        return True

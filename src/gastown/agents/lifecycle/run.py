@@ -74,11 +74,11 @@ async def live(agent: Agent, services: AgentServices, options: LifeOptions) -> N
     except BaseExceptionGroup as group:  # the boundary of an agent: its failure is its own
         failures, rest = group.split(Exception)
         if failures is not None:
-            agent.lifecycle.failure = _typed(agent, failures)
+            agent.lifecycle.failure = _failure(agent, failures)
         if rest is not None:
             raise rest from None
     except Exception as error:  # noqa: BLE001 - see above
-        agent.lifecycle.failure = _typed(agent, error)
+        agent.lifecycle.failure = _failure(agent, error)
     else:
         if agent.state is AgentState.STARTING and agent.scope.cancelled_caught:
             agent.lifecycle.failure = StartDeadlineExceeded(agent.id, agent.phases.current, options.seconds)
@@ -304,6 +304,14 @@ async def _leave_to_successor(agent: Agent, lease: Lease) -> None:
         lease.park()
     except KiloError as error:
         log.info("agent.not_parked", agent_id=agent.id, reason=str(error))
+
+
+def _failure(agent: Agent, error: Exception) -> ControlError | None:
+    """None for the death of a server whose agent was told to end in that instant: it has ended as it was told."""
+    if agent.lifecycle.leaving is not None and all(isinstance(cause, KiloError) for cause in leaves(error)):
+        log.info("agent.ended_with_its_server", agent_id=agent.id, reason=_typed(agent, error).message)
+        return None
+    return _typed(agent, error)
 
 
 def _typed(agent: Agent, error: Exception) -> ControlError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from difflib import get_close_matches
 from typing import Literal
 
 import structlog
@@ -20,6 +21,7 @@ from gastown.agents.session.event_log import TurnFailed
 from gastown.agents.session.snapshots import restore_conversation
 from gastown.concurrency.slots import Priority
 from gastown.concurrency.waiting import wait_any
+from gastown.contract.agents import Role
 from gastown.contract.errors import StartFailed
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.git.errors import GitError
@@ -36,6 +38,7 @@ log = structlog.get_logger()
 _ASK_AFTER_SECONDS = 5.0
 """After this the server is asked whether the turn has opened: no wait relies on an event alone."""
 
+_ABOUT_THE_MODEL = (400, 404)
 _ACTIONS = {
     401: "Check the gateway token of the town",
     402: "Add credits to the account or organisation that pays for the gateway",
@@ -72,6 +75,7 @@ async def prepare(agent: Agent, plan: StartPlan, services: AgentServices) -> Non
     """Make the working directory, or make sure that it is there."""
     agent.phases.enter("workspace")
     say_dropped(agent, services)
+    _say_unknown_role(agent)
     if agent.request.works_in_repository:
         await prepare_worktree(agent, services)
     else:
@@ -84,6 +88,14 @@ async def prepare(agent: Agent, plan: StartPlan, services: AgentServices) -> Non
             raise StartFailed(f"Agent {agent.id}: {error}", phase="workspace", retryable=not lasting) from error
     if ignored := await run_as(plan.user, project_files, agent.workdir):
         agent.record("agent.project_config_ignored", {"files": ignored})
+
+
+def _say_unknown_role(agent: Agent) -> None:
+    """A role that we do not know is a rig agent's like any other; perhaps another one was meant."""
+    role = agent.request.role
+    if role not in list(Role):
+        nearest = next(iter(get_close_matches(role, list(Role), 1)), None)
+        agent.record("agent.role_unknown", {"role": role, "nearest": nearest})
 
 
 def say_dropped(agent: Agent, services: AgentServices) -> None:
@@ -170,7 +182,7 @@ async def first_turn(agent: Agent, runtime: Runtime, *, old_session: bool) -> No
     with trio.move_on_after(runtime.plan.services.deadlines.first_word):
         await agent.turns.first_output.wait()
     if agent.turns.error is not None:
-        raise prompt_failure(agent.turns.error)
+        raise prompt_failure(agent.turns.error, model_name(agent.request.model))
 
 
 async def _turn_opened(agent: Agent, runtime: Runtime) -> None:
@@ -186,10 +198,12 @@ async def _turn_opened(agent: Agent, runtime: Runtime) -> None:
                 log.warning("agent.prompt_sent_again", agent_id=agent.id)
 
 
-def prompt_failure(error: TurnFailed) -> StartFailed:
+def prompt_failure(error: TurnFailed, model: str) -> StartFailed:
+    """The failure of a start whose first turn failed. A model that the gateway does not know is named."""
     status = error.status
+    about = f" (model {model})" if status in _ABOUT_THE_MODEL and model not in error.message else ""
     return StartFailed(
-        f"The first prompt failed: {error.message}",
+        f"The first prompt failed: {error.message}{about}",
         phase="initial_prompt",
         status=status,
         error_type=error.name,

@@ -87,6 +87,6 @@ class Lifecycle:
             self.become(AgentState.FAILED, self.failure.message)
         elif self.state is AgentState.STARTING:
             self.become(AgentState.FAILED, "the container went down")
-        else:
-            self.become(AgentState.EXITED)
+        else:  # told to end when it ended by itself already: it has no reason yet
+            self.become(AgentState.EXITED, self.leaving if self.exit_reason is None else None)
         self.ended.set()

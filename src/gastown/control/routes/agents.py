@@ -14,6 +14,7 @@ from gastown.agents.launch.repositories import write_instructions
 from gastown.agents.lifecycle.restart import change_model
 from gastown.contract.agents import (
     ATTEMPT_HEADER,
+    AgentList,
     AgentStatus,
     MessageRequest,
     ModelRequest,
@@ -58,8 +59,9 @@ async def start() -> Response:
     arrival = trio.current_time()
     attempt = _attempt_id()
     body = await parse(StartAgentRequest)
-    _check_variables(body)
     here = town()
+    _check_town(here, body)
+    _check_variables(body)
     answer = _kept(here, body, attempt)
     if answer is None:
         answer = await _answer(here, body, attempt, arrival)
@@ -73,6 +75,12 @@ def _attempt_id() -> str | None:
     if given is not None and not is_identifier(given):
         raise InvalidRequest([Issue(path=(ATTEMPT_HEADER,), message="must be an identifier, as an agentId is")])
     return given
+
+
+def _check_town(here: Town, body: StartAgentRequest) -> None:
+    if here.town_id is not None and body.town_id != here.town_id:
+        message = f"must be {here.town_id}, the town of this container"
+        raise InvalidRequest([Issue(path=("townId",), message=message)])
 
 
 def _check_variables(body: StartAgentRequest) -> None:
@@ -197,6 +205,12 @@ async def system_prompt(agent_id: str) -> Response:
     except GitError as error:
         raise InstructionsNotWritten(agent.id, str(error)) from error
     return reply(Updated())
+
+
+@routes.get("/agents", answers={200: AgentList})
+async def agents() -> Response:
+    """Every agent that this container knows, with its status; the mayor comes first."""
+    return reply(town().roster.listed())
 
 
 @routes.get("/agents/<agent_id>/status", answers={200: AgentStatus})
