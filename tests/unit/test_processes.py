@@ -9,7 +9,10 @@ import pytest
 import trio
 
 from gastown.concurrency.processes import CannotStart, Exit, end_group, marked_processes, open_child
+from gastown.isolation.descendants import descendants_of, still_there
 from gastown.isolation.proc import status_of
+from gastown.kilo.server import launch
+from gastown.kilo.spec import ServerSpec
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -131,3 +134,32 @@ async def test_a_group_that_ignores_the_request_is_killed_with_all_that_is_in_it
             while status_of(int(lines[0])).get("State", "Z")[0] not in "ZX":
                 await trio.sleep(0.01)
     assert str(child.exit) == "was killed by SIGKILL"
+
+
+CLEAN = "env -i PATH=$PATH setsid sleep 1000"
+
+
+async def test_a_descendant_that_has_cleared_its_environment_is_ended_while_its_parents_live():
+    lines: list[str] = []
+    async with shell(f"{CLEAN} & echo up; wait", lines) as child:
+        await said(lines, "up")
+        with trio.fail_after(20):
+            while len(family := await trio.to_thread.run_sync(descendants_of, child.pid)) < 1:
+                await trio.sleep(0.01)
+    assert still_there(family) == ()
+    assert child.leftovers == ()
+
+
+async def test_a_daemon_without_any_trace_of_its_parents_is_told_by_where_it_works(tmp_path):
+    """It is not ended: it may be another one's. The answer of a stop names it."""
+    script = (
+        f"echo 'kilo server listening on http://127.0.0.1:1'; ({CLEAN} & echo $! > daemon); touch up; sleep 1000"
+    )
+    spec = ServerSpec(("sh", "-c", script), str(tmp_path), str(tmp_path), {"PATH": os.environ["PATH"]})
+    with trio.fail_after(30):
+        async with launch(spec) as server:
+            while not (tmp_path / "up").exists():
+                await trio.sleep(0.01)
+    daemon = int((tmp_path / "daemon").read_text())
+    assert server.leftovers == (daemon,)
+    os.kill(daemon, signal.SIGKILL)

@@ -18,7 +18,8 @@ from subprocess import DEVNULL, PIPE
 
 import trio
 
-from gastown.isolation.proc import environment_of, process_ids
+from gastown.isolation.descendants import descendants_of, loose_in, still_there
+from gastown.isolation.proc import environment_of, process_ids, started_at
 from gastown.isolation.users import User, identity, run_as
 
 __all__ = ["CannotStart", "Child", "Exit", "end_group", "marked_processes", "open_child", "send", "start_group"]
@@ -55,9 +56,12 @@ class Child:
     """A running child. `ended` is set once it has been reaped, and `exit` says how it went.
 
     `grace`, which its owner may change while it lives, is how many seconds lie between TERM and KILL; 0 is no
-    TERM at all. `leftovers`, known once the block is left, are descendants that outlived even KILL; there
-    should be none.
+    TERM at all. `leftovers`, known once the block is left, are descendants that outlived even KILL, and processes
+    that work in `folders` without a trace of their parents, so that they may be another one's; there should be
+    none.
     """
+
+    folders: Sequence[str] = ()
 
     def __init__(self, process: trio.Process, mark: str, grace: float, user: User | None = None) -> None:
         self.process = process
@@ -140,14 +144,17 @@ async def open_child(
     on_stdout: Callable[[str], None],
     grace: float,
     user: User | None = None,
+    folders: Sequence[str] = (),
 ) -> AsyncIterator[Child]:
     """Run `argv` for the length of the block, as `user`; raises `CannotStart` when that is not possible.
 
     Both pipes are drained for as long as it lives: `on_stdout` gets each line of stdout, stderr is kept as a
     tail. Leaving the block takes at most `grace` plus about two seconds, also when the block is cancelled, and
-    leaves no descendant.
+    leaves no descendant, but one that has neither a living parent nor its environment: those of them that work in
+    `folders` are among its `leftovers`.
     """
     child = await _start(argv, cwd, env, grace, user)
+    child.folders = folders
     async with trio.open_nursery() as nursery:
         # A cancelled block still has to see its child end; the scope is cancelled below, at the latest.
         attending = trio.CancelScope(shield=True)
@@ -175,16 +182,23 @@ async def end_group(process: trio.Process, grace: float, *, ask: Callable[[int, 
 
 
 async def _end(child: Child) -> None:
+    began = started_at(child.pid)
+    # Now, for with the child the thread to those of them is cut that have cleared their environment.
+    family = await trio.to_thread.run_sync(descendants_of, child.pid)
     # Only to the child: it ends its own processes in its own order.
     await end_group(child.process, child.grace, ask=os.kill)
     for _ in range(20):
         # As its user: to read /proc/*/environ of another one takes more than being root (CAP_SYS_PTRACE).
-        child.leftovers = await run_as(child.user, marked_processes, child.mark)
+        marked = await run_as(child.user, marked_processes, child.mark)
+        child.leftovers = tuple({*marked, *still_there(family)})
         if not child.leftovers:
             break
         for pid in child.leftovers:
             send(os.kill, pid, signal.SIGKILL)
         await trio.sleep(0.05)
+    if child.folders and began is not None:
+        loose = await run_as(child.user, loose_in, child.folders, MARK, os.getpid(), began)
+        child.leftovers += tuple(set(loose) - set(child.leftovers))
     await child.ended.wait()
 
 

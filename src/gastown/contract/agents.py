@@ -220,8 +220,9 @@ class WorkReceipt(Wire):
 
 
 class StopAnswer(Wire):
-    """The answer of a stop. `leftovers` is what of the agent is still alive: empty unless the kernel refuses to
-    end it. `commit` to `lost` are those of a `WorkReceipt`, left out when all its work was on the remote before.
+    """The answer of a stop. `leftovers` is what of the agent is still alive: what the kernel refuses to end, and
+    processes in its directories without any trace of their parents, so that they may be another one's. `commit`
+    to `lost` are those of a `WorkReceipt`, left out when all its work was on the remote before.
     """
 
     stopped: bool = True

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["environment_of", "process_ids", "resident_bytes", "started_at", "status_of"]
+__all__ = [
+    "Kin",
+    "environment_of",
+    "folder_of",
+    "kin_of",
+    "process_ids",
+    "resident_bytes",
+    "started_at",
+    "status_of",
+]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -26,10 +36,34 @@ def status_of(pid: int | str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def started_at(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot; None when it is gone, or only waits to be reaped."""
+class Kin(NamedTuple):
+    """Where a process comes from. `started` is in clock ticks since the boot: with the pid it names a process."""
+
+    parent: int
+    has_terminal: bool
+    started: int
+
+
+def kin_of(pid: int) -> Kin | None:
+    """None when the process is gone, or only waits to be reaped."""
     fields = _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
-    return None if not fields or fields[0] in "ZX" else int(fields[19])
+    if not fields or fields[0] in "ZX":
+        return None
+    return Kin(int(fields[1]), fields[4] != "0", int(fields[19]))
+
+
+def started_at(pid: int) -> int | None:
+    """When a process started; None when it is gone, or only waits to be reaped."""
+    kin = kin_of(pid)
+    return None if kin is None else kin.started
+
+
+def folder_of(pid: int) -> str | None:
+    """The working directory of a process; None when it is gone, or another user's."""
+    try:
+        return str(Path(f"/proc/{pid}/cwd").readlink())
+    except OSError:
+        return None
 
 
 def resident_bytes(pid: int) -> int:

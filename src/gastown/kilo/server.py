@@ -95,7 +95,10 @@ async def launch(spec: ServerSpec) -> AsyncIterator[KiloProcess]:
 
     try:
         # One that does not listen yet has nothing to save, and its busy thread would let a TERM wait.
-        async with open_child(spec.argv, cwd=spec.cwd, env=env, on_stdout=read, grace=0, user=spec.user) as child:
+        async with open_child(
+            spec.argv, cwd=spec.cwd, env=env, on_stdout=read, grace=0, user=spec.user,
+            folders=(spec.cwd, spec.home),
+        ) as child:  # fmt: skip
             await wait_any(listening, child.ended)
             if listening.is_set():
                 child.grace = GRACE_SECONDS
