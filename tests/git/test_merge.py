@@ -9,7 +9,7 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.git.command import run_git
-from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, NetworkFailed
+from gastown.git.errors import AuthFailed, Conflict, GitError, GitFailed, NameAmbiguous, NetworkFailed
 from gastown.git.merging.merge import Merged, merge
 from gastown.git.merging.merge import _conflicts as conflicts
 from gastown.git.rig import GitLimits
@@ -362,11 +362,13 @@ async def test_what_is_one_merges_failure_is_not_the_rigs(place, failure):
 
 
 @pytest.mark.parametrize("name", ["refs/heads/refs/heads/main", "refs/tags/refs/heads/main"])
-async def test_a_reference_whose_name_ends_like_the_targets_is_in_the_way_of_no_merge(place, name):
-    """git takes refs/heads/main for either, and pushes to none."""
+async def test_a_reference_that_is_called_as_the_target_is_named_with_what_to_do(place, name):
+    """git takes refs/heads/main for either, and pushes to none: it has to go, and then the merge works."""
     make(place)
     place.server.git("r", "update-ref", name, "refs/heads/main")
     async with place.life() as life:
-        result = await merged(place, life)
-        assert place.server.tip("r", "main") == result.commit
-        assert await place.git(place.clone(), "for-each-ref", "refs/gastown") == ""
+        with pytest.raises(NameAmbiguous, match=r"itself called refs/heads/main, .* delete it there \(git push"):
+            await merged(place, life)
+        assert life.repositories.report("r").to_wire().state == "ready"
+        await place.git(place.clone(), "push", "--quiet", "origin", f":{name}", life=life)
+        assert (await merged(place, life)).pushed

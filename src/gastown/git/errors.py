@@ -13,6 +13,7 @@ __all__ = [
     "GitError",
     "GitFailed",
     "GitTimedOut",
+    "NameAmbiguous",
     "NamesCollide",
     "NetworkFailed",
     "PushRaced",
@@ -116,6 +117,20 @@ class NamesCollide(GitFailed):
     of_rig = False
 
 
+class NameAmbiguous(GitFailed):
+    """The remote has a second branch, or a tag, that is itself called refs/heads/NAME: git pushes to neither."""
+
+    of_rig = False
+
+    def __init__(self, verb: str, returncode: int, stderr: str, stdout: bytes = b"") -> None:
+        super().__init__(verb, returncode, stderr, stdout)
+        found = _TWICE.search(stderr)
+        name = found[1] if found else "refs/heads/…"
+        what_to_do = f"delete it there (git push origin :refs/heads/{name}, or :refs/tags/{name})"
+        already = f"The repository also has a branch or a tag that is itself called {name}"
+        self.args = (f"{already}, and git pushes to neither: {what_to_do}",)
+
+
 class PushRaced(GitFailed):
     """Somebody else pushed first; after a fetch the push may work."""
 
@@ -128,8 +143,10 @@ class Busy(GitFailed):
     retryable = True
 
 
+_TWICE = re.compile(r"dst refspec (\S{1,300}) matches more than one")
 # The order matters: a refused login is also an "unable to access".
 _KINDS: tuple[tuple[type[GitFailed], re.Pattern[str]], ...] = (
+    (NameAmbiguous, _TWICE),
     (
         AuthFailed,
         re.compile(
