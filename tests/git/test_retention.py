@@ -125,7 +125,12 @@ LEFT = {
 async def test_what_is_nowhere_else_stays_and_the_log_says_what_it_is(git_town, quick_clock, left):
     git_town.server.make("r", FILES)
     by_hand, commands, reason = LEFT[left]
+
+    async def saves_nothing(*_):
+        pass
+
     async with git_town(**NOTHING_KEPT) as town:
+        object.__setattr__(town.town.opened.town.services, "salvage", saves_nothing)
         await town.start()
         if by_hand is not None:
             by_hand(town.worktree())
@@ -138,6 +143,17 @@ async def test_what_is_nowhere_else_stays_and_the_log_says_what_it_is(git_town, 
         assert (said["event"], said.get("reason", "")[: len(reason)]) == ("retention.kept", reason)
         assert town.worktree().exists()
         assert home_of(town).exists()
+
+
+async def test_what_the_stop_has_saved_on_the_remote_is_elsewhere(git_town, quick_clock):
+    git_town.server.make("r", FILES)
+    async with git_town(**NOTHING_KEPT) as town:
+        await town.start()
+        await town.git("pole-1", "commit", "--quiet", "--allow-empty", "-m", "mine")
+        mine = (await town.git("pole-1", "rev-parse", "HEAD")).strip()
+        await start_and_end(town)
+        assert (await finish(town))["event"] == "retention.removed"
+    assert git_town.server.git("r", "for-each-ref", f"--contains={mine}", "--format=%(refname)") != ""
 
 
 async def test_nothing_goes_while_the_remote_cannot_be_asked(git_town, quick_clock):
