@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ INTERRUPTED = 130
 _TOKEN_FOR = LIFETIME - timedelta(minutes=30)
 _HOST = "127.0.0.1"
 _DOWN = "the town is down"
+_DEAF_SECONDS = 5  # a container that ends has closed its port before
 _RIG_SECONDS = 20  # for what is wrong with a repository, where the first answer is the end
 
 
@@ -96,7 +98,7 @@ async def _run_town(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -
     if interrupts.scope.cancel_called:
         return _interrupted(boot, interrupts, is_up=False), _DOWN
     boot.seen.spawned_ms = boot.ms(trio.current_time())
-    is_up = False
+    is_up, answered = False, None
     try:
         async with run_container(how) as container:
             interrupts.container = container
@@ -106,14 +108,17 @@ async def _run_town(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -
                     watches.start_soon(watch_rigs, boot, rigs_settled, name="repositories")
                     turn = await _first_turn(boot, container)
                     if boot.options.exit_after_first_answer:
+                        answered = turn is not None and turn.answered
                         with trio.move_on_after(_RIG_SECONDS):
                             await rigs_settled.wait()
                         watches.cancel_scope.cancel(reason="the first turn has ended")
-                        return (0 if turn is not None and turn.answered else 1), _DOWN
-                    is_up = True
-                    await _stay_up(boot)
+                    else:
+                        is_up = True
+                        await _stay_up(boot)
     except ContainerLeft as left:
         return (1 if boot.options.exit_after_first_answer else 0), f"{left}: {_DOWN}"
+    if answered is not None:
+        return (0 if answered else 1), _DOWN
     return _interrupted(boot, interrupts, is_up=is_up), _DOWN
 
 
@@ -123,21 +128,24 @@ def _interrupted(boot: Boot, interrupts: Interrupts, *, is_up: bool) -> int:
 
 
 async def _first_turn(boot: Boot, container: Container) -> Turn | None:
-    """The first turn; when it fails because the container drains, the container's end is the better report."""
+    """The first turn; when it fails because the container drains or ends, its end is the better report."""
     try:
         return await first_turn(boot)
     except (ControlCallFailed, MayorLost, UpFailed, ExceptionGroup):
-        if not await _drains(boot.control):
-            raise
-    await container.wait()
-    return await trio.sleep_forever()  # the end cancels the block
+        seconds = await _seconds_to_its_end(boot.control)  # noqa: ASYNC120 - as below
+        with trio.move_on_after(seconds):
+            await container.wait()  # noqa: ASYNC120 - nothing is lost: what was raised goes on below
+            await trio.sleep_forever()  # noqa: ASYNC120 - the end cancels the block
+        raise
 
 
-async def _drains(control: ControlClient) -> bool:
+async def _seconds_to_its_end(control: ControlClient) -> float:
+    """How long to wait for the end of a container whose call has failed: for as long as it drains."""
     try:
-        return bool((await control.health()).draining)
+        draining = (await control.health()).draining
     except ControlCallFailed:
-        return False
+        return _DEAF_SECONDS
+    return math.inf if draining else 0
 
 
 @contextmanager
