@@ -338,3 +338,28 @@ async def test_a_salvage_that_is_cut_says_what_it_had_not_saved(desk):
         await salvage(git, job, receipt)
     assert scope.cancelled_caught
     assert {one.path for one in receipt.unsaved} >= {f"branch {BRANCH}", "files that are in no commit"}
+
+
+async def test_an_open_file_over_the_limit_of_the_remote_costs_no_other_file(desk):
+    refusing(
+        desk,
+        "while read o n r; do git ls-tree -r $n | grep -q big.bin && "
+        '{ echo "error: File big.bin is 120.00 MB" >&2; exit 1; }; done; exit 0',
+    )
+    desk.commit()
+    desk.write("big.bin")
+    desk.write("open.txt")
+    receipt = await desk.salvage()
+    assert (desk.found(receipt, "open.txt"), desk.found(receipt, "done.txt")) == ("open\n", "done\n")
+    assert [one.path for one in receipt.unsaved] == ["big.bin"]
+    assert "120.00 MB" in receipt.lost()[0]
+
+
+async def test_a_disk_without_room_beside_the_clone_is_worked_around(desk, monkeypatch):
+    """What a salvage writes goes to another disk then."""
+    monkeypatch.setattr("gastown.git.salvage.store._free", lambda folder: 0 if "rigs" in folder else 1 << 40)
+    room = desk.place.room()
+    desk.write("open.txt")
+    receipt = await desk.salvage(on_branch=False)
+    assert desk.found(receipt, "open.txt") == "open\n"
+    assert not list(room.glob(".salvage*"))

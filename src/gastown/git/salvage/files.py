@@ -16,7 +16,7 @@ from gastown.git.salvage.receipt import IGNORED, Receipt
 from gastown.git.salvage.store import Store
 from gastown.isolation.users import run_as
 
-__all__ = ["Changes", "gather", "name_ignored", "staged_tree"]
+__all__ = ["Changes", "gather", "name_ignored", "staged_tree", "without"]
 
 _LISTED = 64 * 1024 * 1024
 _NAMED = 50
@@ -265,6 +265,21 @@ async def _encrypts(store: Store, driver: str) -> bool:
     clean = await store.says("config", "--file", config, "--get", f"filter.{driver}.clean") or ""
     process = await store.says("config", "--file", config, "--get", f"filter.{driver}.process") or ""
     return _ENCRYPTS.search(f"{clean} {process}") is not None
+
+
+async def without(store: Store, changes: Changes, paths: list[str]) -> str:
+    """The tree of `changes` with some paths as they are in its base."""
+    base = changes.base or (await store.run("mktree", stdin=b"")).strip()
+    listed = await store.run("ls-tree", "-r", "-z", "--full-tree", base, most=_LISTED)
+    there = {
+        path: told.split(" ") for told, _, path in (one.partition("\t") for one in listed.split("\0")) if path
+    }
+    nothing = "0" * len(base)
+    back = [
+        f"{there[path][0]} {there[path][2]}\t{path}" if path in there else f"0 {nothing}\t{path}" for path in paths
+    ]
+    await store.run("update-index", "-z", "--index-info", stdin=_nul(back))
+    return (await store.run("write-tree")).strip()
 
 
 async def staged_tree(store: Store, base: str | None, saved: str | None) -> str | None:

@@ -84,6 +84,15 @@ class Receipt:
         self.settle(what)
         self.unsaved.append(Unsaved(shown(what), shown(why)))
 
+    def withdraw(self, what: str) -> str | None:
+        """Take back that `what` is not saved, to try again; returns why it was not, None when it is."""
+        last = next((one for one in self.unsaved if one.path == what), None)
+        if last is None:
+            return None
+        self.unsaved.remove(last)
+        self.expect(what)
+        return last.why
+
     def close(self, why: str | None = None) -> None:
         """Count what is still on its way as unsaved."""
         for what, late in list(self.pending.items()):

@@ -15,7 +15,7 @@ import trio
 from gastown.git.errors import GitError, GitFailed
 from gastown.git.rig import RigGit, limited
 from gastown.git.salvage.commits import Commits
-from gastown.git.salvage.files import Changes, gather, name_ignored, staged_tree
+from gastown.git.salvage.files import Changes, gather, name_ignored, staged_tree, without
 from gastown.git.salvage.found import Found, Linked, read_refs, read_repository
 from gastown.git.salvage.inventory import Inventory, take_inventory
 from gastown.git.salvage.nested import Bundles
@@ -166,6 +166,21 @@ class _Work:
             await self.target.push_branch(self.store, _OPEN, commit)
         else:
             await self.target.rescue(self.store, Wanted(_OPEN, commit, ""))
+        why = self.receipt.withdraw(_OPEN)
+        if why is not None:
+            await self._save_without_refused(changes, why)
+
+    async def _save_without_refused(self, changes: Changes, why: str) -> None:
+        """The remote took none of it: save what it does not name. One file over its limit costs no other one."""
+        named = [path for path in changes.paths if path in why]
+        if not named or len(named) == len(changes.paths):
+            self.receipt.lose(_OPEN, why)
+            return
+        for path in named:
+            self.receipt.lose(path, why)
+        tree = await without(self.store, changes, named)
+        self.receipt.commit = await self.store.commit(tree, _parents(changes, self.found), self.job)
+        await self.target.rescue(self.store, Wanted(_OPEN, self.receipt.commit, ""))
 
     async def _settle(self, commit: str) -> None:
         """Let the agent's own repository have the commit, so that work in it goes on from there."""
