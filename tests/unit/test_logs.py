@@ -49,7 +49,7 @@ def logged(stream: StringIO, **values: Any) -> dict[str, Any]:
         ("github_pat_0123456789ab", "[redacted]"),
         ("Authorization: Basic a2lsbzpwdw==", "Authorization: Basic [redacted]"),
         ("of an agent: gtb.0123456789abcdef.s-e_c", "of an agent: [redacted]"),
-        (f"of a server: {new_password().reveal()}!", "of a server: [redacted]!"),
+        pytest.param(f"of a server: {new_password().reveal()}!", "of a server: [redacted]!", id="a new password"),
         ("a live-secret here", "a [redacted] here"),
         ("https://just-a-token@git.test/r.git", "https://[redacted]@git.test/r.git"),
         ("https://me:p@ss@git.test/r.git", "https://[redacted]@git.test/r.git"),

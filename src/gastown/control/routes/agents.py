@@ -157,14 +157,16 @@ async def stop(agent_id: str) -> Response:
         body = await parse(StopRequest, absent=StopRequest())
     except InvalidRequest:
         body = StopRequest()  # any body stops
+    unknown: AgentNotFound | None = None
+    answer = StopAnswer()
     try:
         answer = await here.roster.stop(agent_id)
-    except AgentNotFound:
-        if not body.final or not await here.retention.finish(agent_id):
-            raise
-        answer = StopAnswer()
+    except AgentNotFound as error:
+        unknown = error
+    has_files = body.final and await here.retention.finish(agent_id)
+    if unknown is not None and not has_files:
+        raise unknown
     if body.final:
-        await here.retention.finish(agent_id)
         here.background.start("retention", here.retention.run)
     return reply(answer, without_unset=True)
 

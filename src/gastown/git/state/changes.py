@@ -13,6 +13,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
+
 from gastown.git.rig import RigGit
 from gastown.isolation.users import run_as
 
@@ -21,6 +23,8 @@ __all__ = ["Changes", "changes_in"]
 _ALL = ("--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=none")
 """Whatever the repository's own configuration hides."""
 _RENAMED = ("R", "C")
+_REMOVE_SECONDS = 30.0
+"""For the copies that files were compared with, also when the comparison is cut."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ async def _as_checked_out(git: RigGit, place: str, paths: list[str]) -> set[str]
         await git.query("checkout-index", "-z", "--stdin", f"--prefix={room}/", cwd=place, stdin=wanted)
         return await run_as(git.user, _same, Path(place), room, paths)
     finally:
-        await run_as(git.user, _remove, room)
+        with trio.move_on_after(_REMOVE_SECONDS, shield=True):
+            await run_as(git.user, _remove, room)
 
 
 def _same(place: Path, room: Path, paths: list[str]) -> set[str]:
