@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -406,3 +407,35 @@ async def test_a_large_registry_is_claimed_in_small_steps_and_written_once(town_
         await town.opened.registry.flushed()
         assert {len(entries) for entries in town.worker.registries} == {200}
         assert len(town.worker.asked(REGISTRY)) == 1
+
+
+async def test_a_large_registry_brings_no_collection_of_all_objects(town_on_fakes) -> None:
+    """B8: one stops everything for half a second where ten thousand agents come. None sees those that resume."""
+    full: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            full.append(info["collected"])
+
+    usual = gc.get_threshold()
+    async with town_on_fakes() as town:
+        town.worker.registry = [town.entry(f"pole-{number}") for number in range(200)]
+        gc.freeze()  # so that what comes is much, beside what there is
+        gc.collect()
+        gc.unfreeze()
+        gc.callbacks.append(note)
+        try:
+            gc.set_threshold(100, 5, 5)
+            scope = town.hydrate()
+            while town.opened.town.report.gate_opened_by is None:
+                await trio.lowlevel.checkpoint()
+            assert (full, gc.get_freeze_count()) == ([], 0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert gc.get_freeze_count() > 0
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert gc.get_freeze_count() == 0
+            assert gc.get_threshold() == (100, 5, 5)
+        finally:
+            gc.callbacks.remove(note)
+            gc.set_threshold(*usual)

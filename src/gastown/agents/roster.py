@@ -77,6 +77,10 @@ class Roster:
         """Agents that are starting or running, the mayor first."""
         return sorted((a for a in self._agents.values() if a.is_active), key=lambda a: not a.request.is_mayor)
 
+    def count_active(self) -> int:
+        """How many agents are starting or running."""
+        return sum(agent.is_active for agent in self._agents.values())
+
     def begin(
         self,
         request: StartAgentRequest,

@@ -14,6 +14,7 @@ import trio
 
 from gastown.agents.agent import Agent
 from gastown.agents.roster import Roster
+from gastown.boot.collector import no_full_collections, out_of_reach
 from gastown.boot.prewarm import prewarm_mayor
 from gastown.boot.report import BootReport
 from gastown.concurrency.backoff import delays
@@ -61,7 +62,11 @@ async def _attempt(parts: Hydration, opened: trio.Event) -> bool:
     report.state, report.error = "running", None
 
     try:
-        await _hydrate(parts, opened)
+        with no_full_collections():
+            claimed = await _hydrate(parts, opened)
+        with out_of_reach():
+            for agent in claimed:
+                await agent.settled.wait()
     except Exception as error:  # a boundary: the container serves without its last agents
         causes = [cause for cause in leaves(error) if isinstance(cause, Exception)]
         refused = any(isinstance(cause, WorkerError) and cause.status == 401 for cause in causes)
@@ -76,7 +81,8 @@ async def _attempt(parts: Hydration, opened: trio.Event) -> bool:
     return refused
 
 
-async def _hydrate(parts: Hydration, opened: trio.Event) -> None:
+async def _hydrate(parts: Hydration, opened: trio.Event) -> list[Agent]:
+    """Claim the agents, open the gate, and let them go on."""
     claimed: list[Agent] = []
     failures: list[Exception] = []
     releases: list[trio.Event] = []
@@ -99,8 +105,7 @@ async def _hydrate(parts: Hydration, opened: trio.Event) -> None:
             release.set()
     if failures:
         raise failures[0]
-    for agent in claimed:
-        await agent.settled.wait()
+    return claimed
 
 
 async def _open_in_time(parts: Hydration, opened: trio.Event) -> None:

@@ -56,7 +56,7 @@ async def health() -> Response:
     answer = Health(
         status=status,
         version=__version__,
-        agents=len(here.roster.active()),
+        agents=here.roster.count_active(),
         servers=len(here.services.pool.servers),
         uptime=round(trio.current_time() - here.process_start, 3),
         started_at=here.started_at,
