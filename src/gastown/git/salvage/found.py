@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gastown.isolation.ownership import read_small
 
-__all__ = ["Found", "Linked", "read_index", "read_refs", "read_repository"]
+__all__ = ["Found", "Linked", "read_index", "read_modules", "read_refs", "read_repository", "repository_of"]
 
 _OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 _DOING = (
@@ -31,6 +31,7 @@ _DOING = (
 _DAMAGED = "it is damaged; the last commit that its log names is taken for it, where there is one"
 _STASHES = 1000
 _REFS = 20_000
+_MODULES = 200
 _LINKS = 5
 _INDEX_BYTES = 256 * 1024 * 1024
 
@@ -69,7 +70,7 @@ class Linked:
 
 def read_repository(place: Path) -> Found | None:
     """What the repository of the directory `place` holds; None when there is none."""
-    git_dir = _git_dir(place)
+    git_dir = repository_of(place)
     if git_dir is None:
         return None
     found = _read_worktree(place, git_dir)
@@ -86,6 +87,26 @@ def read_repository(place: Path) -> Found | None:
         _resolve_head(other, found.refs)
         found.linked.append(Linked(folder.name, other))
     return found
+
+
+def read_modules(common: Path) -> list[tuple[str, Found]]:
+    """The repositories of submodules that are kept in a repository, by name; their worktrees may be gone. Their
+    `place` is none of these.
+    """
+    modules: list[tuple[str, Found]] = []
+    places = [common / "modules"]
+    while places and len(modules) < _MODULES:
+        for folder in _entries(places.pop()):
+            if not (folder / "objects").is_dir():
+                places.append(folder)
+                continue
+            found = _read_worktree(folder, folder)
+            found.refs = read_refs(folder, found.problems)
+            _resolve_head(found, found.refs)
+            found.stashes = _stashes(folder, found.refs)
+            modules.append((str(folder.relative_to(common)), found))
+            places.append(folder / "modules")
+    return modules
 
 
 def _read_worktree(place: Path, git_dir: Path) -> Found:
@@ -109,7 +130,7 @@ def _read_worktree(place: Path, git_dir: Path) -> Found:
     return found
 
 
-def _git_dir(place: Path) -> Path | None:
+def repository_of(place: Path) -> Path | None:
     """The repository's own directory, of which `.git` in `place` may be a link or a file that names it."""
     candidate = place / ".git"
     for _ in range(_LINKS):

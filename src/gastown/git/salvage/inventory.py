@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from gastown.git.salvage.found import repository_of
 from gastown.git.salvage.receipt import NO_FILE
 
 __all__ = ["Inventory", "plain_files", "take_inventory"]
 
 _ENTRIES = 400_000
 _READ_BY_GIT = frozenset({".gitignore", ".gitattributes"})
+_NO_NAME = "git takes nothing of such a name: some systems take it for a repository's .git"
+_LIKE_GIT = re.compile(r"(?:^|\\)(?:\.git|git~1)[ .]*(?::.*)?(?:$|\\)", re.IGNORECASE | re.DOTALL)
+"""Names that git passes over without a word: `.git`, also as Windows reads it."""
 
 
 @dataclass
@@ -55,16 +61,28 @@ def _walk(place: Path, folder: str, inventory: Inventory) -> Iterator[tuple[str,
         except OSError as error:
             inventory.unread.append((here or ".", f"it cannot be read: {error.strerror}"))
             continue
-        if here and any(entry.name == ".git" for entry in entries):
+        if here and any(entry.name == ".git" for entry in entries) and repository_of(place / here):
             inventory.nested.append(here)
             continue
         for entry in entries:
             path = f"{here}/{entry.name}" if here else entry.name
             if path == ".git":
                 continue
+            if _LIKE_GIT.search(entry.name):
+                _pass_over(place, path, entry, inventory)
+                continue
             yield path, entry
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
+
+
+def _pass_over(place: Path, path: str, entry: os.DirEntry[str], inventory: Inventory) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        with suppress(OSError):
+            if not any((place / path).iterdir()):
+                return
+    inventory.any_file = True
+    inventory.unread.append((path, _NO_NAME))
 
 
 def _take(place: Path, path: str, entry: os.DirEntry[str], inventory: Inventory) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from gastown.git.errors import GitError, GitFailed
+from gastown.git.errors import GitError, GitFailed, NameAmbiguous
 from gastown.git.rig import limited
 from gastown.git.salvage.receipt import Job, Receipt, Rescued, rescue_name
 from gastown.git.salvage.store import Store
@@ -181,7 +181,8 @@ class Target:
 
 
 def _is_refused(error: GitError) -> bool:
-    return isinstance(error, GitFailed) and _REFUSED.search(error.stderr) is not None
+    refused = isinstance(error, GitFailed) and _REFUSED.search(error.stderr) is not None
+    return refused or isinstance(error, NameAmbiguous)
 
 
 def refusal(error: GitError) -> str:

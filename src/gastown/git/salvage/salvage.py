@@ -116,8 +116,7 @@ class _Work:
         await self._contained(_OPEN, self._save_files)
         for one in linked:
             await self._contained(f"files of the worktree {one.name}", partial(self._save_linked, one))
-        if inside:
-            await self._contained("repositories in the directory", partial(self._save_nested, inside))
+        await self._contained("repositories in the directory", partial(self._save_nested, self.store, inside))
 
     async def _contained(self, what: str, part: Callable[[], Awaitable[None]]) -> None:
         self.receipt.expect(what)
@@ -202,55 +201,78 @@ class _Work:
     async def _save_linked(self, linked: Linked) -> None:
         prefix, found = f"{linked.found.place}/", linked.found
         inventory = await run_as(self.git.user, take_inventory, found.place)
+        for path, why in [*inventory.unread, *found.problems]:
+            self.receipt.lose(f"{prefix}{path}", why)
         async with open_store(self.git, found) as store:
             with limited("add", _FILES_SECONDS):
                 changes = await gather(store, found.head, inventory, self.receipt, prefix)
                 await name_ignored(store, self.receipt, prefix)
+                base = changes.base if changes else found.head
+                staged = await staged_tree(store, base, changes.tree if changes else None)
             if changes is not None:
                 commit = await store.commit(changes.tree, _parents(changes, found), self.job)
                 await self.target.ask(store)
                 what, name = f"files of the worktree {linked.name}", f"worktrees/{linked.name}/files"
                 await self.target.rescue(store, Wanted(what, commit, name))
+            if staged is not None:
+                commit = await store.commit(staged, (base,) if base else (), self.job)
+                await self.target.ask(store)
+                what, name = f"what is staged in the worktree {linked.name}", f"worktrees/{linked.name}/index"
+                await self.target.rescue(store, Wanted(what, commit, name))
+            inside = [one for one in inventory.nested if not self._is_linked(one, self.found.linked, found.place)]
+            await self._save_nested(store, inside, linked)
 
     def _repositories(self, linked: list[Linked]) -> list[str]:
         """What in the directory is a repository of its own, and not only called `.git`. It blocks."""
         place, nested = Path(self.git.place), self.inventory.nested
         return [path for path in nested if not self._is_linked(path, linked) and _read(place / path) is not None]
 
-    def _is_linked(self, path: str, linked: list[Linked]) -> bool:
-        place = (Path(self.git.place) / path).resolve()
+    def _is_linked(self, path: str, linked: list[Linked], top: Path | None = None) -> bool:
+        place = ((top or Path(self.git.place)) / path).resolve()
         return any(one.found.place.resolve() == place for one in linked)
 
-    async def _save_nested(self, paths: list[str]) -> None:
-        ignored = await self._ignored(paths)
-        recorded = await self._recorded(paths)
-        bundles = Bundles(self.store, self.git, self.job, self.receipt)
+    async def _save_nested(self, store: Store, paths: list[str], linked: Linked | None = None) -> None:
+        """Save the repositories at `paths` of the directory, or of another worktree of its repository."""
+        ignored = await self._ignored(store, paths)
+        recorded = await self._recorded(store, paths)
+        others = [self.found, *(one.found for one in self.found.linked)]
+        bundles = Bundles(
+            store,
+            self.git.at(str(store.found.place), self.git.user),
+            self.job,
+            self.receipt,
+            prefix=f"{store.found.place}/" if linked else "",
+            seen={place.resolve() for one in others for place in (one.place, one.git_dir)},
+        )
         for path in paths:
             if path not in ignored:
                 await bundles.add(path, recorded.get(path))
+        await bundles.add_modules(store.found.git_dir)
         if bundles.made:
-            commit = await self.store.commit(await bundles.tree(), (), self.job)
+            commit = await store.commit(await bundles.tree(), (), self.job)
+            where, folder = ("the directory", "") if linked is None else (linked.name, f"worktrees/{linked.name}/")
             names = ", ".join(sorted(bundles.made)[:20])
-            await self.target.ask(self.store)
-            await self.target.rescue(
-                self.store, Wanted(f"repositories in the directory: {names}", commit, "nested")
-            )
+            await self.target.ask(store)
+            wanted = Wanted(f"repositories in {where}: {names}", commit, f"{folder}nested")
+            await self.target.rescue(store, wanted)
 
-    async def _ignored(self, paths: list[str]) -> set[str]:
+    async def _ignored(self, store: Store, paths: list[str]) -> set[str]:
         """Those that git ignores: they are named as such already."""
+        if not paths:
+            return set()
         asked = b"".join(path.encode(errors="surrogateescape") + b"\0" for path in paths)
         try:
-            listed = await self.store.run("check-ignore", "-z", "--stdin", stdin=asked)
+            listed = await store.run("check-ignore", "-z", "--stdin", stdin=asked)
         except GitFailed:  # it ignores none
             return set()
         return set(listed.split("\0"))
 
-    async def _recorded(self, paths: list[str]) -> dict[str, str]:
+    async def _recorded(self, store: Store, paths: list[str]) -> dict[str, str]:
         """The commits that are recorded for submodules."""
-        if self.found.head is None:
+        if store.found.head is None or not paths:
             return {}
         try:
-            listed = await self.store.run("ls-tree", "-z", "--full-tree", self.found.head, "--", *paths)
+            listed = await store.run("ls-tree", "-z", "--full-tree", store.found.head, "--", *paths)
         except GitFailed:
             return {}
         entries = [entry.partition("\t") for entry in listed.split("\0") if entry.startswith("160000 ")]

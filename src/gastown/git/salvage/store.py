@@ -173,7 +173,7 @@ def _write(path: Path, found: Found, clone: Path, settings: Mapping[str, str]) -
     (path / "HEAD").write_text("ref: refs/heads/salvage\n")
     borrowed = [str(one) for one in (found.objects, clone) if one.is_dir()]
     (path / "objects" / "info" / "alternates").write_text(
-        "".join(f"{one}\n" for one in borrowed), errors="surrogateescape"
+        "".join(f"{_as_line(one)}\n" for one in borrowed), errors="surrogateescape"
     )
     wide = any(len(one) > 40 for one in (found.head or "", *found.refs.values()))
     lines = [
@@ -189,6 +189,10 @@ def _write(path: Path, found: Found, clone: Path, settings: Mapping[str, str]) -
         source = found.common / name
         if (text := read_small(source)) is not None:
             (path / name).write_text(text, errors="surrogateescape")
+
+
+def _as_line(path: str) -> str:
+    return _quoted(path) if "\n" in path else path
 
 
 def _quoted(text: str) -> str:
