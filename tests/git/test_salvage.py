@@ -92,6 +92,16 @@ async def test_an_agent_that_exits_idle_leaves_a_receipt(git_town, quick_clock):
         assert (receipt["pushed"], receipt["lost"], len(receipt["rescued"])) == (True, [], 1)
 
 
+async def test_a_stop_in_the_middle_of_a_start_saves_what_an_earlier_container_left(git_town, quick_clock):
+    git_town.server.make("r", FILES)
+    async with git_town() as town:
+        await town.start()
+        finished(town)
+        town.town.opened.town.roster.get("pole-1").session_id = None  # as before its first session
+        answer = (await town.town.client.post("/agents/pole-1/stop")).json()
+        assert (answer["pushed"], answer["lost"], len(answer["rescued"])) == (True, [], 1)
+
+
 async def test_a_stop_of_an_agent_that_pushed_everything_says_no_more_than_before(git_town, quick_clock):
     git_town.server.make("r", FILES)
     async with git_town() as town:

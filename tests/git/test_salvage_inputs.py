@@ -363,3 +363,15 @@ async def test_a_disk_without_room_beside_the_clone_is_worked_around(desk, monke
     receipt = await desk.salvage(on_branch=False)
     assert desk.found(receipt, "open.txt") == "open\n"
     assert not list(room.glob(".salvage*"))
+
+
+async def test_files_that_a_checkout_has_not_written_yet_are_not_deleted(desk):
+    """A drain in the middle of a start: git writes the index last."""
+    desk.git("rm", "-q", "-r", "--cached", ".")
+    (desk.path / ".git" / "index").unlink()
+    (desk.path / "dir" / "b.txt").unlink()
+    receipt = await desk.salvage()
+    assert (receipt.commit, receipt.rescued, receipt.lost()) == (None, [], [])
+    desk.write("open.txt")
+    await desk.salvage()
+    assert set(desk.server.git("r", "ls-tree", "-r", "--name-only", BRANCH).split()) == {*FILES, "open.txt"}

@@ -33,8 +33,8 @@ async def save_work(
     """Save all that is in the agent's directory, in which no process of it is left. Raises nothing but a
     cancellation; `receipt` is complete in any case. `on_branch`: see `Job`.
     """
-    if agent.session_id is None and not await trio.Path(agent.workdir, ".git").exists():
-        return  # it has no worktree yet
+    if not await _has_worktree(agent):
+        return
     job = Job(
         agent_id=agent.id,
         branch=agent.request.branch,
@@ -48,7 +48,7 @@ async def save_work(
 
 async def save_at_exit(agent: Agent, services: AgentServices) -> None:
     """Save the directory of an agent that has ended and lives on nowhere; it stays as it is on this disk."""
-    if not agent.request.works_in_repository or agent.session_id is None:
+    if not agent.request.works_in_repository or not await _has_worktree(agent):
         return
     agent.work = receipt = Receipt(agent.request.branch)
     receipt.expect("everything in its directory")
@@ -60,6 +60,11 @@ async def save_at_exit(agent: Agent, services: AgentServices) -> None:
         receipt.close()
         if receipt.has_news:
             agent.record("agent.receipt", to_wire(receipt).model_dump(mode="json", exclude_none=True))
+
+
+async def _has_worktree(agent: Agent) -> bool:
+    """An agent that has not begun may have one with work of an earlier container in it."""
+    return agent.session_id is not None or await trio.Path(agent.workdir, ".git").exists()
 
 
 async def name_files(agent: Agent, services: AgentServices, receipt: Receipt) -> None:

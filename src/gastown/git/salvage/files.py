@@ -61,6 +61,8 @@ async def gather(
         await store.run("read-tree", "--empty")
     if await store.borrow_index():
         await _pass_over_sparse(store, receipt, prefix)
+    elif base is not None:
+        await _pass_over_absent(store)
     nested = {path.rstrip("/") for path in inventory.nested}
     await _add(store, nested, receipt, prefix)
     changes = await _changes(store, base)
@@ -79,7 +81,16 @@ async def _pass_over_sparse(store: Store, receipt: Receipt, prefix: str) -> None
     except GitFailed:
         receipt.lose(f"{prefix}.git/index", "it is damaged: what was staged and is in no file any more")
         return
-    names = [entry[2:] for entry in listed.split("\0") if entry.startswith("S ")]
+    await _leave_out(store, [entry[2:] for entry in listed.split("\0") if entry.startswith("S ")])
+
+
+async def _pass_over_absent(store: Store) -> None:
+    """git writes an index when all files are there: without one they were not deleted, but not written yet."""
+    listed = await store.run("ls-files", "-z", most=_LISTED)
+    await _leave_out(store, [name for name in listed.split("\0") if name])
+
+
+async def _leave_out(store: Store, names: list[str]) -> None:
     left_out = await run_as(store.git.user, _absent, store.found.place, names)
     if left_out:
         await store.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=_nul(left_out))
