@@ -138,6 +138,17 @@ async def test_a_gateway_that_refuses_is_told_with_the_tokens_name_its_address_a
     )
 
 
+async def test_a_gateway_that_sends_no_words_has_not_answered(hall: Hall, container: ScriptedContainer) -> None:
+    """A captive portal or a wrong address answers 200 with a page, and kilo calls the turn completed."""
+    container.streams = [[CLOSED]]
+    async with booting(hall, container) as (boot, out):
+        turn = await first_turn(boot)
+    assert turn is not None
+    assert not turn.answered
+    assert f"did not complete: the gateway {GATEWAY} sent no words" in out.getvalue()
+    assert (await hall.town()).mayor_session_id is None  # the next `up` greets again
+
+
 async def test_a_gateway_that_refuses_before_the_start_has_answered_is_told_in_the_same_words(
     hall: Hall, container: ScriptedContainer
 ) -> None:

@@ -127,7 +127,7 @@ def _saw_turn(boot: Boot, turn: Turn, told: Told) -> None:
     seen.prompted_ms = boot.wall_ms(turn.prompted_at) if told.by == "start" else boot.ms(told.sent_at)
     seen.first_word_ms = boot.wall_ms(turn.first_word_at)
     seen.answered_ms = boot.wall_ms(turn.ended_at)
-    seen.answer_note = "" if turn.answered else (turn.error or turn.reason or "")
+    seen.answer_note = "" if turn.answered else turn.problem
 
 
 async def _healthy(boot: Boot) -> None:
@@ -219,7 +219,9 @@ def _conclude(boot: Boot, turn: Turn, told: Told, *, resumed: bool) -> None:
     screen.line(f"\nsession  {told.session_id or 'unknown'} ({'resumed' if resumed else 'new'})")
     if turn.answered:
         return
-    problem = turn.error or turn.reason or "no reason given"
-    if turn.status_code is not None:
+    problem = turn.problem
+    if turn.said_nothing:
+        problem = f"the gateway {boot.gateway} sent no words; is it a language model's?"
+    elif turn.status_code is not None:
         problem = _blamed_on_gateway(boot, turn.status_code, problem)
     screen.line(f"the first turn did not complete: {problem}")

@@ -122,7 +122,17 @@ class Turn:
 
     @property
     def answered(self) -> bool:
-        return self.reason == "completed" and self.error is None
+        return self.reason == "completed" and self.error is None and not self.said_nothing
+
+    @property
+    def said_nothing(self) -> bool:
+        """Whether it ended well and without a word, as it does with what is no model's gateway."""
+        return self.reason == "completed" and self.error is None and not self.text.strip()
+
+    @property
+    def problem(self) -> str:
+        """Why there is no answer, in few words."""
+        return self.error or ("no words" if self.said_nothing else self.reason or "no reason given")
 
 
 @dataclass
