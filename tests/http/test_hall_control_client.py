@@ -112,6 +112,18 @@ async def test_an_answer_that_is_not_of_the_contract_is_a_dispatch_error(
         assert caught.value.status == status
 
 
+@pytest.mark.parametrize("status", [200, 502])
+async def test_an_answer_is_not_read_beyond_its_bound(
+    container: ScriptedContainer, control: ControlClient, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Agents work in a container, and one may answer for it: an endless answer would fill the hall's memory."""
+    monkeypatch.setattr("gastown.hall.control_client._MOST_BYTES", 1000)
+    container.answers["/health"] = [(status, b'{"error": "' + b"x" * 5000 + b'"}')]
+    with pytest.raises(ControlCallFailed, match="the answer has more than 1000 bytes") as caught:
+        await control.health()
+    assert caught.value.status == status
+
+
 async def test_nobody_at_the_address_is_a_dispatch_error_without_a_status() -> None:
     async with open_control_client("http://127.0.0.1:9") as control:
         with pytest.raises(ControlCallFailed) as caught:

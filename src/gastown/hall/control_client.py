@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
@@ -37,7 +38,8 @@ START_SECONDS = 60
 REFRESH_SECONDS = 10
 _QUICK_SECONDS = 10
 _MESSAGE_SECONDS = 30
-_MOST_FRAME_BYTES = 32 * 1024 * 1024
+_MOST_BYTES = 32 * 1024 * 1024
+"""Of an answer, and of an event: far more than a container has to say. Agents work in it, and may mean harm."""
 
 _Answer = TypeVar("_Answer", bound=Wire)
 
@@ -58,6 +60,17 @@ class ControlCallFailed(Exception):
             details.append(f"phase {body['phase']}")
         reason = body.get("error", "no reason given")
         super().__init__(f"{call}: {reason}" + (f" ({', '.join(details)})" if details else ""))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """An answer to `call`."""
+
+    call: str
+    status: int
+    is_success: bool
+    reason: str
+    content: bytes
 
 
 class EventStream:
@@ -123,9 +136,7 @@ class ControlClient:
         ticket = _parse(StreamTicket, await self._call("POST", f"{path}-ticket", _QUICK_SECONDS)).ticket
         query = {"after": str(after), "ticket": ticket}
         try:
-            async with self._client.websocket(
-                path, params=query, max_message_size_bytes=_MOST_FRAME_BYTES
-            ) as session:
+            async with self._client.websocket(path, params=query, max_message_size_bytes=_MOST_BYTES) as session:
                 yield EventStream(session)
         except WebSocketUpgradeError as refused:
             status = refused.response.status_code
@@ -145,7 +156,7 @@ class ControlClient:
         seconds: float,
         body: Wire | None = None,
         config: TownConfig | None = None,
-    ) -> httpx2.Response:
+    ) -> _Told:
         call = f"{method} {path}"
         headers = {} if config is None else {"X-Town-Config": json.dumps(reveal_json(config))}
         content = None
@@ -154,14 +165,26 @@ class ControlClient:
             content = json.dumps(reveal_json(body, by_alias=True))
         try:
             with trio.fail_after(seconds):
-                response = await self._client.request(method, path, headers=headers, content=content)
+                told = await self._ask(method, path, headers, content)
         except trio.TooSlowError:
             raise ControlCallFailed(None, {"error": f"no answer within {seconds} s"}, call=call) from None
         except httpx2.HTTPError as error:
             raise ControlCallFailed(None, {"error": str(error) or type(error).__name__}, call=call) from error
-        if not response.is_success:
-            raise ControlCallFailed(response.status_code, _error_body(response), call=call)
-        return response
+        if not told.is_success:
+            raise ControlCallFailed(told.status, _error_body(told), call=call)
+        return told
+
+    async def _ask(self, method: str, path: str, headers: dict[str, str], content: str | None) -> _Told:
+        """Whatever is answered, read within bounds and as it was sent: a small compressed answer may be huge."""
+        headers["Accept-Encoding"] = "identity"
+        read, call = bytearray(), f"{method} {path}"
+        async with self._client.stream(method, path, headers=headers, content=content) as answer:
+            async for piece in answer.aiter_raw():
+                read += piece
+                if len(read) > _MOST_BYTES:
+                    problem = {"error": f"the answer has more than {_MOST_BYTES} bytes"}
+                    raise ControlCallFailed(answer.status_code, problem, call=call)
+        return _Told(call, answer.status_code, answer.is_success, answer.reason_phrase, bytes(read))
 
 
 @asynccontextmanager
@@ -176,21 +199,20 @@ async def open_control_client(base_url: str, token: Secret | None = None) -> Asy
         yield ControlClient(client)
 
 
-def _parse(model: type[_Answer], response: httpx2.Response) -> _Answer:
+def _parse(model: type[_Answer], told: _Told) -> _Answer:
     try:
-        return model.model_validate_json(response.content)
+        return model.model_validate_json(told.content)
     except ValidationError as error:
         where = ", ".join(
             ".".join(map(str, item["loc"])) or "the whole" for item in error.errors(include_input=False)
         )
         problem = {"error": f"not an answer of the contract, see {where}"}
-        call = f"{response.request.method} {response.request.url.path}"
-        raise ControlCallFailed(response.status_code, problem, call=call) from None
+        raise ControlCallFailed(told.status, problem, call=told.call) from None
 
 
-def _error_body(response: httpx2.Response) -> dict[str, Any]:
+def _error_body(told: _Told) -> dict[str, Any]:
     try:
-        body = response.json()
+        body = json.loads(told.content)
     except (ValueError, RecursionError):
         body = None
-    return body if isinstance(body, dict) else {"error": response.reason_phrase or "an answer without a reason"}
+    return body if isinstance(body, dict) else {"error": told.reason or "an answer without a reason"}

@@ -264,7 +264,7 @@ def _last_lines(path: Path) -> list[str]:
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+            text = log.read(_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return []
     return [line.rstrip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
