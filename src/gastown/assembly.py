@@ -302,7 +302,16 @@ async def open_git(stack: AsyncExitStack, parts: Parts, worker: WorkerClient, li
         cloud_url=settings.kilo_cloud_url,
         kilocode_token=settings.kilocode_token,
     )
-    credentials = GitCredentials(lambda: live.current.town.git_auth, source)
+
+    def since(name: str) -> int:
+        return live.current.generation_of(name)
+
+    credentials = GitCredentials(
+        lambda: live.current.town.git_auth,
+        source,
+        town_since=since,
+        generation=live.next_generation,
+    )
     users = parts.users
     helper = open_helper_service(credentials, for_all=users.main is not None, python=parts.python)
     return Tools(

@@ -14,7 +14,7 @@ from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.git import credential_helper
-from gastown.git.credentials import ANY_RIG
+from gastown.git.credentials import ANY_RIG, GitCredentials
 from gastown.git.errors import AuthFailed
 from tests.git.conftest import Life, Place
 from tests.git.test_worktrees import FILES, worktree
@@ -340,6 +340,30 @@ async def test_a_refused_token_gives_way_to_a_newer_one_and_is_better_than_none(
         assert await ask("r", remote.url) == "x-access-token:old"
         life.credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("newer")})
         assert await ask("r", remote.url) == "x-access-token:newer"
+
+
+async def test_the_token_that_was_given_last_comes_first(place):
+    """A start's token gives way to one that the town's configuration brought later, not to an older start's."""
+    remote = Remote.parse("https://github.com/o/r.git")
+    town = {"GITHUB_TOKEN": 1}
+    credentials = GitCredentials(
+        lambda: GitAuth(github_token="of-the-town"), place.source, town_since=lambda name: town[name]
+    )
+
+    async def first() -> str:
+        login = await credentials.login("r", "agent-1", remote.origin, remote.path)
+        return login.password.reveal()
+
+    credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("of-a-start")}, since=5)
+    assert await first() == "of-a-start"
+    credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("of-an-older-start")}, since=4)
+    assert await first() == "of-a-start"
+    town["GITHUB_TOKEN"] = 5
+    assert await first() == "of-a-start"
+    town["GITHUB_TOKEN"] = 6
+    assert await first() == "of-the-town"
+    credentials.register_rig("r", remote, given={"GIT_TOKEN": Secret("of-a-later-start")}, since=7)
+    assert await first() == "of-a-later-start"
 
 
 async def test_helpers_of_other_programs_are_not_asked_and_learn_nothing(place):

@@ -178,7 +178,12 @@ class Roster:
         self.known_secrets.hold(agent.id, agent.secrets)
         if equal.works_in_repository:
             register_rig(
-                self.services, equal.rig_id, equal.git_url, equal.default_branch, variables=equal.env_vars
+                self.services,
+                equal.rig_id,
+                equal.git_url,
+                equal.default_branch,
+                variables=equal.env_vars,
+                since=given,
             )
 
     def _begin(

@@ -1,9 +1,10 @@
 """The live git credentials of every rig, and which of them goes where.
 
 Nothing of this is on a disk. A token is chosen at the moment in which git asks for it, so a new one is live
-for the next push of every agent. Candidates, the newest word first: a token that the worker renewed, user and
-password in the rig's address, one that a request brought, the town's, the platform integration's, and last a token
-that stands in the address alone. One that the remote has refused comes after all that it has not.
+for the next push of every agent. The one that was given last comes first, whichever it is: a token that the
+worker renewed, user and password in the rig's address, one that a request brought, the town's; in this order where
+they came together. Then the platform integration's, and last a token that stands in the address alone. One that
+the remote has refused comes after all that it has not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 import structlog
@@ -53,7 +55,8 @@ class Login:
 @dataclass
 class _Rig:
     """What is known of a rig. `given` are variables of the newest request that brought any, `address` is the login
-    of the newest address that had one, `username` the user of the newest that named one.
+    of the newest address that had one, `username` the user of the newest that named one. `since` says of each kind
+    of login in which generation it was given.
     """
 
     remote: Remote
@@ -64,16 +67,29 @@ class _Rig:
     given: dict[str, Secret] = field(default_factory=dict)
     platform: GitAuth | None = None
     renewed: Secret | None = None
+    since: dict[str, int] = field(default_factory=dict)
     asked_at: float = float("-inf")
     refused: deque[Secret] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS))
 
 
 class GitCredentials:
-    """`town` gives the town's credentials of this moment."""
+    """`town` gives the town's credentials of this moment, and `town_since` the generation of each.
 
-    def __init__(self, town: Callable[[], GitAuth], source: TokenSource) -> None:
+    `generation` counts what is given: of two things, the later one has the higher number.
+    """
+
+    def __init__(
+        self,
+        town: Callable[[], GitAuth],
+        source: TokenSource,
+        *,
+        town_since: Callable[[str], int] = lambda _: 0,
+        generation: Callable[[], int] | None = None,
+    ) -> None:
         self._town = town
         self._source = source
+        self._town_since = town_since
+        self._generation = generation or count(1).__next__
         self._rigs: dict[str, _Rig] = {}
         self._handed: dict[str, str] = {}
         self._renewing = NamedLocks()
@@ -85,21 +101,29 @@ class GitCredentials:
         *,
         given: Mapping[str, Secret] | None = None,
         integration_id: str | None = None,
+        since: int | None = None,
     ) -> None:
-        """Take what a request says about a rig. What it does not say stays as it was."""
+        """Take what a request says about a rig. What it does not say stays as it was, and so does what is newer.
+
+        `since` is the generation in which the variables `given` came; None for now.
+        """
+        since = self._generation() if since is None else since
         rig = self._rigs.setdefault(rig_id, _Rig(remote))
         if rig.remote.origin != remote.origin:
             rig = self._rigs[rig_id] = _Rig(remote)
         rig.remote = remote
         if remote.password:
-            rig.address = Login(remote.username or "x-access-token", remote.password)
+            login = Login(remote.username or "x-access-token", remote.password)
+            if login != rig.address:
+                rig.address, rig.since["address"] = login, since
             rig.address_is_token = remote.username is None
         rig.username = remote.username or rig.username
         tokens = {name: value for name, value in (given or {}).items() if name in _GIVEN and value}
         for name in [name for name, value in tokens.items() if not is_one_line(value.reveal())]:
             log.warning("git.token_unusable", rig_id=rig_id, name=name)
             del tokens[name]
-        rig.given = tokens or rig.given
+        if tokens and since >= rig.since.get("given", since):
+            rig.given, rig.since["given"] = tokens, since
         if integration_id and integration_id != rig.integration_id:
             rig.integration_id, rig.platform = integration_id, None
 
@@ -129,7 +153,9 @@ class GitCredentials:
         """
         rig = self._rig_for(rig_id, origin, path)
         if rig is None:
-            return next(self._towns(origin.partition("://")[2]), None) if origin.startswith("https:") else None
+            if not origin.startswith("https:"):
+                return None
+            return next((login for _, login in self._towns(origin.partition("://")[2])), None)
         name, known = rig
         best = self._best(known)
         if best is None or best.password in known.refused:
@@ -169,7 +195,7 @@ class GitCredentials:
             if token is None and rig.integration_id is not None:
                 rig.platform = await self._source.integration(rig.integration_id)
             elif token is not None:
-                rig.renewed = token
+                rig.renewed, rig.since["renewed"] = token, self._generation()
                 if token in rig.refused:
                     rig.refused.remove(token)
                 log.info("git.token_renewed", rig_id=rig_id)
@@ -210,16 +236,18 @@ class GitCredentials:
     def _logins(self, rig: _Rig) -> Iterator[Login]:
         remote, gitlab = rig.remote, self._is_gitlab(rig.remote.host, rig)
         username = "oauth2" if gitlab else "x-access-token"
+        found: list[tuple[int, Login]] = []
         if rig.renewed:
-            yield Login(username, rig.renewed)
+            found.append((rig.since.get("renewed", 0), Login(username, rig.renewed)))
         if rig.address is not None and not rig.address_is_token:
-            yield rig.address
+            found.append((rig.since.get("address", 0), rig.address))
         named = username if gitlab or _is_github(remote.host) else rig.username or username
         for name in _GITLAB_NAMES if gitlab else _GITHUB_NAMES:
             token = rig.given.get(name)
             if token and not (gitlab and token == rig.given.get("GITHUB_TOKEN")):
-                yield Login(named, token)
-        yield from self._towns(remote.host)
+                found.append((rig.since.get("given", 0), Login(named, token)))
+        found.extend(self._towns(remote.host))
+        yield from (login for _, login in sorted(found, key=lambda one: -one[0]))
         if rig.platform is not None:
             token = rig.platform.gitlab_token if gitlab else rig.platform.github_token
             if token:
@@ -227,13 +255,13 @@ class GitCredentials:
         if rig.address is not None and rig.address_is_token:
             yield rig.address
 
-    def _towns(self, host: str) -> Iterator[Login]:
-        """The town's tokens are for GitHub and for its GitLab, and go nowhere else."""
+    def _towns(self, host: str) -> Iterator[tuple[int, Login]]:
+        """The town's tokens are for GitHub and for its GitLab, and go nowhere else. With their generations."""
         auth = self._town()
         if auth.github_token and _is_github(host):
-            yield Login("x-access-token", auth.github_token)
+            yield self._town_since("GITHUB_TOKEN"), Login("x-access-token", auth.github_token)
         if auth.gitlab_token and host in ("gitlab.com", _host_of(auth.gitlab_instance_url)):
-            yield Login("oauth2", auth.gitlab_token)
+            yield self._town_since("GITLAB_TOKEN"), Login("oauth2", auth.gitlab_token)
 
     def _is_gitlab(self, host: str, rig: _Rig) -> bool:
         instance = rig.given.get("GITLAB_INSTANCE_URL")

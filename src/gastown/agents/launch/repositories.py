@@ -9,12 +9,12 @@ import structlog
 import trio
 
 from gastown.agents.agent import Agent
+from gastown.agents.launch.desired import Desired
 from gastown.agents.launch.environment import home_of
 from gastown.agents.retention.records import KeptFiles
 from gastown.agents.services import AgentServices
 from gastown.concurrency.backoff import delays
 from gastown.contract.agents import Rig as RigOfMayor
-from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
 from gastown.contract.git import Remote
 from gastown.contract.secret import Secret
@@ -52,11 +52,15 @@ def register_rig(
     *,
     variables: Mapping[str, Secret] | None = None,
     integration_id: str | None = None,
+    since: int | None = None,
 ) -> Rig:
-    """Let git know a rig and its credentials. Raises `ValueError` for an address that cannot be used."""
+    """Let git know a rig and its credentials. Raises `ValueError` for an address that cannot be used.
+
+    `since` is the generation of `variables`, None for those of this moment.
+    """
     rig = Rig(rig_id, Remote.parse(git_url), default_branch)
     services.repositories.tools.credentials.register_rig(
-        rig_id, rig.remote, given=variables, integration_id=integration_id
+        rig_id, rig.remote, given=variables, integration_id=integration_id, since=since
     )
     return rig
 
@@ -64,12 +68,11 @@ def register_rig(
 def git_of(agent: Agent, services: AgentServices) -> RigGit:
     """git for the worktree of an agent, as the agent. Raises `ValueError` as `register_rig` does."""
     owner = services.users.owner(agent.request, agent.user)
-    return services.repositories.git(_rig_of(agent.request, services), agent.workdir, owner)
+    return services.repositories.git(_rig_of(agent.desired, services), agent.workdir, owner)
 
 
-def _rig_of(
-    request: StartAgentRequest, services: AgentServices, inherited: Mapping[str, Secret] | None = None
-) -> Rig:
+def _rig_of(desired: Desired, services: AgentServices, inherited: Mapping[str, Secret] | None = None) -> Rig:
+    request = desired.request
     return register_rig(
         services,
         request.rig_id,
@@ -77,6 +80,7 @@ def _rig_of(
         request.default_branch,
         variables={**(inherited or {}), **request.env_vars},
         integration_id=request.platform_integration_id,
+        since=desired.generation_of("env_vars"),
     )
 
 
@@ -85,7 +89,7 @@ async def prepare_worktree(agent: Agent, services: AgentServices) -> None:
     `fetch`, `worktree`.
     """
     request, repositories = agent.request, services.repositories
-    rig = _rig_of(request, services, agent.desired.inherited)
+    rig = _rig_of(agent.desired, services, agent.desired.inherited)
     git = repositories.git(rig, agent.workdir, agent.user)
     agent.repository = (git.report, repositories.report(rig.rig_id))
     try:
