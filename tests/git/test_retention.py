@@ -104,6 +104,21 @@ LEFT = {
         "commits that the remote does not",
     ),
     "a stash": (change, [("stash",)], "commits that the remote does not"),
+    "an older stash than one that was pushed": (
+        change,
+        [("stash",), ("stash", "store", "HEAD"), ("push", "--quiet", "origin", "refs/stash:refs/heads/kept")],
+        "commits that the remote does not",
+    ),
+    "a new file that its configuration hides": (
+        lambda path: (path / "new.txt").write_text("new.txt\n"),
+        [("config", "core.excludesFile", "new.txt")],
+        "core.excludesFile is set in it",
+    ),
+    "a new file, and the configuration names another directory": (
+        lambda path: (path / "new.txt").touch(),
+        [("config", "core.worktree", "/")],
+        "core.worktree is set in it",
+    ),
     "a tag": (
         None,
         [("commit", "--quiet", "--allow-empty", "-m", "x"), ("tag", "-a", "-m", "x", "t"),

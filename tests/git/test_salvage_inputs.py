@@ -98,6 +98,26 @@ async def test_a_branch_that_the_remote_refuses_or_has_lost_is_saved_all_the_sam
     assert (desk.server.tip("r", one.ref), desk.server.tip("r", BRANCH)) == (commit, theirs)
 
 
+@pytest.mark.parametrize("how", ["back", "aside", "on", "deleted"])
+async def test_another_branch_that_was_forced_away_since_the_last_fetch_is_saved(desk, how):
+    """That the rig's clone has a branch of the agent says nothing of where the remote has it now."""
+    desk.git("checkout", "-q", "-b", "side")
+    side = desk.commit("side.txt")
+    desk.git("push", "-q", str(desk.server.bare("r")), "side")
+    desk.git("checkout", "-q", BRANCH)
+    branches = "+refs/heads/*:refs/remotes/origin/*"
+    desk.git("fetch", "-q", str(desk.server.bare("r")), branches, cwd=desk.place.clone())
+    if how == "deleted":
+        desk.server.git("r", "update-ref", "-d", "refs/heads/side")
+    elif how != "on":
+        desk.server.git("r", "update-ref", "refs/heads/side", "main")
+    if how in ("aside", "on"):
+        desk.server.commit("r", "side", {"theirs.txt": "theirs\n"})
+    receipt = await desk.salvage()
+    assert receipt.lost() == []
+    assert [one.commit for one in receipt.rescued] == ([] if how == "on" else [side])
+
+
 async def test_what_the_remote_says_to_a_branch_that_it_protects_is_passed_on(desk):
     refusing(
         desk,

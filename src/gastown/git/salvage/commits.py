@@ -27,6 +27,7 @@ class Commits:
     async def save(self) -> None:
         """Push what the remote has not. Raises `GitError` where not even that can be found out."""
         await self._find_main()
+        self.target.local = frozenset(name for name in self.store.found.refs if name.startswith("refs/heads/"))
         tips = tips_of(self.store.found)
         kinds = await self.store.kinds(sorted({one.object_id for one in tips})) if tips else {}
         for one in tips:

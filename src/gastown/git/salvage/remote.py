@@ -6,6 +6,7 @@ The address is that of our settings. No name of a remote that the agent could ch
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gastown.git.errors import GitError, GitFailed, NameAmbiguous
@@ -16,6 +17,8 @@ from gastown.git.salvage.store import Store
 __all__ = ["Target", "Wanted", "refusal"]
 
 _PUSH_SECONDS = 60.0
+_FETCH_SECONDS = 20.0
+_FETCHED = 50
 _AT_ONCE = 100
 _ONE_BY_ONE = 30
 _REFUSED = re.compile(r"! \[(?:remote )?rejected\]|HTTP 413|maximum allowed size|GH0\d\d", re.IGNORECASE)
@@ -34,7 +37,8 @@ class Wanted:
 @dataclass
 class Target:
     """Where things are pushed to. `cloned` are the branches and tags of its last fetch into the rig's clone, which
-    no agent can write; `names` are those of this moment, once it was asked.
+    no agent can write; `names` are those of this moment, once it was asked. `local` are the names of the agent's
+    own branches: what the remote had under one of them may have been forced away or deleted since.
     """
 
     job: Job
@@ -45,6 +49,7 @@ class Target:
     asked: bool = False
     base: str = ""
     reserved: set[str] = field(default_factory=set)
+    local: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> str:
@@ -52,10 +57,12 @@ class Target:
 
     @property
     def known(self) -> frozenset[str]:
-        """The objects that it has, as far as is known. The agent's own branch may have been forced meanwhile."""
-        own = f"refs/heads/{self.job.branch}"
+        """The objects that it has, as far as is known."""
+        own = {f"refs/heads/{self.job.branch}"}
+        if self.problem is None:  # else it cannot be told better
+            own |= self.local
         there = self.names if self.asked and self.problem is None else self.cloned
-        kept = (one for name, one in self.cloned.items() if name in there and name != own)
+        kept = (one for name, one in self.cloned.items() if name in there and name not in own)
         return frozenset((*kept, *self.names.values()))
 
     async def ask(self, store: Store) -> None:
@@ -67,9 +74,22 @@ class Target:
                 listed = await store.git.query("ls-remote", store.address)
             pairs = [line.partition("\t")[::2] for line in listed.splitlines()]
             self.names = {name: commit for commit, name in pairs}
+            await self._bring_moved(store)
         except GitError as error:
             self.problem = error
         self.asked = True
+
+    async def _bring_moved(self, store: Store) -> None:
+        """Fetch what has moved on under the names of the agent's branches: they may be contained in it."""
+        names = sorted(
+            name
+            for name in self.local & self.names.keys() & self.cloned.keys()
+            if self.names[name] != self.cloned[name]
+        )[:_FETCHED]
+        if not names:
+            return
+        with suppress(GitError), limited("fetch", _FETCH_SECONDS):  # else a branch is saved that was there
+            await store.git.query("fetch", "--quiet", "--no-tags", store.address, *names)
 
     def rescue_branch(self) -> str:
         """The branch for what belongs on the agent's own one, or was not committed."""

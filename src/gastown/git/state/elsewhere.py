@@ -15,6 +15,7 @@ from gastown.isolation.users import run_as
 __all__ = ["only_here"]
 
 _LISTED = 64 * 1024 * 1024
+_HIDES = ("core.worktree", "core.excludesFile", "core.ignoreStat")
 
 
 async def only_here(repositories: Repositories, git: RigGit) -> str | None:
@@ -26,13 +27,8 @@ async def only_here(repositories: Repositories, git: RigGit) -> str | None:
     with git.operation("worktree"):
         if await run_as(git.user, made_for_branch, Path(git.place)) is None:
             return "it is no worktree of ours"
-        if (other := await run_as(git.user, _other_repository, Path(git.place))) is not None:
-            return f"there is another repository in it: {readable(other)}"
-        if real := (await changes_in(git)).real:
-            return f"{len(real)} files are not committed: {', '.join(readable(path) for path in real[:5])}"
-        listed = await git.run("ls-files", "-v", "-z", most=_LISTED)
-        if any(entry and not entry.startswith("H ") for entry in listed.split("\0")):
-            return "git was told to overlook changes of some files"
+        if (why := await _not_committed(git)) is not None:
+            return why
         tips = await _tips(git)
     async with repositories.hold(git.rig, "fetch") as clone:
         await clone.fetch()
@@ -45,19 +41,38 @@ async def only_here(repositories: Repositories, git: RigGit) -> str | None:
     return "commits that the remote does not have" if missing else None
 
 
+async def _not_committed(git: RigGit) -> str | None:
+    """What is in no commit of the worktree's repository, or may be, in words."""
+    if (other := await run_as(git.user, _other_repository, Path(git.place))) is not None:
+        return f"there is another repository in it: {readable(other)}"
+    for name in _HIDES:
+        if await git.says("config", "--get", name):
+            return f"{name} is set in it, which may hide what is there"
+    if real := (await changes_in(git)).real:
+        return f"{len(real)} files are not committed: {', '.join(readable(path) for path in real[:5])}"
+    listed = await git.run("ls-files", "-v", "-z", most=_LISTED)
+    if any(entry and not entry.startswith("H ") for entry in listed.split("\0")):
+        return "git was told to overlook changes of some files"
+    return None
+
+
 async def _tips(git: RigGit) -> set[str]:
     """The commits of everything that is named in a worktree but the branches of the remote, and of its HEAD."""
     listed = await git.run("for-each-ref", "--format=%(objectname) %(refname)")
     named = (line.split(" ", 1) for line in listed.splitlines())
     tips = {commit for commit, name in named if not name.startswith("refs/remotes/origin/")}
+    if await git.says("rev-parse", "--quiet", "--verify", "refs/stash"):  # all but the newest are in its log only
+        tips |= set((await git.run("rev-list", "--walk-reflogs", "refs/stash")).split())
     return tips | {(await git.run("rev-parse", "--verify", "HEAD")).strip()}
 
 
 def _other_repository(top: Path) -> str | None:
-    """A repository below `top`, or a worktree that is linked to it; None when there is none."""
-    with_links = top / ".git" / "worktrees"
-    if with_links.is_dir() and any(with_links.iterdir()):
-        return str(with_links)
+    """A repository below `top`, a submodule's without its files, or a worktree that is linked to it; None when there
+    is none.
+    """
+    for kept in (top / ".git" / "worktrees", top / ".git" / "modules"):
+        if kept.is_dir() and any(kept.iterdir()):
+            return str(kept)
     for folder, folders, files in os.walk(top, onerror=_raise):
         if folder == str(top):
             folders.remove(".git")
