@@ -82,6 +82,8 @@ def misspelt(names: Collection[str], known: Collection[str]) -> dict[str, str | 
 def _past_proxies(found: Mapping[str, str]) -> str:
     said = ",".join(filter(None, (found.get(_NO_PROXY), found.get(_NO_PROXY.lower()))))
     names = [name.strip() for name in said.split(",") if name.strip()]
+    if "*" in names:  # no proxy at all: curl, and so git, knows it only when nothing stands beside it
+        return "*"
     return ",".join(dict.fromkeys((*names, *_LOOPBACK)))
 
 

@@ -75,6 +75,13 @@ def test_where_there_is_a_proxy_no_child_asks_it_for_loopback(name: str, known: 
     ]
 
 
+@pytest.mark.parametrize("said", ["*", " *", "a.test,*"])
+def test_an_asterisk_that_means_no_proxy_at_all_stands_alone(said: str) -> None:
+    """curl, and so git, does not know it beside other names: its calls would go to the proxy."""
+    env = inherited({"PATH": "/bin", "http_proxy": "http://p.test:1", "no_proxy": said})
+    assert (env["NO_PROXY"], env["no_proxy"]) == ("*", "*")
+
+
 def test_without_a_proxy_nothing_is_said_of_one() -> None:
     assert not {"NO_PROXY", "no_proxy"} & inherited({"PATH": "/bin", "http_proxy": ""}).keys()
 
