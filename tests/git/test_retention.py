@@ -83,6 +83,10 @@ def nested(path):
     (path / "deps" / "lib" / ".git").mkdir(parents=True)
 
 
+def submodule_without_files(path):
+    (path / ".git" / "modules" / "sub").mkdir(parents=True)
+
+
 LEFT = {
     "a changed file": (change, [], "1 files are not committed: a.txt"),
     "a new file": (lambda path: (path / "new.txt").touch(), [], "1 files are not committed: new.txt"),
@@ -132,6 +136,7 @@ LEFT = {
         "commits that the remote does not",
     ),
     "another repository that git ignores": (nested, [], "there is another repository in it"),
+    "a submodule without its files": (submodule_without_files, [], "there is another repository in it"),
     "a linked worktree": (None, [("worktree", "add", "--quiet", "../elsewhere")], "there is another repository"),
 }  # fmt: skip
 
