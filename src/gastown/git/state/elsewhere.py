@@ -67,7 +67,7 @@ async def _tips(git: RigGit) -> set[str]:
 
 
 def _other_repository(top: Path) -> str | None:
-    """A repository below `top`, a submodule's without its files, or a worktree linked to it; None when there is none."""
+    """A repository below `top`, a submodule without its files, or a linked worktree; None when there is none."""
     for kept in (top / ".git" / "worktrees", top / ".git" / "modules"):
         if kept.is_dir() and any(kept.iterdir()):
             return str(kept)
