@@ -76,6 +76,20 @@ async def test_an_answer_that_fails_is_given_again(town_on_fakes) -> None:
         assert await answers(town) == [("permission", "allowed")]
 
 
+async def test_an_ask_that_cannot_be_answered_keeps_no_other_waiting(town_on_fakes) -> None:
+    """It is tried less and less often, which is no reason for a later one to wait."""
+    script = Script(turn_seconds=3600, broken=frozenset({"POST /permission/per_1/reply"}))
+    async with town_on_fakes(kilo=partial(FakeLauncher, script=script)) as town:
+        await town.start("pole-1")
+        kilo = town.kilo.server("pole-1").kilo
+        session = kilo.home.sessions[kilo.prompts[0]["session"]]
+        kilo.wait_for("permission", session, 1, permission="edit")
+        await trio.sleep(150)
+        kilo.wait_for("permission", session, 2, permission="edit")
+        await trio.sleep(1)
+        assert await answers(town) == [("permission", "allowed")]
+
+
 async def test_one_entry_of_no_kilo_keeps_no_other_from_its_answer(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
         await town.start("pole-1")

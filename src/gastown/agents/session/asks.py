@@ -23,6 +23,7 @@ log = structlog.get_logger()
 _SECONDS = 10.0
 _FIRST_DELAY, _MOST_DELAY = 0.2, 60.0
 _AT_A_TIME = 20
+_CLOSED = object()
 _NEED_A_PERSON = ("skillShell", "sandboxEscalation")
 """In an ask's metadata: an allowance by anything but a person is void for kilo, which then waits on."""
 _PATTERNS, _PATTERN_LENGTH = 5, 200
@@ -38,7 +39,9 @@ async def answer_asks(agent: Agent, server: Server, asked: trio.MemoryReceiveCha
         for pause in delays(_FIRST_DELAY, _MOST_DELAY):
             if not await _answer_all(agent, server):
                 break
-            await trio.sleep(pause)
+            with trio.move_on_after(pause):  # what is asked meanwhile does not wait for its end
+                if await anext(asked, _CLOSED) is _CLOSED:
+                    return
 
 
 async def _answer_all(agent: Agent, server: Server) -> bool:
