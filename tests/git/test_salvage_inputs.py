@@ -395,3 +395,14 @@ async def test_files_that_a_checkout_has_not_written_yet_are_not_deleted(desk):
     desk.write("open.txt")
     await desk.salvage()
     assert set(desk.server.git("r", "ls-tree", "-r", "--name-only", BRANCH).split()) == {*FILES, "open.txt"}
+
+
+async def test_commits_that_only_the_log_of_head_knows_are_named(desk):
+    """Left behind on a detached HEAD, or amended: they are on no branch, and the receipt says so."""
+    desk.git("checkout", "-q", "--detach")
+    behind = desk.commit("behind.txt")
+    desk.git("checkout", "-q", BRANCH)
+    desk.commit()
+    receipt = await desk.salvage()
+    assert [one.path for one in receipt.unsaved] == [f"commit {behind[:12]} (With behind.txt)"]
+    assert receipt.lost() == []

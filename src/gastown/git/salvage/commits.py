@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from gastown.git.errors import GitFailed
 from gastown.git.salvage.found import Found
-from gastown.git.salvage.receipt import Job, Receipt
+from gastown.git.salvage.receipt import LEFT_BEHIND, Job, Receipt
 from gastown.git.salvage.remote import Target, Wanted
 from gastown.git.salvage.store import Store
 
 __all__ = ["Commits"]
+
+_NAMED = 20
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Commits:
             for one in tips
             if kinds.get(one.object_id, "missing") != "missing"
         ]
+        await self._name_left_behind(tips)
         if not await self._lacking(tips):
             return
         await self.target.ask(self.store)
@@ -59,6 +62,21 @@ class Commits:
         elif found.branch is None and found.head is not None and not any("rebase" in one for one in found.doing):
             self.head_is_main = local is None or await self._leads_to(local, found.head)
         self.main = found.head if self.head_is_main else local
+
+    async def _name_left_behind(self, tips: list[Wanted]) -> None:
+        """Name the commits that HEAD was once, and that nothing leads to any more."""
+        known = self.target.known | {one.object_id for one in tips if one.is_commit}
+        logged = [one for one in self.store.found.logged if one not in known]
+        try:
+            left = await self.store.lacking(logged, known) if logged else set()
+        except GitFailed:  # a part of the history is damaged
+            left = set()
+        names = [one for one in logged if one in left]
+        for one in names[:_NAMED]:
+            subject = await self.store.says("show", "-s", "--format=%s", one)
+            self.receipt.lose(f"commit {one[:12]} ({subject})", LEFT_BEHIND)
+        if len(names) > _NAMED:
+            self.receipt.lose(f"(and {len(names) - _NAMED} more commits)", LEFT_BEHIND)
 
     async def _leads_to(self, earlier: str, later: str) -> bool:
         return await self.store.says("merge-base", "--is-ancestor", earlier, later) is not None

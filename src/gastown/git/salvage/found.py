@@ -33,6 +33,7 @@ _STASHES = 1000
 _REFS = 20_000
 _MODULES = 200
 _LINKS = 5
+_LOGGED = 1000
 _INDEX_BYTES = 256 * 1024 * 1024
 
 
@@ -41,6 +42,7 @@ class Found:
     """What a repository and the worktree `place` hold. `branch` is the full reference that HEAD is on, `head` the
     commit that it is; either may be None. `doing` are the commits of a merge or a rebase in progress.
     `stashes` are the newest first. `problems` are what could not be read, and why.
+    `logged` are the commits that HEAD was before, the newest first.
     """
 
     place: Path
@@ -54,6 +56,7 @@ class Found:
     stashes: tuple[str, ...] = ()
     linked: list[Linked] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    logged: tuple[str, ...] = ()
 
     @property
     def objects(self) -> Path:
@@ -79,6 +82,7 @@ def read_repository(place: Path) -> Found | None:
         found.refs |= {f"worktree/{name}": one for name, one in read_refs(git_dir, found.problems).items()}
     _resolve_head(found, found.refs)
     found.stashes = _stashes(found.common, found.refs)
+    found.logged = _logged(git_dir / "logs" / "HEAD")
     for folder in _entries(found.common / "worktrees"):
         if folder.resolve() == git_dir.resolve():
             continue
@@ -170,6 +174,11 @@ def read_refs(common: Path, problems: list[tuple[str, str]] | None = None) -> di
             if (last := _last_logged(common / "logs" / name)) is not None:
                 refs[name] = last
     return refs
+
+
+def _logged(log: Path) -> tuple[str, ...]:
+    words = [line.split(" ", 2) for line in reversed((read_small(log) or "").splitlines())]
+    return tuple(dict.fromkeys(one[1] for one in words if len(one) == 3 and _OBJECT.match(one[1])))[:_LOGGED]
 
 
 def _last_logged(log: Path) -> str | None:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["IGNORED", "NO_FILE", "Job", "Receipt", "Rescued", "Unsaved", "rescue_name", "shown"]
+__all__ = ["IGNORED", "LEFT_BEHIND", "NO_FILE", "Job", "Receipt", "Rescued", "Unsaved", "rescue_name", "shown"]
 
 IGNORED = "git ignores it; it is named and never pushed"
+LEFT_BEHIND = "only the log of HEAD names it: it was amended, rebased, reset or left, and is named but not pushed"
 NO_FILE = "it is a pipe, a socket or a device, and no file"
 _SENTENCES = 20
 _UNFIT = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.+|@\{|//+")
@@ -100,7 +101,11 @@ class Receipt:
 
     def lost(self) -> list[str]:
         """What is not saved and was meant to be, as sentences."""
-        said = [f"the work: {one.path}: {one.why}" for one in self.unsaved if one.why not in (IGNORED, NO_FILE)]
+        said = [
+            f"the work: {one.path}: {one.why}"
+            for one in self.unsaved
+            if one.why not in (IGNORED, LEFT_BEHIND, NO_FILE)
+        ]
         more = len(said) - _SENTENCES
         return said if more <= 0 else [*said[:_SENTENCES], f"the work: {more} more, see unsaved"]
 
