@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import trio
 
+from gastown.git.salvage import found
 from gastown.git.salvage.receipt import Job, Receipt
 from gastown.git.salvage.salvage import salvage
 from tests.git.desk import AUTHOR, BRANCH, FILES, STATES, refusing
@@ -281,6 +282,25 @@ async def test_a_damaged_repository_is_a_loss_that_is_said_and_its_files_are_sav
     assert receipt.lost() != []
     assert desk.found(receipt, "open.txt") == "open\n"
     assert desk.found(receipt, "done.txt") == "done\n"
+
+
+async def test_references_that_are_too_many_to_read_are_a_loss_that_is_said(desk):
+    desk.git("branch", "side")
+    desk.git("pack-refs", "--all")
+    packed = desk.path / ".git" / "packed-refs"
+    with packed.open("a") as file:
+        file.write("# nothing but words\n" * 250_000)
+    assert any("packed-refs" in sentence for sentence in (await desk.salvage()).lost())
+
+
+async def test_stashes_beyond_the_bound_are_a_loss_that_is_said(desk, monkeypatch):
+    monkeypatch.setattr(found, "_STASHES", 1)
+    for text in ("three\n", "four\n"):
+        desk.write("a.txt", text)
+        desk.git("stash")
+    receipt = await desk.salvage()
+    assert any("2 stashes" in sentence for sentence in receipt.lost())
+    assert [one.what for one in receipt.rescued if "stash" in one.what] != []
 
 
 async def test_a_rebase_in_progress_is_saved_with_both_sides(desk):

@@ -81,7 +81,7 @@ def read_repository(place: Path) -> Found | None:
     if git_dir != found.common:
         found.refs |= {f"worktree/{name}": one for name, one in read_refs(git_dir, found.problems).items()}
     _resolve_head(found, found.refs)
-    found.stashes = _stashes(found.common, found.refs)
+    found.stashes = _stashes(found.common, found.refs, found.problems)
     found.logged = _logged(git_dir / "logs" / "HEAD")
     for folder in _entries(found.common / "worktrees"):
         if folder.resolve() == git_dir.resolve():
@@ -107,7 +107,7 @@ def read_modules(common: Path) -> list[tuple[str, Found]]:
             found = _read_worktree(folder, folder)
             found.refs = read_refs(folder, found.problems)
             _resolve_head(found, found.refs)
-            found.stashes = _stashes(folder, found.refs)
+            found.stashes = _stashes(folder, found.refs, found.problems)
             modules.append((str(folder.relative_to(common)), found))
             places.append(folder / "modules")
     return modules
@@ -161,15 +161,19 @@ def _resolve_head(found: Found, refs: dict[str, str]) -> None:
 def read_refs(common: Path, problems: list[tuple[str, str]] | None = None) -> dict[str, str]:
     """The references of a repository and the objects that they are; those that follow another one are left out."""
     refs: dict[str, str] = {}
-    for line in (read_small(common / "packed-refs") or "").splitlines():
+    problems = [] if problems is None else problems
+    packed = read_small(common / "packed-refs")
+    if packed is None and os.path.lexists(common / "packed-refs"):
+        problems.append(("packed-refs", "it is no plain file of at most 4 MiB, and what it names was not saved"))
+    for line in (packed or "").splitlines():
         commit, _, name = line.partition(" ")
         if _OBJECT.match(commit) and name.startswith("refs/"):
             refs[name] = commit
-    for path in _files(common / "refs"):
+    for path in _files(common / "refs", problems):
         name, said = f"refs/{path.relative_to(common / 'refs')}", (read_small(path) or "").strip()
         if _OBJECT.match(said):
             refs[name] = said
-        elif not said.startswith("ref: ") and not name.endswith(".lock") and problems is not None:
+        elif not said.startswith("ref: ") and not name.endswith(".lock"):
             problems.append((name, _DAMAGED))
             if (last := _last_logged(common / "logs" / name)) is not None:
                 refs[name] = last
@@ -187,7 +191,7 @@ def _last_logged(log: Path) -> str | None:
     return words[1] if len(words) == 3 and _OBJECT.match(words[1]) else None
 
 
-def _stashes(common: Path, refs: dict[str, str]) -> tuple[str, ...]:
+def _stashes(common: Path, refs: dict[str, str], problems: list[tuple[str, str]]) -> tuple[str, ...]:
     """Each line of the stash's log is one stash, the newest last; the reference itself is the newest."""
     lines = (read_small(common / "logs" / "refs" / "stash") or "").splitlines()
     newest = [parts[1] for line in reversed(lines) if len(parts := line.split(" ", 2)) == 3]
@@ -195,15 +199,19 @@ def _stashes(common: Path, refs: dict[str, str]) -> tuple[str, ...]:
     top = refs.get("refs/stash")
     if top is not None and top not in known:
         known.insert(0, top)
-    return tuple(dict.fromkeys(known))[:_STASHES]
+    stashes = tuple(dict.fromkeys(known))
+    if len(stashes) > _STASHES:
+        problems.append(("refs/stash", f"of {len(stashes)} stashes only the newest {_STASHES} were looked at"))
+    return stashes[:_STASHES]
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, problems: list[tuple[str, str]]) -> Iterator[Path]:
     seen = 0
     for here, _, names in os.walk(folder):
         for name in names:
             seen += 1
             if seen > _REFS:
+                problems.append(("refs", f"of its references only {_REFS} were looked at"))
                 return
             yield Path(here) / name
 
