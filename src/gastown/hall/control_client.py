@@ -19,6 +19,7 @@ from httpx2.websockets import (
 from pydantic import ValidationError
 from wsproto.events import TextMessage
 
+from gastown.asgi.websocket_close import closing_over_pings
 from gastown.contract.agents import AgentStatus, MessageRequest, PublicAgent, StartAgentRequest
 from gastown.contract.events import AgentEvent, EventPage, StreamTicket
 from gastown.contract.secret import Secret, reveal_json
@@ -136,7 +137,8 @@ class ControlClient:
         ticket = _parse(StreamTicket, await self._call("POST", f"{path}-ticket", _QUICK_SECONDS)).ticket
         query = {"after": str(after), "ticket": ticket}
         try:
-            async with self._client.websocket(path, params=query, max_message_size_bytes=_MOST_BYTES) as session:
+            opening = self._client.websocket(path, params=query, max_message_size_bytes=_MOST_BYTES)
+            async with closing_over_pings(opening) as session:
                 yield EventStream(session)
         except WebSocketUpgradeError as refused:
             status = refused.response.status_code

@@ -16,6 +16,7 @@ import httpx2
 from httpx2.websockets import AsyncWebSocketSession, WebSocketUpgradeError
 from pydantic import TypeAdapter
 
+from gastown.asgi.websocket_close import closing_over_pings
 from gastown.contract.secret import Secret
 from gastown.kilo.errors import KiloGarbled, KiloRefused, KiloUnreachable
 from gastown.kilo.models import REFUSAL, parse, read
@@ -110,7 +111,7 @@ class KiloClient:
     ) -> AsyncIterator[AsyncWebSocketSession]:
         """What fails inside the block comes out as a group: catch it there."""
         try:
-            async with self._http.websocket(
+            opening = self._http.websocket(
                 self._at(path).replace("http", "ws", 1),
                 params=dict(query),
                 auth=self._auth,
@@ -118,7 +119,8 @@ class KiloClient:
                 # P20: whoever reads slowly would be cut. The server is on loopback, and watched.
                 keepalive_ping_interval_seconds=None,
                 timeout=None,
-            ) as session:
+            )
+            async with closing_over_pings(opening) as session:
                 yield session
         except WebSocketUpgradeError as error:
             raise KiloRefused("GET", path, error.response.status_code, "Error", "no websocket") from None
