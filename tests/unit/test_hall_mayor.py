@@ -110,3 +110,16 @@ def test_events_of_an_unknown_shape_are_left_out() -> None:
         for name in ("message.updated", "message.part.updated", "message.part.delta", "session.error", "new.kind"):
             events.take(name, **data)
     assert (events.said, events.reader.turn.ended_at) == ("", None)
+
+
+def test_a_turn_of_tools_alone_has_answered() -> None:
+    events = Events(begun=True)
+    events.take("message.part.updated", part={"id": "p1", "type": "tool", "tool": "gt_sling"})
+    events.closed()
+    assert (events.reader.turn.answered, events.reader.turn.said_nothing) == (True, False)
+
+
+def test_a_turn_with_neither_word_nor_tool_has_not() -> None:
+    events = Events(begun=True)
+    events.closed()
+    assert (events.reader.turn.answered, events.reader.turn.said_nothing) == (False, True)

@@ -109,7 +109,8 @@ async def _try_to_tell(
 class Turn:
     """One turn as its events describe it. `reason` is kilo's name for how it ended; None while it goes on.
 
-    `status_code` is that of the gateway's answer, where the first error has one.
+    `status_code` is that of the gateway's answer, where the first error has one. `used_a_tool`: a model that only
+    calls tools has answered without a word.
     """
 
     prompted_at: datetime | None = None
@@ -118,6 +119,7 @@ class Turn:
     reason: str | None = None
     error: str | None = None
     status_code: int | None = None
+    used_a_tool: bool = False
     text: str = ""
 
     @property
@@ -126,8 +128,9 @@ class Turn:
 
     @property
     def said_nothing(self) -> bool:
-        """Whether it ended well and without a word, as it does with what is no model's gateway."""
-        return self.reason == "completed" and self.error is None and not self.text.strip()
+        """Whether it ended well with neither word nor tool, as it does with what is no model's gateway."""
+        is_empty = not self.text.strip() and not self.used_a_tool
+        return self.reason == "completed" and self.error is None and is_empty
 
     @property
     def problem(self) -> str:
@@ -161,6 +164,8 @@ class TurnReader:
                 self.turn.prompted_at = self.turn.prompted_at or event.timestamp
             case "message.part.updated" if _inner(data, "part").get("type") == "reasoning":
                 self._thoughts.add(str(_inner(data, "part").get("id")))
+            case "message.part.updated" if self.begun and _inner(data, "part").get("type") == "tool":
+                self.turn.used_a_tool = True
             case "message.part.delta" if self.begun:
                 return self._words(event)
             case "session.error" if self.begun and self.turn.error is None:
