@@ -30,14 +30,12 @@ async def test_a_pong_that_is_refused_after_the_block_is_no_failure():
 
 
 async def test_another_failure_beside_it_comes_out():
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.RaisesGroup(LocalProtocolError, OSError, flatten_subgroups=True):
         async with closing_over_pings(connection(REFUSED, OSError("gone"))):
             pass
-    assert raised.group_contains(OSError)
 
 
 async def test_what_fails_inside_the_block_comes_out():
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.RaisesGroup(LocalProtocolError, LocalProtocolError):
         async with closing_over_pings(connection(REFUSED)):
             raise LocalProtocolError("of the block")
-    assert raised.group_contains(LocalProtocolError, match="of the block")
