@@ -15,7 +15,7 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.git import credential_helper
 from gastown.git.credentials import ANY_RIG, GitCredentials
-from gastown.git.errors import AuthFailed
+from gastown.git.errors import AuthFailed, RepositoryNotFound
 from tests.git.conftest import Life, Place
 from tests.git.test_worktrees import FILES, worktree
 
@@ -143,6 +143,31 @@ async def test_a_token_that_cannot_be_renewed_is_an_auth_failure_after_one_try(p
     assert place.source.renewals == ["r"]
     assert "your token [redacted] is not good" in caught.value.stderr
     assert "old-token" not in str(caught.value) + caught.value.stderr
+
+
+@pytest.mark.parametrize("refusal", [401, 404])
+async def test_each_login_is_tried_before_a_repository_counts_as_closed(place, refusal):
+    """GitHub shows no repository at all to a token that may not read it."""
+    place.server.make("r", FILES)
+    place.server.tokens, place.server.refusal = {"of-the-rig"}, refusal
+    place.town = GitAuth(gitlab_instance_url=place.server.origin, gitlab_token=Secret("of-the-town"))
+    async with place.life() as life:
+        remote = Remote.parse(f"http://user:of-the-address@127.0.0.1:{place.server.port}/r.git")
+        life.credentials.register_rig("r", remote, given={"GITLAB_TOKEN": Secret("of-the-rig")}, since=-1)
+        made = await worktree(place, life)
+    assert made.how == "created"
+    assert place.server.passwords() == [None, "of-the-town", "of-the-address", "of-the-rig"]
+    assert place.source.renewals == []
+
+
+async def test_a_repository_that_no_login_sees_is_asked_for_once_with_each(place):
+    place.server.make("r", FILES)
+    place.server.tokens, place.server.refusal = {"nobody-has-this"}, 404
+    async with place.life() as life:
+        given(place, life, "only")
+        with pytest.raises(RepositoryNotFound):
+            await worktree(place, life)
+    assert [asked.password for asked in place.server.asked if asked.password] == ["only"]
 
 
 async def test_a_new_token_that_is_refused_too_is_not_renewed_again_and_again(place):

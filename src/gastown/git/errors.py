@@ -13,6 +13,7 @@ __all__ = [
     "GitError",
     "GitFailed",
     "GitTimedOut",
+    "LoginFailed",
     "NameAmbiguous",
     "NamesCollide",
     "NetworkFailed",
@@ -95,14 +96,18 @@ class GitFailed(GitError):
         self.stdout = stdout
 
 
-class AuthFailed(GitFailed):
-    """The remote wants other credentials, or any. `refused`: the SHA-256 of the password that it did not take."""
+class LoginFailed(GitFailed):
+    """Another login may do. `refused`: the SHA-256 of the password that came to nothing; None where none was sent."""
 
     refused: str | None = None
 
 
-class RepositoryNotFound(GitFailed):
-    """There is no such repository, or it does not show itself to these credentials."""
+class AuthFailed(LoginFailed):
+    """The remote wants other credentials, or any."""
+
+
+class RepositoryNotFound(LoginFailed):
+    """There is no such repository, or it does not show itself to these credentials, as GitHub has it."""
 
 
 class NetworkFailed(GitFailed):

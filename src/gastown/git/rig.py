@@ -16,7 +16,7 @@ from gastown.contract.git import Progress, Remote, RigState
 from gastown.git.access import HelperAccess
 from gastown.git.command import GitRunner
 from gastown.git.credentials import OWN, GitCredentials
-from gastown.git.errors import AuthFailed, Busy, GitError, GitFailed, GitTimedOut, NetworkFailed
+from gastown.git.errors import AuthFailed, Busy, GitError, GitFailed, GitTimedOut, LoginFailed, NetworkFailed
 from gastown.git.identity import IDENTITY
 from gastown.git.progress import log_progress
 from gastown.git.workspace import WorkspacePaths
@@ -172,7 +172,7 @@ class RigGit:
                 stdin=stdin,
                 most=most,
             )
-        except AuthFailed as error:
+        except LoginFailed as error:
             error.refused = tools.credentials.handed(asker)
             raise
         finally:
@@ -180,19 +180,19 @@ class RigGit:
             self.report.progress = None
 
     async def query(self, *arguments: str, cwd: str | None = None, stdin: bytes | None = None) -> str:
-        """As `run`, for a command that may be run again: with other credentials where the remote refuses them,
-        and a moment later where the network broke or another git had a lock.
+        """As `run`, for a command that may be run again: with each other login where the remote refuses one or
+        shows it no repository, and a moment later where the network broke or another git had a lock.
         """
-        pauses, tries, renewed = delays(0.2, 2.0), 0, False
+        pauses, tries, refused = delays(0.2, 2.0), 0, set[str | None]()
         while True:
             try:
                 return await self.run(*arguments, cwd=cwd, stdin=stdin)
-            except (AuthFailed, NetworkFailed, Busy) as error:
+            except (LoginFailed, NetworkFailed, Busy) as error:
                 problem = error
-            if isinstance(problem, AuthFailed):
-                if renewed or not await self.renew(problem):
+            if isinstance(problem, LoginFailed):
+                if problem.refused in refused or not await self._has_another_login(problem):
                     raise problem
-                renewed = True
+                refused.add(problem.refused)
                 continue
             tries += 1
             if tries == _TRIES:
@@ -200,8 +200,9 @@ class RigGit:
             log.info("git.tried_again", rig_id=self.rig.rig_id, reason=str(problem))
             await trio.sleep(next(pauses))
 
-    async def renew(self, error: AuthFailed) -> bool:
-        """Get other credentials after a refusal; whether there are any."""
+    async def _has_another_login(self, error: LoginFailed) -> bool:
+        if error.refused is None and not isinstance(error, AuthFailed):
+            return False  # it is not there for anybody
         return await self.tools.credentials.renew(self.rig.rig_id, error.refused)
 
     async def says(self, *arguments: str, cwd: str | None = None) -> str | None:
