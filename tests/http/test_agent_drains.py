@@ -11,9 +11,9 @@ import trio
 
 from gastown.concurrency.processes import Exit
 from gastown.git.errors import GitFailed, PushRaced
+from gastown.testing.drainer import Drainer, converse, home_database, kept
 from gastown.testing.kilo import Script
 from gastown.testing.launchers import FakeLauncher, Fate, SlowKilo
-from gastown.testing.leaver import Leaver, converse, home_database, kept
 from gastown.testing.worktree import FakeWorktree
 
 pytestmark = pytest.mark.virtual_time
@@ -24,11 +24,11 @@ LONG = partial(FakeLauncher, script=Script(turn_seconds=10_000))
 
 async def test_unsaved_work_is_committed_as_the_agent_and_pushed_to_its_branch(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
-        worktree = leaver.worktrees["pole-1"]
+        drainer = Drainer(town)
+        worktree = drainer.worktrees["pole-1"]
         await town.start("pole-1")
-        await leaver.post()
-        receipt = (await leaver.left())["pole-1"]
+        await drainer.post()
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["commit"], receipt["pushed"], receipt["reported"], receipt["lost"]) == (
             "0123abcd",
             True,
@@ -47,47 +47,47 @@ async def test_unsaved_work_is_committed_as_the_agent_and_pushed_to_its_branch(t
 
 async def test_where_all_is_pushed_nothing_is_committed_or_pushed(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
-        leaver.worktrees["pole-1"] = FakeWorktree(dirty=False)
+        drainer = Drainer(town)
+        drainer.worktrees["pole-1"] = FakeWorktree(dirty=False)
         await town.start("pole-1")
-        await leaver.post()
-        receipt = (await leaver.left())["pole-1"]
+        await drainer.post()
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["commit"], receipt["pushed"], receipt["reported"]) == (None, None, True)
-        verbs = {command[0] for command in leaver.worktrees["pole-1"].ran}
+        verbs = {command[0] for command in drainer.worktrees["pole-1"].ran}
         assert verbs.isdisjoint({"commit", "push", "add"})
 
 
 async def test_commits_that_were_never_pushed_are_pushed(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
-        leaver.worktrees["pole-1"] = FakeWorktree(dirty=False, unpushed=True)
+        drainer = Drainer(town)
+        drainer.worktrees["pole-1"] = FakeWorktree(dirty=False, unpushed=True)
         await town.start("pole-1")
-        await leaver.post()
-        receipt = (await leaver.left())["pole-1"]
+        await drainer.post()
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["commit"], receipt["pushed"]) == (None, True)
 
 
 async def test_only_polecats_leave_an_eviction_context_and_only_repositories_are_saved(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         light = {"role": "triage", "gitUrl": "", "branch": "", "defaultBranch": ""}
         await town.start("mayor-1")
         await town.start("tri-1", **light)
         await town.start("ref-1", role="refinery")
-        await leaver.post()
-        receipts = await leaver.left()
-        assert list(leaver.worktrees) == ["ref-1"]
+        await drainer.post()
+        receipts = await drainer.left()
+        assert list(drainer.worktrees) == ["ref-1"]
         assert [receipts[name]["pushed"] for name in ("mayor-1", "tri-1", "ref-1")] == [None, None, True]
         assert town.worker.asked(CONTEXT) == []
 
 
 async def test_a_push_that_others_were_faster_than_is_lost_and_says_so(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
-        leaver.worktrees["pole-1"].failures["push"] = PushRaced("push", 1, "! [rejected] (fetch first)")
+        drainer = Drainer(town)
+        drainer.worktrees["pole-1"].failures["push"] = PushRaced("push", 1, "! [rejected] (fetch first)")
         await town.start("pole-1")
-        await leaver.post()
-        receipt = (await leaver.left())["pole-1"]
+        await drainer.post()
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["commit"], receipt["pushed"], receipt["reported"]) == ("0123abcd", False, None)
         why = "git push failed with code 1: ! [rejected] (fetch first)"
         assert receipt["unsaved"] == [{"path": "files that are in no commit", "why": why}]
@@ -97,8 +97,8 @@ async def test_a_push_that_others_were_faster_than_is_lost_and_says_so(town_on_f
 
 async def test_an_agent_whose_every_step_fails_blocks_nobody(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
-        leaver = Leaver(town)
-        worktree = leaver.worktrees["pole-1"]
+        drainer = Drainer(town)
+        worktree = drainer.worktrees["pole-1"]
         worktree.failures["status"] = GitFailed("status", 128, "fatal: not a git repository")
         await town.start("pole-1")
         converse(town, "pole-1")
@@ -109,60 +109,60 @@ async def test_an_agent_whose_every_step_fails_blocks_nobody(town_on_fakes) -> N
         town.kilo.scripts["pole-2"] = Script()
         await town.start("pole-2")
         await trio.sleep(5)
-        await leaver.post(budgetSeconds=60)
+        await drainer.post(budgetSeconds=60)
         await trio.sleep(5)
-        assert (await leaver.receipts())["pole-2"]["step"] == "done"
-        receipts = await leaver.left()
+        assert (await drainer.receipts())["pole-2"]["step"] == "done"
+        receipts = await drainer.left()
         assert [reason.partition(":")[0] for reason in receipts["pole-1"]["lost"]] == [
             "the conversation",
             "the work",
         ]
         assert receipts["pole-2"]["lost"] == []
-        assert leaver.took < 60
+        assert drainer.took < 60
 
 
 async def test_an_agent_that_ignores_everything_costs_the_budget_and_no_more(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         town.kilo.stop_seconds = 59.0
-        leaver.worktrees["pole-1"].seconds["commit"] = float("inf")
+        drainer.worktrees["pole-1"].seconds["commit"] = float("inf")
         await town.start("pole-1")
-        await leaver.post(budgetSeconds=60)
-        receipt = (await leaver.left())["pole-1"]
-        assert leaver.took <= 60
+        await drainer.post(budgetSeconds=60)
+        receipt = (await drainer.left())["pole-1"]
+        assert drainer.took <= 60
         assert receipt["lost"] == ["its server did not end within 8 s", "the work: the time was up"]
         assert (receipt["pushed"], kept(town)) == (None, ["pole-1"])
 
 
 async def test_a_worker_that_is_away_costs_no_agent_its_work(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         await town.start("pole-1")
         converse(town, "pole-1")
         town.worker.down()
-        await leaver.post(budgetSeconds=200)
-        receipt = (await leaver.left())["pole-1"]
+        await drainer.post(budgetSeconds=200)
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["pushed"], receipt["saved"], receipt["reported"]) == (True, False, False)
         assert [reason.partition(":")[0] for reason in receipt["lost"]] == [
             "the eviction context",
             "the conversation",
         ]
-        state = await leaver.state()
+        state = await drainer.state()
         assert state["notice"].startswith("not delivered")
-        assert (state["flushed"]["registry"], leaver.took < 200) == (False, True)
+        assert (state["flushed"]["registry"], drainer.took < 200) == (False, True)
 
 
 async def test_a_drain_after_a_failed_refresh_is_through_soon_and_its_receipts_are_complete(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         for number in range(4):
             await town.start(f"pole-{number}")
             converse(town, f"pole-{number}")
         town.kilo.fate = lambda _: Fate(1, Exit(1))
         town.worker.statuses = dict.fromkeys(["POST /refresh-container-token", "POST /db-snapshot", CONTEXT], 401)
         await town.client.post("/refresh-token", json={"token": "another"})
-        await leaver.post()
-        receipts = await leaver.left()
+        await drainer.post()
+        receipts = await drainer.left()
         assert len(receipts) == 4
         for receipt in receipts.values():
             assert (receipt["step"], receipt["saved"], receipt["pushed"]) == ("done", False, True)
@@ -170,27 +170,27 @@ async def test_a_drain_after_a_failed_refresh_is_through_soon_and_its_receipts_a
                 "the conversation",
                 "the eviction context",
             ]
-        assert leaver.took < 60
+        assert drainer.took < 60
 
 
 async def test_an_agent_that_ends_by_itself_meanwhile_is_not_brought_back(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         await town.start("pole-1")
-        await leaver.post(budgetSeconds=100)
+        await drainer.post(budgetSeconds=100)
         await trio.sleep(5)
         await town.client.post("/agents/pole-1/stop")
-        receipt = (await leaver.left())["pole-1"]
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["turn"], receipt["lost"], kept(town)) == ("gone", [], [])
 
 
 async def test_without_a_worker_the_work_is_saved_all_the_same(town_on_fakes) -> None:
     async with town_on_fakes(worker=None) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         await town.start("pole-1")
         converse(town, "pole-1")
-        await leaver.post()
-        receipt = (await leaver.left())["pole-1"]
+        await drainer.post()
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["pushed"], receipt["saved"], receipt["reported"], receipt["lost"]) == (
             True,
             None,
@@ -201,25 +201,25 @@ async def test_without_a_worker_the_work_is_saved_all_the_same(town_on_fakes) ->
 
 async def test_an_agent_whose_worktree_is_not_made_yet_has_no_work_to_lose(town_on_fakes) -> None:
     async with town_on_fakes(kilo=SlowKilo) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         town.start_soon("pole-1")
         await trio.sleep(5)
         shutil.rmtree(Path(town.opened.town.roster.get("pole-1").workdir) / ".git")
-        await leaver.post()
-        receipt = (await leaver.left())["pole-1"]
+        await drainer.post()
+        receipt = (await drainer.left())["pole-1"]
         assert (receipt["turn"], receipt["pushed"], receipt["lost"]) == ("starting", None, [])
-        assert leaver.worktrees["pole-1"].jobs == []
+        assert drainer.worktrees["pole-1"].jobs == []
 
 
 async def test_agents_that_share_a_worktree_save_it_one_after_the_other(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
-        shared = leaver.worktrees["pole-1"] = leaver.worktrees["ref-1"] = FakeWorktree()
+        drainer = Drainer(town)
+        shared = drainer.worktrees["pole-1"] = drainer.worktrees["ref-1"] = FakeWorktree()
         await town.start("pole-1", branch="work")
         await town.start("ref-1", branch="work", role="refinery")
         await trio.sleep(5)
-        await leaver.post()
-        receipts = await leaver.left()
+        await drainer.post()
+        receipts = await drainer.left()
         assert [receipt["lost"] for receipt in receipts.values()] == [[], []]
         assert [job.on_branch for job in shared.jobs] == [True, True]
 
@@ -227,27 +227,27 @@ async def test_agents_that_share_a_worktree_save_it_one_after_the_other(town_on_
 async def test_a_shared_worktree_is_left_as_it_is_while_another_agent_works_in_it(town_on_fakes) -> None:
     """What the first of two agents has not committed may be the other's: it goes to a rescue branch."""
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
-        shared = leaver.worktrees["pole-1"] = leaver.worktrees["ref-1"] = FakeWorktree()
+        drainer = Drainer(town)
+        shared = drainer.worktrees["pole-1"] = drainer.worktrees["ref-1"] = FakeWorktree()
         await town.start("pole-1", branch="work")
         await trio.sleep(5)
         town.kilo.script = Script(turn_seconds=10_000)
         await town.start("ref-1", branch="work", role="refinery")
-        await leaver.post()
+        await drainer.post()
         await trio.sleep(10)
-        receipts = await leaver.receipts()
+        receipts = await drainer.receipts()
         assert [receipts[agent]["step"] for agent in ("pole-1", "ref-1")] == ["done", "working"]
-        await leaver.left()
+        await drainer.left()
         assert [job.on_branch for job in shared.jobs] == [False, True]
 
 
 async def test_the_files_of_an_agent_without_a_repository_are_named(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         await town.start("mayor-1", systemPrompt="Be kind.")
         workdir = Path(town.opened.town.roster.get("mayor-1").workdir)
         (workdir / "notes.md").write_text("notes\n")
-        await leaver.post()
-        receipt = (await leaver.left())["mayor-1"]
+        await drainer.post()
+        receipt = (await drainer.left())["mayor-1"]
         assert [one["path"] for one in receipt["unsaved"]] == ["notes.md"]
         assert "notes.md" in receipt["lost"][0]

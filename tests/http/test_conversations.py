@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 import trio
 
+from gastown.testing.drainer import converse, home_database
 from gastown.testing.kilo import Script
 from gastown.testing.launchers import FakeLauncher
-from gastown.testing.leaver import converse, home_database
 from gastown.testing.worker import DeafWorker
 
 pytestmark = pytest.mark.virtual_time

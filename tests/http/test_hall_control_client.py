@@ -17,7 +17,8 @@ from gastown.contract.agents import AgentState, Condition
 from gastown.contract.secret import Secret
 from gastown.contract.town import TownConfig
 from gastown.hall.cli import arguments
-from gastown.hall.cli.mayor import MayorLost, Told, Turn, follow, tell
+from gastown.hall.cli.mayor import MayorLost, Told, follow, tell
+from gastown.hall.cli.turn import Turn
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import serving

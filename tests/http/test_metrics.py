@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from gastown.metrics.table import METRICS
+from gastown.testing.drainer import Drainer, converse
 from gastown.testing.kilo import Script
 from gastown.testing.launchers import CrashingKilo, FailingPromptKilo, FakeLauncher, NeverKilo, SlowKilo
-from gastown.testing.leaver import Leaver, converse
 from gastown.testing.scrape import Scrape, scrape
 from gastown.testing.sockets import open_socket
 from gastown.testing.worker import DeafWorker
@@ -130,9 +130,9 @@ async def test_a_start_that_another_one_replaces_has_ended_and_the_other_waits_f
 
 async def test_a_start_during_a_drain_is_refused_at_the_gate(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         await town.start("pole-1")
-        await leaver.post()
+        await drainer.post()
         assert (await town.start("pole-2")).status_code == 503
         seen = await scrape(town)
         assert outcomes(seen) == {("request", "running"): 1, ("request", "refused"): 1}
@@ -241,25 +241,25 @@ async def test_a_follower_is_counted_and_so_is_what_it_loses(town_on_fakes) -> N
 
 async def test_a_drain_shows_its_phase_and_how_long_each_took(town_on_fakes) -> None:
     async with town_on_fakes(kilo=LONG, gastown_drain_seconds=100) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         seen = await scrape(town)
         assert (seen("drain_phase", phase="none"), seen("drain_budget_remaining_seconds")) == (1, 100)
         await town.start("mayor-1")
         converse(town, "mayor-1")
         town.worker.delays["POST /db-snapshot"] = 7
-        await leaver.post()
+        await drainer.post()
         await trio.sleep(30)
         seen = await scrape(town)
         assert seen("drain_phase", phase="working") == seen("drain_phase") == 1
         assert seen("drain_phase_duration_seconds", phase="working") == pytest.approx(30)
         assert seen("drain_phase_duration_seconds") == pytest.approx(30)
         assert seen("drain_budget_remaining_seconds") == pytest.approx(70)
-        await leaver.left()
+        await drainer.left()
         seen = await scrape(town)
         assert seen("drain_phase", phase="done") == 1
         assert seen("drain_phase_duration_seconds", phase="working") == pytest.approx(60)
         assert 7 <= seen("drain_phase_duration_seconds", phase="saving") < 9
-        assert seen("drain_phase_duration_seconds") == pytest.approx(leaver.took)
+        assert seen("drain_phase_duration_seconds") == pytest.approx(drainer.took)
 
 
 async def test_every_label_combination_of_a_counter_is_there_before_it_happens(town_on_fakes) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from gastown.metrics.table import METRICS
 from gastown.testing.asgi import Frames, answer, app_of
-from gastown.testing.leaver import converse
+from gastown.testing.drainer import converse
 from gastown.testing.scrape import Scrape, scrape
 from gastown.testing.town import FakeTown
 

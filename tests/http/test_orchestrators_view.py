@@ -6,7 +6,7 @@ import pytest
 import trio
 from quart_trio import QuartTrio
 
-from gastown.testing import Leaver, start_request
+from gastown.testing import Drainer, start_request
 from gastown.testing.plugin import OpenTown
 
 pytestmark = pytest.mark.virtual_time
@@ -35,11 +35,11 @@ async def test_an_orchestrator_drains_its_container(open_town: OpenTown) -> None
     """The drain that it asks for is the real one: it is told of it, and the agent's receipt is complete."""
     told: list[str] = []
     async with open_town(orchestrator=orchestrator(told)) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         await town.client.post("/agents/start", json=start_request("pole-1"))
         town.kilo.script.turn_seconds = 20
         await trio.sleep(5)
         assert (await town.client.post("/drain", json={"budgetSeconds": 120})).status_code == 202
-        receipt = (await leaver.left())["pole-1"]
+        receipt = (await drainer.left())["pole-1"]
     assert (receipt["step"], receipt["pushed"]) == ("done", True)
     assert "container-eviction" in told

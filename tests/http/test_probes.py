@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import trio
 
-from gastown.testing.leaver import Leaver
+from gastown.testing.drainer import Drainer
 from gastown.testing.town import FakeTown
 from gastown.testing.worker import DeafWorker
 
@@ -39,29 +39,29 @@ async def test_a_town_is_ready_again_as_soon_as_its_gate_opens(town_on_fakes) ->
 
 async def test_a_town_that_drains_is_not_ready_and_says_so(town_on_fakes) -> None:
     async with town_on_fakes() as town:
-        leaver = Leaver(town)
-        await leaver.post()
+        drainer = Drainer(town)
+        await drainer.post()
         assert await ready(town) == (503, False, ["draining"])
 
 
 async def test_both_reasons_are_told(town_on_fakes) -> None:
     async with town_on_fakes(worker=STUCK_REGISTRY) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         town.hydrate()
         await trio.testing.wait_all_tasks_blocked()
-        await leaver.post()
+        await drainer.post()
         assert await ready(town) == (503, False, ["gate closed", "draining"])
 
 
 @pytest.mark.parametrize("state", ["fresh", "with a closed gate", "draining"])
 async def test_a_town_is_alive_in_whatever_state_it_is(town_on_fakes, state: str) -> None:
     async with town_on_fakes(worker=STUCK_REGISTRY) as town:
-        leaver = Leaver(town)
+        drainer = Drainer(town)
         if state == "with a closed gate":
             town.hydrate()
             await trio.testing.wait_all_tasks_blocked()
         elif state == "draining":
-            await leaver.post()
+            await drainer.post()
         answer = await town.client.get("/livez")
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from gastown.contract.events import AgentEvent
-from gastown.hall.cli.mayor import TurnReader
+from gastown.hall.cli.turn import TurnReader
 
 TOLD = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
 SESSION = "ses_1"

@@ -97,7 +97,7 @@ class GitFailed(GitError):
 
 
 class LoginFailed(GitFailed):
-    """Another login may do. `refused`: the SHA-256 of the password that came to nothing; None where none was sent."""
+    """Another login may do. `refused`: the SHA-256 of the password that came to nothing; None: none was sent."""
 
     refused: str | None = None
 

@@ -11,7 +11,7 @@ kilo servers that are played:
   process goes; `SlowKilo`, `NeverKilo`, `CrashingKilo`, `DyingKilo` and `FailingPromptKilo` are named for
   what they do.
 - `town.worker` (a `FakeWorker`) is the worker API where no orchestrator is given. It remembers what it is told.
-- `Leaver(town)` drains the town once a drain is asked for, as `gastown serve` does. Without it `POST /drain` is
+- `Drainer(town)` drains the town once a drain is asked for, as `gastown serve` does. Without it `POST /drain` is
   answered and new starts are refused, but no agent leaves.
 - `gastown.testing.faults` lets things go wrong on purpose.
 
@@ -22,6 +22,7 @@ the block that opened it, and nothing of it is left afterwards.
 from __future__ import annotations
 
 from gastown.testing.clock import EPOCH, WallClock, in_virtual_time, threads_in_place
+from gastown.testing.drainer import Drainer
 from gastown.testing.kilo import FakeKilo, Home, Script, Session
 from gastown.testing.launchers import (
     BROKEN_DATABASE,
@@ -35,7 +36,6 @@ from gastown.testing.launchers import (
     SlowKilo,
     Spawn,
 )
-from gastown.testing.leaver import Leaver
 from gastown.testing.network import MemoryNetwork, open_network
 from gastown.testing.town import TOWN, FakeTown, Later, open_fake_town, start_request
 from gastown.testing.worker import ROUTES, Call, DeafWorker, FakeWorker, SlowWorker, token_until
@@ -48,6 +48,7 @@ __all__ = [
     "Call",
     "CrashingKilo",
     "DeafWorker",
+    "Drainer",
     "DyingKilo",
     "FailingPromptKilo",
     "FakeKilo",
@@ -58,7 +59,6 @@ __all__ = [
     "Fate",
     "Home",
     "Later",
-    "Leaver",
     "MemoryNetwork",
     "NeverKilo",
     "Script",

@@ -19,10 +19,11 @@ from gastown.hall.app import LOGGER
 from gastown.hall.cli.boot import Boot, UpFailed, UpOptions
 from gastown.hall.cli.first_turn import first_turn
 from gastown.hall.cli.interrupts import Interrupts
-from gastown.hall.cli.mayor import MayorLost, Turn
+from gastown.hall.cli.mayor import MayorLost
 from gastown.hall.cli.renewal import renew
 from gastown.hall.cli.rigs import watch_rigs
 from gastown.hall.cli.screen import Screen
+from gastown.hall.cli.turn import Turn
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.drivers.process import (
     Container,

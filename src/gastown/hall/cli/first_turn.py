@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from gastown.contract.agents import AgentState, Condition
 from gastown.contract.worker import StartupPhaseEvent
 from gastown.hall.cli.boot import DEFAULT_MESSAGE, Boot, UpFailed
-from gastown.hall.cli.mayor import Told, Turn, at_rest, follow, tell
+from gastown.hall.cli.mayor import Told, at_rest, follow, tell
 from gastown.hall.cli.report import report_of
+from gastown.hall.cli.turn import Turn
 from gastown.hall.cli.waterfall import bars_from
 from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.hall import Hall

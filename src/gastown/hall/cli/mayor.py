@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import trio
 
 from gastown.contract.agents import AgentState, AgentStatus, Condition
 from gastown.contract.events import AgentEvent
+from gastown.hall.cli.turn import Turn, TurnReader, is_held_up
 from gastown.hall.control_client import ControlCallFailed, ControlClient, EventStream
 from gastown.hall.hall import Hall
 
-__all__ = ["MayorLost", "Told", "Turn", "TurnReader", "at_rest", "follow", "tell"]
+__all__ = ["MayorLost", "Told", "at_rest", "follow", "tell"]
 
 _POLL_SECONDS = 0.05  # each request costs milliseconds that a starting kilo needs
 _SILENCE_SECONDS = 5.0
@@ -105,94 +106,6 @@ async def _try_to_tell(
     )
 
 
-@dataclass(kw_only=True)
-class Turn:
-    """One turn as its events describe it. `reason` is kilo's name for how it ended; None while it goes on.
-
-    `status_code` is that of the gateway's answer, where the first error has one. `used_a_tool`: a model that only
-    calls tools has answered without a word.
-    """
-
-    prompted_at: datetime | None = None
-    first_word_at: datetime | None = None
-    ended_at: datetime | None = None
-    reason: str | None = None
-    error: str | None = None
-    status_code: int | None = None
-    used_a_tool: bool = False
-    text: str = ""
-
-    @property
-    def answered(self) -> bool:
-        return self.reason == "completed" and self.error is None and not self.said_nothing
-
-    @property
-    def said_nothing(self) -> bool:
-        """Whether it ended well with neither word nor tool, as it does with what is no model's gateway."""
-        is_empty = not self.text.strip() and not self.used_a_tool
-        return self.reason == "completed" and self.error is None and is_empty
-
-    @property
-    def problem(self) -> str:
-        """Why there is no answer, in few words."""
-        return self.error or ("no words" if self.said_nothing else self.reason or "no reason given")
-
-
-@dataclass
-class TurnReader:
-    """Reads the turn of our prompt out of the mayor's events.
-
-    A running mayor may be in the middle of another turn; ours begins with a user's message that is not older
-    than `told_at` (kilo tells of older ones again). Events of other sessions, which are the mayor's own
-    subagents', and words that it only thinks are left out.
-    """
-
-    session_id: str | None
-    told_at: datetime
-    begun: bool = False
-    turn: Turn = field(default_factory=Turn)
-    _thoughts: set[str] = field(default_factory=set[str])
-
-    def take(self, event: AgentEvent) -> str:
-        """Take the next event; the text that it adds to the answer."""
-        data = event.data
-        if self.session_id is not None and data.get("sessionID") != self.session_id:
-            return ""
-        match event.event:
-            case "message.updated" if self._is_ours(_inner(data, "info")):
-                self.begun = True
-                self.turn.prompted_at = self.turn.prompted_at or event.timestamp
-            case "message.part.updated" if _inner(data, "part").get("type") == "reasoning":
-                self._thoughts.add(str(_inner(data, "part").get("id")))
-            case "message.part.updated" if self.begun and _inner(data, "part").get("type") == "tool":
-                self.turn.used_a_tool = True
-            case "message.part.delta" if self.begun:
-                return self._words(event)
-            case "session.error" if self.begun and self.turn.error is None:
-                self.turn.error, self.turn.status_code = _error_text(data), _status_code(data)
-            case "session.turn.close" if self.begun and data.get("reason") != "superseded":
-                self.turn.reason = str(data.get("reason"))
-                self.turn.ended_at = event.timestamp
-            case _:
-                pass
-        return ""
-
-    def _is_ours(self, message: dict[str, Any]) -> bool:
-        created = _inner(message, "time").get("created")  # epoch milliseconds
-        if message.get("role") != "user" or not isinstance(created, int | float):
-            return False
-        return int(created) >= int(self.told_at.timestamp() * 1000)
-
-    def _words(self, event: AgentEvent) -> str:
-        delta = event.data.get("delta")
-        thought = event.data.get("partID") in self._thoughts
-        if event.data.get("field") != "text" or not isinstance(delta, str) or thought:
-            return ""
-        self.turn.first_word_at = self.turn.first_word_at or event.timestamp
-        self.turn.text += delta
-        return delta
-
-
 async def follow(
     control: ControlClient,
     mayor_id: str,
@@ -241,7 +154,7 @@ class _Follower:
                     say(text)
                 if turn.ended_at is not None:
                     return last, True
-                if _says_held_up(event):
+                if is_held_up(event):
                     await self.look_after(note)
             elif not silence.cancelled_caught:
                 return last, False
@@ -262,24 +175,3 @@ class _Follower:
         if (noted := f"{condition.type} {condition.reason}") not in self._noted:
             self._noted.add(noted)
             note(condition)
-
-
-def _says_held_up(event: AgentEvent) -> bool:
-    """Whether kilo waits for the gateway: it then says so again and again, and is never silent for long."""
-    return event.event == "session.status" and _inner(event.data, "status").get("type") in ("retry", "offline")
-
-
-def _inner(data: dict[str, Any], key: str) -> dict[str, Any]:
-    inner = data.get(key)
-    return inner if isinstance(inner, dict) else {}
-
-
-def _error_text(data: dict[str, Any]) -> str:
-    error = _inner(data, "error")
-    message = _inner(error, "data").get("message") or "no message"
-    return f"{error.get('name') or 'UnknownError'}: {message}"[:500]
-
-
-def _status_code(data: dict[str, Any]) -> int | None:
-    code = _inner(_inner(data, "error"), "data").get("statusCode")
-    return code if isinstance(code, int) else None

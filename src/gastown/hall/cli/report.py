@@ -7,7 +7,8 @@ from typing import Any
 
 from gastown.contract.town import Health
 from gastown.hall.cli.boot import Boot
-from gastown.hall.cli.mayor import Told, Turn
+from gastown.hall.cli.mayor import Told
+from gastown.hall.cli.turn import Turn
 from gastown.hall.cli.waterfall import Bar
 
 __all__ = ["report_of"]

@@ -19,10 +19,10 @@ from gastown.testing.town import FakeTown
 from gastown.testing.worktree import FakeWorktree
 from gastown.worker.snapshots.database import database_path
 
-__all__ = ["Leaver", "converse", "home_database", "kept"]
+__all__ = ["Drainer", "converse", "home_database", "kept"]
 
 
-class Leaver:
+class Drainer:
     """A town that drains as `serve` does once it is told. `took` is how long it took, None while it goes on."""
 
     def __init__(self, town: FakeTown) -> None:
