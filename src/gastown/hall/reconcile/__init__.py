@@ -1,0 +1,1 @@
+"""What the town does next, as pure functions: no storage, no HTTP, no clock, no language model."""

@@ -1,0 +1,202 @@
+"""What has happened. A fact is never refused: one that does not fit any more changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gastown.hall.reconcile.state import Rules, Work
+
+__all__ = [
+    "Added",
+    "AgentEnded",
+    "AgentStopped",
+    "Approved",
+    "ChangesAsked",
+    "Closed",
+    "ContainerLost",
+    "ContainerReady",
+    "Fact",
+    "HandedIn",
+    "MergeConflicted",
+    "MergeFailed",
+    "Merged",
+    "Ordered",
+    "Rejected",
+    "Removed",
+    "Retried",
+    "ReviewPassed",
+    "RulesChanged",
+    "StartFailed",
+    "Started",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """There is new work."""
+
+    work: Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordered:
+    """A person or the mayor has changed when work may begin."""
+
+    bead_id: str
+    priority: int
+    blockers: tuple[str, ...]
+    staged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    bead_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The agent works. `known_as` is the attempt that the container names it by, where it was running already."""
+
+    attempt_id: str
+    known_as: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFailed:
+    attempt_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentEnded:
+    """An agent's server has ended. `attempt_id` is the one that the container knew it by, where it said so."""
+
+    agent_id: str
+    attempt_id: str | None = None
+    reason: str = "no reason given"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandedIn:
+    """An author says that its work is done. `hand_in_id` is the review's bead."""
+
+    bead_id: str
+    agent_id: str
+    hand_in_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewPassed:
+    bead_id: str
+    agent_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangesAsked:
+    """A reviewer wants changes."""
+
+    bead_id: str
+    agent_id: str
+    feedback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approved:
+    """A person agrees to the merge of that commit of the branch; None: of whichever it is."""
+
+    bead_id: str
+    head: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A person wants changes."""
+
+    bead_id: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """The container says that the branch is on the target. `commit` is the one on it."""
+
+    merge_id: str
+    commit: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConflicted:
+    merge_id: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeFailed:
+    """It did not come to a merge. `checks`: because the result did not pass the rig's checks."""
+
+    merge_id: str
+    reason: str
+    checks: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """A person says: again."""
+
+    bead_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """A person, or a tool that may, has ended the work without a merge."""
+
+    bead_id: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulesChanged:
+    rules: Rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStopped:
+    """The container was told to end an agent, and has."""
+
+    agent_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerReady:
+    """The container takes starts. `attempts` are those that it goes on with; all others are lost."""
+
+    attempts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerLost:
+    reason: str
+
+
+Fact = (
+    Added
+    | Ordered
+    | Removed
+    | Started
+    | StartFailed
+    | AgentEnded
+    | AgentStopped
+    | HandedIn
+    | ReviewPassed
+    | ChangesAsked
+    | Approved
+    | Rejected
+    | Merged
+    | MergeConflicted
+    | MergeFailed
+    | Retried
+    | Closed
+    | RulesChanged
+    | ContainerReady
+    | ContainerLost
+)
