@@ -19,6 +19,8 @@ from gastown.hall.reconcile.state import (
 
 __all__ = ["Plan", "blocker_of", "is_due", "wants_agent"]
 
+_SLOTS_TO_KEEP_ONE = 2
+"""From this many on, one is left for reviews."""
 _PROBE_PATIENCE = timedelta(minutes=2)
 """A probe that has no result by then does not hold up the next one."""
 
@@ -57,6 +59,11 @@ class Plan:
         self._work = dict(state.work)
         self._before = state
         self._breaker = state.breaker
+        running = [(work.rig_id, one) for work in state.work.values() for one in work.attempts]
+        self._open = Counter(rig_id for rig_id, _ in running)
+        self._authors = sum(one.role == "polecat" for _, one in running)
+        reviewed = any(rig.review == "refinery" for rig in state.rules.rigs.values())
+        self._kept_for_reviews = 1 if reviewed and state.rules.slots >= _SLOTS_TO_KEEP_ONE else 0
         self._settle()
         if not state.rules.paused and state.container.ready:
             self._begin_merges()
@@ -142,18 +149,15 @@ class Plan:
 
     def _has_room(self, work: Work) -> bool:
         rules = self._before.rules
-        running = [one for other in self._work.values() for one in other.attempts]
-        of_rig = [one for other in self._work.values() if other.rig_id == work.rig_id for one in other.attempts]
-        rig = rules.rigs[work.rig_id]
-        if len(running) >= rules.slots or (rig.slots is not None and len(of_rig) >= rig.slots):
+        of_rig = rules.rigs[work.rig_id].slots
+        if self._open.total() >= rules.slots or (of_rig is not None and self._open[work.rig_id] >= of_rig):
             return False
-        reviewed = any(one.review == "refinery" for one in rules.rigs.values())
-        kept_for_reviews = 1 if reviewed and rules.slots >= 2 and not wants_review(work) else 0
-        authors = sum(one.role == "polecat" for one in running)
-        return authors < rules.slots - kept_for_reviews or wants_review(work)
+        return wants_review(work) or self._authors < rules.slots - self._kept_for_reviews
 
     def _begin(self, work: Work) -> None:
         is_review = wants_review(work)
+        self._open[work.rig_id] += 1
+        self._authors += not is_review
         agent_id = work.author or ""
         if is_review:
             agent_id = work.reviewer or self._name("refinery")

@@ -24,11 +24,12 @@ def next_look(state: TownState) -> datetime | None:
 
 
 def _explained(state: TownState, work: Work, now: datetime) -> Work:
-    found = _reason(state, work, now)
-    if found is not None and work.waiting is not None:
-        same = (found.what, found.bead_id) == (work.waiting.what, work.waiting.bead_id)
-        found = replace(found, since=work.waiting.since) if same else found
-    return work if found == work.waiting else replace(work, waiting=found)
+    found, before = _reason(state, work, now), work.waiting
+    if found is not None and before is not None and (found.what, found.bead_id) == (before.what, before.bead_id):
+        if (found.reason, found.until) == (before.reason, before.until):
+            return work
+        found = replace(found, since=before.since)
+    return work if found == before else replace(work, waiting=found)
 
 
 def _reason(state: TownState, work: Work, now: datetime) -> Waiting | None:
