@@ -10,8 +10,15 @@ from typing import Any
 import httpx2
 import pytest
 
+from gastown.hall.domain.policy import RigPolicy
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
+from gastown.hall.reconcile import facts
+from gastown.hall.reconcile.actions import Merge
+from gastown.hall.reconcile.state import Leaving
+from gastown.hall.reconcile.step import outstanding
+from gastown.hall.store import policies, town_state
+from gastown.hall.store.transaction import Transaction
 
 M, R = "/api/mayor/oak/tools", "/api/towns/oak/rigs/r1"
 
@@ -39,6 +46,22 @@ class Board:
         body = {"rig_id": "r1", "convoy_title": "All", "tasks": list(tasks), **more}
         made = await self.ask("POST", f"{M}/sling-batch", body)
         return made["convoy"]["id"], [one["bead"]["bead_id"] for one in made["beads"]]
+
+    async def take(self, *given: facts.Fact) -> None:
+        """Tell the town what has happened outside."""
+        await self.hall.store.transaction("oak", lambda board: town_state.take(board, *given))
+
+    async def outstanding(self, kind: type[Any]) -> list[Any]:
+        return [one for one in outstanding(await self.hall.store.state("oak")) if isinstance(one, kind)]
+
+    async def review_by_refinery(self) -> None:
+        """Let the rig's work be read by a refinery, and merged without asking."""
+
+        def change(board: Transaction) -> None:
+            policies.change_rig_policy(board, "r1", RigPolicy(review="refinery", merge="auto"))
+            town_state.take_rules(board)
+
+        await self.hall.store.transaction("oak", change)
 
     async def bead(self, bead_id: str) -> Any:
         return await self.ask("GET", f"{R}/beads/{bead_id}")
@@ -73,11 +96,12 @@ async def test_the_tools_need_the_token_of_the_town(board: Board) -> None:
         assert (await board.client.get(path.replace("oak", "elm"))).status_code == 403
 
 
-async def test_an_idle_agent_gets_the_next_task_and_a_busy_one_does_not(board: Board) -> None:
+async def test_every_task_has_an_author_of_its_own(board: Board) -> None:
+    """It keeps its branch and its conversation until its work has landed."""
     first, second = await board.sling(), await board.sling()
     assert first[1] != second[1]
-    await board.ask("POST", f"{R}/beads/{first[0]}/close", {"agent_id": first[1]}, agent=first[1])
-    assert (await board.sling())[1] == first[1]
+    known = await board.agents()
+    assert [known[agent]["name"] for _, agent in (first, second)] == ["Ash", "Birch"]
 
 
 async def test_what_is_done_is_still_there_in_the_next_hall(tmp_path: Path) -> None:
@@ -97,56 +121,91 @@ async def test_what_is_done_is_still_there_in_the_next_hall(tmp_path: Path) -> N
     )  # fmt: skip
 
 
-async def test_work_goes_to_review_and_through_a_rework_to_its_end(board: Board) -> None:
+async def reviewed(board: Board) -> tuple[str, str, str]:
+    """A bead, its review, and the refinery that has begun to read it."""
+    await board.review_by_refinery()
+    bead_id, worker = await board.sling()
+    review = (await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}))["review_bead_id"]
+    await board.take(facts.ContainerReady())
+    return bead_id, review, (await board.bead(review))["assignee_agent_id"]
+
+
+async def test_work_goes_to_review_and_back_to_its_author_and_is_merged(board: Board) -> None:
     convoy, (bead_id,) = await board.convoy({"title": "Mend"})
+    await board.review_by_refinery()
     worker = (await board.bead(bead_id))["assignee_agent_id"]
     handed = await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}, agent=worker)
     review = handed["review_bead_id"]
     assert ((await board.bead(bead_id))["status"], (await board.bead(review))["type"]) == (
         "in_review", "merge_request",
     )  # fmt: skip
+    await board.take(facts.ContainerReady())
     refinery = (await board.bead(review))["assignee_agent_id"]
     assert (await board.agents())[refinery]["role"] == "refinery"
 
-    asked = await board.ask("POST", f"{R}/agents/{refinery}/request-changes", {"feedback": "again"})
-    rework = asked["rework_bead_id"]
-    assert (await board.bead(review))["depends_on"] == [rework]
-    await board.ask("POST", f"{R}/agents/{refinery}/done", {"branch": "b"})
-    assert (await board.bead(review))["status"] == "open"
-    reworker = (await board.bead(rework))["assignee_agent_id"]
-    again = await board.ask("POST", f"{R}/agents/{reworker}/done", {"branch": "b"})
-    assert again["review_bead_id"] == review
-    assert (await board.agents())[refinery]["current_hook_bead_id"] == review
+    asked = await board.ask(
+        "POST", f"{R}/agents/{refinery}/request-changes", {"feedback": "again", "files": ["a"]}
+    )
+    assert asked["rework_bead_id"] == bead_id
+    assert [(await board.bead(one))["status"] for one in (bead_id, review)] == ["in_progress", "closed"]
+    known = await board.agents()
+    assert (known[refinery]["status"], known[worker]["current_hook_bead_id"]) == ("idle", bead_id)
 
-    assert [one["id"] for one in await board.ask("GET", f"{M}/convoys")] == [convoy]
+    again = (await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}))["review_bead_id"]
+    assert again != review
+    assert (await board.agents())[refinery]["current_hook_bead_id"] == again
     await board.ask("POST", f"{R}/agents/{refinery}/done", {"branch": "b"})
-    assert [(await board.bead(one))["status"] for one in (bead_id, review, rework)] == ["closed"] * 3
+    (merge,) = await board.outstanding(Merge)
+    assert merge.branch == f"gt/ash/{bead_id}"
+    await board.take(facts.Merged(merge_id=merge.merge_id, commit="c" * 40))
+    assert [(await board.bead(one))["status"] for one in (bead_id, again)] == ["closed"] * 2
     assert (await board.ask("GET", f"{M}/convoys/{convoy}"))["status"] == "landed"
     assert await board.ask("GET", f"{M}/convoys") == []
 
 
-async def reviewed(board: Board) -> tuple[str, str, str]:
-    """A bead, its review, and the refinery that has it."""
+async def test_work_that_is_handed_in_twice_has_one_review(board: Board) -> None:
+    _, worker = await board.sling()
+    once = await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"})
+    assert await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}) == once
+
+
+@pytest.mark.parametrize("call", ["delete", "close"])
+async def test_a_review_goes_with_its_work_and_not_before(board: Board, call: str) -> None:
+    bead_id, review, _ = await reviewed(board)
+    with pytest.raises(Said, match=f"409 Bead {review} is the review of {bead_id}"):
+        if call == "delete":
+            await board.ask("DELETE", f"{M}/rigs/r1/beads/{review}")
+        else:
+            await board.ask("PATCH", f"{M}/rigs/r1/beads/{review}", {"status": "closed"})
+
+
+async def test_work_that_was_begun_is_closed_by_no_agent(board: Board) -> None:
+    """What is on its branch would be lost: gt_done takes it, also when there is nothing to merge."""
     bead_id, worker = await board.sling()
-    review = (await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}))["review_bead_id"]
-    return bead_id, review, (await board.bead(review))["assignee_agent_id"]
+    await board.take(facts.ContainerReady())
+    with pytest.raises(Said, match="409 .*hand it in with gt_done"):
+        await board.ask("POST", f"{R}/beads/{bead_id}/close", {}, agent=worker)
+    with pytest.raises(Said, match="409 .*hand it in with gt_done"):
+        await board.ask("PATCH", f"{M}/rigs/r1/beads/{bead_id}", {"status": "closed"})
 
 
-@pytest.mark.parametrize("end", ["deleted", "closed"])
-async def test_a_rework_whose_review_is_over_gets_a_review_of_its_own(board: Board, end: str) -> None:
-    _, review, refinery = await reviewed(board)
-    asked = await board.ask("POST", f"{R}/agents/{refinery}/request-changes", {"feedback": "again"})
-    rework = asked["rework_bead_id"]
-    reworker = (await board.bead(rework))["assignee_agent_id"]
-    if end == "deleted":
-        await board.ask("DELETE", f"{M}/rigs/r1/beads/{review}")
-    else:
-        await board.ask("PATCH", f"{M}/rigs/r1/beads/{review}", {"status": "closed"})
-    fresh = (await board.ask("POST", f"{R}/agents/{reworker}/done", {"branch": "b"}))["review_bead_id"]
-    assert fresh != review
-    assert (await board.bead(fresh))["metadata"]["source_bead_id"] == rework
-    assert (await board.bead(rework))["status"] == "in_review"
-    assert (await board.agents())[reworker]["current_hook_bead_id"] is None
+async def test_what_is_being_merged_is_not_deleted_or_failed(board: Board) -> None:
+    bead_id, _, refinery = await reviewed(board)
+    await board.ask("POST", f"{R}/agents/{refinery}/done", {"branch": "b"})
+    with pytest.raises(Said, match="409 .*is being merged"):
+        await board.ask("DELETE", f"{M}/rigs/r1/beads/{bead_id}")
+    with pytest.raises(Said, match="409 .*is being merged"):
+        await board.ask("PATCH", f"{M}/rigs/r1/beads/{bead_id}", {"status": "failed"})
+
+
+async def test_beads_of_a_state_are_deleted_together(board: Board) -> None:
+    """The call of the discontinued system's client, by its shapes."""
+    gone, _ = await board.sling()
+    kept, _ = await board.sling()
+    await board.ask("PATCH", f"{M}/rigs/r1/beads/{gone}", {"status": "failed"})
+    body = {"status": "failed", "type": "issue"}
+    assert await board.ask("POST", f"{M}/rigs/r1/beads/delete-by-status", body) == {"deleted": 1}
+    assert [one["bead_id"] for one in await board.ask("GET", f"{M}/rigs/r1/beads")] == [kept]
 
 
 @pytest.mark.parametrize("named", ["bead-9", 7, ["x"], "$review"])
@@ -238,12 +297,14 @@ async def test_the_steps_of_a_bead_are_gone_through_to_the_end(board: Board) -> 
         await board.ask("GET", f"{here}/current")
 
 
-async def test_a_reset_frees_the_agent_and_opens_its_bead(board: Board) -> None:
+async def test_a_reset_ends_what_the_agent_does_and_its_bead_begins_again(board: Board) -> None:
     bead_id, agent = await board.sling()
-    await board.ask("PATCH", f"{M}/rigs/r1/beads/{bead_id}", {"status": "in_progress"})
+    await board.take(facts.ContainerReady())
+    assert (await board.bead(bead_id))["status"] == "in_progress"
     await board.ask("POST", f"{M}/rigs/r1/agents/{agent}/reset")
     found = await board.bead(bead_id)
-    assert (found["status"], found["assignee_agent_id"]) == ("open", None)
+    assert (found["status"], found["assignee_agent_id"]) == ("open", agent)
+    assert [one.agent_id for one in await board.outstanding(Leaving)] == [agent]
 
 
 async def test_an_escalation_waits_for_the_mayor(board: Board) -> None:
@@ -366,7 +427,5 @@ async def test_an_agent_that_was_started_by_hand_gets_work_by_name_only(board: B
     await board.ask("GET", f"{R}/agents/by-hand/prime", agent="by-hand")
     bead_id, taker = await board.sling()
     assert taker != "by-hand"
-    await board.ask("POST", f"{R}/agents/{taker}/done", {"branch": "b"})
-    assert (await board.agents())["by-hand"]["current_hook_bead_id"] is None
     await board.ask("POST", f"{M}/rigs/r1/beads/{bead_id}/reassign", {"agent_id": "by-hand"})
     assert (await board.agents())["by-hand"]["current_hook_bead_id"] == bead_id

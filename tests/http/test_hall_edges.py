@@ -10,16 +10,19 @@ from gastown.hall.domain.bead import Bead, BeadState
 from gastown.hall.domain.errors import IllegalEdge
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
+from gastown.hall.reconcile import facts
 from gastown.hall.store import beads
 from gastown.hall.store.transaction import Transaction
-from tests.http.test_hall_board import Board, M, R, Said
+from tests.http.test_hall_board import Board, M, R, Said, reviewed
 from tests.http.test_hall_board import board as board  # noqa: PLC0414  the fixture
 
 
-async def test_a_bead_begins_when_an_agent_gets_it_and_a_blocked_one_waits(board: Board) -> None:
-    """Assigning sets in_progress, except where another bead must be closed first."""
-    _, (first, second) = await board.convoy({"title": "a"}, {"title": "b", "depends_on": [0]})
-    assert [(await board.bead(one))["status"] for one in (first, second)] == ["in_progress", "open"]
+async def test_a_bead_begins_with_its_agent_and_a_blocked_one_waits(board: Board) -> None:
+    """In progress is what an agent has begun, and nothing else."""
+    _, beads_made = await board.convoy({"title": "a"}, {"title": "b", "depends_on": [0]})
+    assert [(await board.bead(one))["status"] for one in beads_made] == ["open", "open"]
+    await board.take(facts.ContainerReady())
+    assert [(await board.bead(one))["status"] for one in beads_made] == ["in_progress", "open"]
 
 
 async def test_an_illegal_edge_is_a_409_with_a_sentence_and_changes_nothing(board: Board) -> None:
@@ -50,13 +53,10 @@ async def test_closing_twice_is_closing_once(board: Board) -> None:
     assert await board.ask("POST", f"{R}/beads/{bead_id}/close", {}) == once
 
 
-async def test_a_review_of_work_that_failed_meanwhile_still_ends(board: Board) -> None:
+async def test_a_review_of_work_that_failed_meanwhile_ends_with_it(board: Board) -> None:
     """The work stays failed, and the refinery is free."""
-    bead_id, worker = await board.sling()
-    review = (await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}))["review_bead_id"]
-    refinery = (await board.bead(review))["assignee_agent_id"]
+    bead_id, review, refinery = await reviewed(board)
     await board.ask("PATCH", f"{M}/rigs/r1/beads/{bead_id}", {"status": "failed"})
-    await board.ask("POST", f"{R}/agents/{refinery}/done", {"branch": "b"})
     assert [(await board.bead(one))["status"] for one in (bead_id, review)] == ["failed", "closed"]
     assert (await board.agents())[refinery]["status"] == "idle"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 
 from gastown.hall.domain.bead import EDGES, RETRIES, BeadState
@@ -32,7 +31,7 @@ NOW = datetime(2030, 5, 1, 12, 0, tzinfo=UTC)
 def rules(**changes: Any) -> Rules:
     """A town with one rig that merges by itself; `rig` changes the rig."""
     rig = {"rig_id": "r", "target": "main", "merge": "auto"} | changes.pop("rig", {})
-    return Rules(rigs=MappingProxyType({"r": RigRules(**rig)}), **changes)
+    return Rules(rigs={"r": RigRules(**rig)}, **changes)
 
 
 def work(number: int, **changes: Any) -> Work:

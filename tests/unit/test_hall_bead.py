@@ -10,10 +10,7 @@ from gastown.hall.domain.bead import (
     FINISHED,
     Bead,
     BeadState,
-    BeadType,
     check_edge,
-    state_when_assigned,
-    state_when_released,
 )
 from gastown.hall.domain.errors import Conflict, IllegalEdge
 from gastown.hall.domain.rig_agent import RigAgent, name_for
@@ -62,22 +59,6 @@ def test_the_refusal_of_a_retry_says_that_a_person_may() -> None:
     """The sentence names the way out."""
     with pytest.raises(IllegalEdge, match="unless a person retries it"):
         check_edge(bead("failed"), BeadState.OPEN)
-
-
-@pytest.mark.parametrize(("state", "kind", "is_blocked"), list(product(BeadState, BeadType, [False, True])))
-def test_only_open_work_that_waits_for_nothing_begins_when_it_is_assigned(
-    state: BeadState, kind: BeadType, is_blocked: bool
-) -> None:
-    """Mail, blocked beads and beads that are past their beginning keep their state."""
-    begins = state == "open" and kind in ("issue", "merge_request") and not is_blocked
-    assert state_when_assigned(bead(state, kind), is_blocked=is_blocked) == ("in_progress" if begins else state)
-
-
-@pytest.mark.parametrize("state", BeadState)
-def test_what_the_board_does_by_itself_is_a_legal_edge(state: BeadState) -> None:
-    """Assigning and releasing a bead never run into the table."""
-    for to in (state_when_assigned(bead(state), is_blocked=False), state_when_released(bead(state))):
-        check_edge(bead(state), to)
 
 
 @pytest.mark.parametrize("state", sorted(FINISHED))

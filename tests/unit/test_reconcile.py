@@ -130,7 +130,7 @@ def test_a_staged_convoy_waits_until_it_is_started() -> None:
     assert starts(world) == []
     assert waiting is not None
     assert waiting.what is WaitsFor.STAGED
-    world.take(facts.Ordered(bead_id="bead-1", priority=1, blockers=(), staged=False))
+    world.take(facts.Ordered(bead_id="bead-1", title="task 1", priority=1, blockers=(), staged=False))
     assert starts(world) == ["bead-1"]
 
 

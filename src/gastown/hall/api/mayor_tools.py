@@ -13,6 +13,7 @@ from gastown.hall.api.responses import Assignment, Bead, Convoy, ConvoyParts, De
 from gastown.hall.api.tool_bodies import (
     BeadChanges,
     BeadIds,
+    BeadsOfStatus,
     ConvoyBead,
     ConvoyChanges,
     Mail,
@@ -25,6 +26,7 @@ from gastown.hall.api.tool_requests import as_agent, body_as, sender
 from gastown.hall.api.worker_api import require_identifiers, require_token
 from gastown.hall.domain.bead import BeadState, BeadType
 from gastown.hall.store import beads, convoys, rig_agents
+from gastown.hall.store import board as work
 from gastown.hall.store.transaction import Transaction
 
 __all__ = ["mayor_tools"]
@@ -38,18 +40,19 @@ _BEAD = "/rigs/<rig_id>/beads/<bead_id>"
 
 @mayor_tools.post("/sling")
 async def sling(town_id: str) -> Answer[Assignment]:
-    """Make a bead and give it to an agent that has nothing to do, or to a new one."""
+    """Make a bead. Its agent begins as soon as it may."""
     body, creator = await body_as(Sling), sender()
 
-    def work(board: Transaction) -> Assignment:
+    def do(board: Transaction) -> Assignment:
         board.require_rig(body.rig_id)
         made = beads.make_bead(
             board, body.rig_id, BeadType.ISSUE, body.title,
             body=body.body, metadata=body.metadata, labels=body.labels, created_by=creator,
         )  # fmt: skip
-        return Assignment.of(rig_agents.assign(board, made, rig_agents.free_agent(board, body.rig_id)))
+        work.add_work(board, [made])
+        return Assignment.of(work.assignment(board, made.id))
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @mayor_tools.post("/sling-batch")
@@ -76,20 +79,20 @@ async def list_rigs(town_id: str) -> Answer[list[RigShown]]:
 async def list_beads(town_id: str, rig_id: str) -> Answer[list[Bead]]:
     status, kind = _choice("status", BeadState), _choice("type", BeadType)
 
-    def work(board: Transaction) -> list[Bead]:
+    def do(board: Transaction) -> list[Bead]:
         board.require_rig(rig_id)
         return [Bead.of(one) for one in beads.beads(board, rig_id, status, kind)]
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @mayor_tools.get("/rigs/<rig_id>/agents")
 async def list_agents(town_id: str, rig_id: str) -> Answer[list[RigAgent]]:
-    def work(board: Transaction) -> list[RigAgent]:
+    def do(board: Transaction) -> list[RigAgent]:
         board.require_rig(rig_id)
         return [RigAgent.of(one) for one in rig_agents.agents(board, rig_id)]
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @mayor_tools.get("/convoys")
@@ -139,11 +142,11 @@ async def mail_send(town_id: str) -> Answer[None]:
     body = await body_as(Mail)
     origin = as_agent(body.from_agent_id)
 
-    def work(board: Transaction) -> None:
+    def do(board: Transaction) -> None:
         board.require_rig(body.rig_id)
         rig_agents.send_mail(board, body.rig_id, origin, body.to_agent_id, body.subject, body.body)
 
-    await on_board(town_id, work)
+    await on_board(town_id, do)
     return ok()
 
 
@@ -153,66 +156,68 @@ async def bead_update(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     body = await body_as(BeadChanges)
     changes = body.model_dump(exclude_unset=True, exclude={"depends_on", "status"})
 
-    def work(board: Transaction) -> Bead:
-        beads.bead(board, bead_id, rig_id)
-        beads.change_bead(board, bead_id, changes)
-        if body.depends_on is not None:
-            beads.set_blockers(board, bead_id, body.depends_on)
-        if body.status is not None:
-            beads.move_bead(board, bead_id, body.status, is_retry=True)
-        return Bead.of(beads.bead(board, bead_id))
+    def change(board: Transaction) -> Bead:
+        changed = work.change(board, rig_id, bead_id, changes, blockers=body.depends_on, status=body.status)
+        return Bead.of(changed)
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, change))
 
 
 @mayor_tools.delete(_BEAD)
 async def bead_delete(town_id: str, rig_id: str, bead_id: str) -> Answer[None]:
-    def work(board: Transaction) -> None:
+    def do(board: Transaction) -> None:
         beads.bead(board, bead_id, rig_id)
-        beads.delete_beads(board, rig_id, [bead_id])
+        work.delete(board, rig_id, [bead_id])
 
-    await on_board(town_id, work)
+    await on_board(town_id, do)
     return ok()
 
 
 @mayor_tools.post("/rigs/<rig_id>/beads/bulk-delete")
 async def beads_delete(town_id: str, rig_id: str) -> Answer[Deleted]:
     body = await body_as(BeadIds)
-    deleted = await on_board(town_id, lambda board: beads.delete_beads(board, rig_id, body.bead_ids))
+    deleted = await on_board(town_id, lambda board: work.delete(board, rig_id, body.bead_ids))
     return ok(Deleted(deleted=deleted))
+
+
+@mayor_tools.post("/rigs/<rig_id>/beads/delete-by-status")
+async def beads_delete_by_status(town_id: str, rig_id: str) -> Answer[Deleted]:
+    body = await body_as(BeadsOfStatus)
+
+    def do(board: Transaction) -> int:
+        board.require_rig(rig_id)
+        found = beads.beads(board, rig_id, body.status, body.type)
+        return work.delete(board, rig_id, [one.id for one in found])
+
+    return ok(Deleted(deleted=await on_board(town_id, do)))
 
 
 @mayor_tools.post(f"{_BEAD}/reassign")
 async def bead_reassign(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     body = await body_as(Reassignment)
 
-    def work(board: Transaction) -> Bead:
-        found = beads.bead(board, bead_id, rig_id)
-        return Bead.of(rig_agents.assign(board, found, rig_agents.agent(board, rig_id, body.agent_id)).bead)
+    def assign(board: Transaction) -> Bead:
+        return Bead.of(work.assign(board, rig_id, bead_id, body.agent_id))
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, assign))
 
 
 @mayor_tools.post("/rigs/<rig_id>/agents/<agent_id>/reset")
 async def agent_reset(town_id: str, rig_id: str, agent_id: str) -> Answer[RigAgent]:
-    """Free the agent on the board. Its server, if it has one, is not touched."""
-
-    def work(board: Transaction) -> RigAgent:
-        rig_agents.release(board, rig_agents.agent(board, rig_id, agent_id))
-        return RigAgent.of(rig_agents.agent(board, rig_id, agent_id))
-
-    return ok(await on_board(town_id, work))
+    """End what the agent does now. Its bead begins again."""
+    freed = await on_board(town_id, lambda board: RigAgent.of(work.reset(board, rig_id, agent_id)))
+    return ok(freed)
 
 
 @mayor_tools.post("/escalations/<escalation_id>/acknowledge")
 async def escalation_acknowledge(town_id: str, escalation_id: str) -> Answer[Bead]:
-    def work(board: Transaction) -> Bead:
+    def do(board: Transaction) -> Bead:
         found = beads.bead(board, escalation_id, kind=BeadType.ESCALATION)
         if found.status == BeadState.OPEN:
             found = beads.move_bead(board, escalation_id, BeadState.IN_PROGRESS)
         return Bead.of(found)
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @mayor_tools.post("/ui-action")

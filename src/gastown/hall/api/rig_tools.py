@@ -35,7 +35,8 @@ from gastown.hall.api.worker_api import require_identifiers, require_token
 from gastown.hall.domain import bead as domain
 from gastown.hall.domain.bead import BeadState, BeadType, current_step
 from gastown.hall.domain.errors import Conflict, NotFound
-from gastown.hall.store import beads, reviews, rig_agents
+from gastown.hall.store import beads, rig_agents
+from gastown.hall.store import board as work
 from gastown.hall.store.transaction import Transaction
 
 __all__ = ["rig_tools"]
@@ -52,7 +53,7 @@ async def prime(town_id: str, rig_id: str, agent_id: str) -> Answer[Primer]:
     """What the agent should know when it begins. Its mail stays unread."""
     as_agent(agent_id)
 
-    def work(board: Transaction) -> Primer:
+    def do(board: Transaction) -> Primer:
         agent = rig_agents.caller(board, rig_id, agent_id)
         return Primer(
             agent=RigAgent.of(agent),
@@ -61,7 +62,7 @@ async def prime(town_id: str, rig_id: str, agent_id: str) -> Answer[Primer]:
             open_beads=tuple(Bead.of(one) for one in beads.beads(board, rig_id, BeadState.OPEN, BeadType.ISSUE)),
         )
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @rig_tools.get("/beads/<bead_id>")
@@ -73,28 +74,25 @@ async def bead_status(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
 async def bead_close(town_id: str, rig_id: str, bead_id: str) -> Answer[Bead]:
     as_agent((await body_as(Closing)).agent_id)
 
-    def work(board: Transaction) -> Bead:
-        beads.bead(board, bead_id, rig_id)
-        return Bead.of(beads.move_bead(board, bead_id, BeadState.CLOSED))
-
-    return ok(await on_board(town_id, work))
+    closed = await on_board(town_id, lambda board: work.close_by_agent(board, rig_id, bead_id))
+    return ok(Bead.of(closed))
 
 
 @rig_tools.post(f"{_AGENT}/done")
 async def work_done(town_id: str, rig_id: str, agent_id: str) -> Answer[ReviewBead]:
-    """Work goes to review as a merge request; a review that asks for nothing more is finished with its work."""
+    """Work goes to review as a merge request; a reviewer agrees with what it has read."""
     as_agent(agent_id)
     given = (await body_as(Done)).model_dump()
-    review = await on_board(town_id, lambda board: reviews.finish_work(board, rig_id, agent_id, **given))
+    review = await on_board(town_id, lambda board: work.finish_work(board, rig_id, agent_id, **given))
     return ok(ReviewBead(review_bead_id=review))
 
 
 @rig_tools.post(f"{_AGENT}/request-changes")
 async def request_changes(town_id: str, rig_id: str, agent_id: str) -> Answer[ReworkBead]:
-    """Make a bead for the changes, which the review waits for."""
+    """The author goes on with the same bead, whose id is answered."""
     as_agent(agent_id)
     asked = (await body_as(ReworkRequest)).model_dump()
-    rework = await on_board(town_id, lambda board: reviews.request_changes(board, rig_id, agent_id, **asked))
+    rework = await on_board(town_id, lambda board: work.request_changes(board, rig_id, agent_id, **asked))
     return ok(ReworkBead(rework_bead_id=rework))
 
 
@@ -103,11 +101,11 @@ async def mail_send(town_id: str, rig_id: str) -> Answer[None]:
     body = await body_as(RigMail)
     origin = as_agent(body.from_agent_id)
 
-    def work(board: Transaction) -> None:
+    def do(board: Transaction) -> None:
         board.require_rig(rig_id)
         rig_agents.send_mail(board, rig_id, origin, body.to_agent_id, body.subject, body.body)
 
-    await on_board(town_id, work)
+    await on_board(town_id, do)
     return ok()
 
 
@@ -115,11 +113,11 @@ async def mail_send(town_id: str, rig_id: str) -> Answer[None]:
 async def mail_check(town_id: str, rig_id: str, agent_id: str) -> Answer[list[Letter]]:
     as_agent(agent_id)
 
-    def work(board: Transaction) -> list[Letter]:
+    def do(board: Transaction) -> list[Letter]:
         rig_agents.caller(board, rig_id, agent_id)
         return [Letter.of(one) for one in rig_agents.read_mail(board, agent_id)]
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @rig_tools.post("/escalations")
@@ -127,7 +125,7 @@ async def escalate(town_id: str, rig_id: str) -> Answer[Bead]:
     """A bead for the mayor to look at."""
     body, origin = await body_as(Escalation), sender()
 
-    def work(board: Transaction) -> Bead:
+    def do(board: Transaction) -> Bead:
         board.require_rig(rig_id)
         made = beads.make_bead(
             board, rig_id, BeadType.ESCALATION, body.title,
@@ -136,7 +134,7 @@ async def escalate(town_id: str, rig_id: str) -> Answer[Bead]:
         )  # fmt: skip
         return Bead.of(made)
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @rig_tools.post(f"{_AGENT}/checkpoint")
@@ -144,11 +142,11 @@ async def checkpoint(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     as_agent(agent_id)
     body = await body_as(Checkpoint)
 
-    def work(board: Transaction) -> None:
+    def do(board: Transaction) -> None:
         rig_agents.caller(board, rig_id, agent_id)
         rig_agents.keep_checkpoint(board, agent_id, body.data)
 
-    await on_board(town_id, work)
+    await on_board(town_id, do)
     return ok()
 
 
@@ -156,7 +154,7 @@ async def checkpoint(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
 async def molecule_current(town_id: str, rig_id: str, agent_id: str) -> Answer[Molecule]:
     as_agent(agent_id)
 
-    def work(board: Transaction) -> Molecule:
+    def do(board: Transaction) -> Molecule:
         held = _held_bead(board, rig_id, agent_id)
         step = current_step(held)
         return Molecule(
@@ -167,7 +165,7 @@ async def molecule_current(town_id: str, rig_id: str, agent_id: str) -> Answer[M
             status=held.status,
         )
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @rig_tools.post(f"{_AGENT}/molecule/advance")
@@ -175,7 +173,7 @@ async def molecule_advance(town_id: str, rig_id: str, agent_id: str) -> Answer[M
     as_agent(agent_id)
     body = await body_as(StepSummary)
 
-    def work(board: Transaction) -> MoleculeAdvanced:
+    def do(board: Transaction) -> MoleculeAdvanced:
         held = _held_bead(board, rig_id, agent_id)
         finished = beads.advance_step(board, held, body.summary)
         return MoleculeAdvanced(
@@ -186,7 +184,7 @@ async def molecule_advance(town_id: str, rig_id: str, agent_id: str) -> Answer[M
             completed=finished.index + 1 == finished.total,
         )
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @rig_tools.post(f"{_AGENT}/status")
@@ -194,11 +192,11 @@ async def status(town_id: str, rig_id: str, agent_id: str) -> Answer[None]:
     as_agent(agent_id)
     body = await body_as(StatusLine)
 
-    def work(board: Transaction) -> None:
+    def do(board: Transaction) -> None:
         rig_agents.caller(board, rig_id, agent_id)
         rig_agents.set_agent(board, agent_id, "status_message", body.message)
 
-    await on_board(town_id, work)
+    await on_board(town_id, do)
     return ok()
 
 
@@ -207,7 +205,7 @@ async def triage_resolve(town_id: str, rig_id: str) -> Answer[Bead]:
     """Close the request, with what was decided kept in it. The decision is not carried out here."""
     body, origin = await body_as(TriageResolution), sender()
 
-    def work(board: Transaction) -> Bead:
+    def do(board: Transaction) -> Bead:
         found = beads.bead(board, body.triage_request_bead_id, rig_id)
         if found.status == BeadState.CLOSED:
             raise Conflict(f"The request {found.id} has been settled")
@@ -215,7 +213,7 @@ async def triage_resolve(town_id: str, rig_id: str) -> Answer[Bead]:
         beads.change_bead(board, found.id, {"metadata": found.metadata | {"resolution": resolution}})
         return Bead.of(beads.move_bead(board, found.id, BeadState.CLOSED))
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 @rig_tools.post("/nudge")
@@ -223,12 +221,12 @@ async def nudge(town_id: str, rig_id: str) -> Answer[NudgeLeft]:
     """From agents of the rig, and from the mayor, which may nudge agents of any rig."""
     body, origin = await body_as(Nudge), sender()
 
-    def work(board: Transaction) -> NudgeLeft:
+    def do(board: Transaction) -> NudgeLeft:
         board.require_rig(rig_id)
         target = body.target_agent_id
         return NudgeLeft(nudge_id=rig_agents.nudge(board, rig_id, origin, target, body.message, body.mode))
 
-    return ok(await on_board(town_id, work))
+    return ok(await on_board(town_id, do))
 
 
 def _held_bead(board: Transaction, rig_id: str, agent_id: str) -> domain.Bead:

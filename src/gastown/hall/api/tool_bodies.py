@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, model_validator
 
 from gastown.contract.identifiers import Identifier
-from gastown.hall.domain.bead import BeadState
+from gastown.hall.domain.bead import BeadState, BeadType
 from gastown.hall.domain.convoy import ConvoyPlan, Task
 
 __all__ = [
     "BeadChanges",
     "BeadIds",
+    "BeadsOfStatus",
     "Checkpoint",
     "Closing",
     "ConvoyBead",
@@ -135,6 +136,11 @@ class Reassignment(_Body):
 
 class BeadIds(_Body):
     bead_ids: Annotated[list[Identifier], Field(min_length=1, max_length=5000)]
+
+
+class BeadsOfStatus(_Body):
+    status: BeadState
+    type: BeadType | None = None
 
 
 class _Action(_Body):

@@ -20,8 +20,6 @@ __all__ = [
     "advanced",
     "check_edge",
     "current_step",
-    "state_when_assigned",
-    "state_when_released",
     "steps_of",
 ]
 
@@ -111,17 +109,6 @@ def check_edge(bead: Bead, to: BeadState, *, is_retry: bool = False) -> bool:
         return True
     reason = " unless a person retries it" if to in RETRIES.get(state, ()) else ""
     raise IllegalEdge(f"Bead {bead.id} is {state} and cannot become {to}{reason}")
-
-
-def state_when_assigned(bead: Bead, *, is_blocked: bool) -> BeadState:
-    """The state of a bead that an agent gets: work begins, unless it waits for another bead."""
-    begins = bead.status == BeadState.OPEN and bead.type in _WORK and not is_blocked
-    return BeadState.IN_PROGRESS if begins else BeadState(bead.status)
-
-
-def state_when_released(bead: Bead) -> BeadState:
-    """The state of a bead that its agent gives up: open for another one, unless it is in review or finished."""
-    return BeadState.OPEN if bead.status == BeadState.IN_PROGRESS else BeadState(bead.status)
 
 
 def steps_of(bead: Bead) -> list[dict[str, str]]:

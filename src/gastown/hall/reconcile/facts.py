@@ -11,6 +11,7 @@ __all__ = [
     "AgentEnded",
     "AgentStopped",
     "Approved",
+    "Assigned",
     "ChangesAsked",
     "Closed",
     "ContainerLost",
@@ -23,6 +24,7 @@ __all__ = [
     "Ordered",
     "Rejected",
     "Removed",
+    "Reset",
     "Retried",
     "ReviewPassed",
     "RulesChanged",
@@ -40,16 +42,36 @@ class Added:
 
 @dataclass(frozen=True, kw_only=True)
 class Ordered:
-    """A person or the mayor has changed when work may begin."""
+    """A person or the mayor has changed a bead: what it is called, and when its work may begin."""
 
     bead_id: str
+    title: str
     priority: int
     blockers: tuple[str, ...]
     staged: bool
+    convoy_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assigned:
+    """That agent is the author from now on, on the work's branch; `branch` where it has none yet."""
+
+    bead_id: str
+    agent_id: str
+    branch: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reset:
+    """Whatever an agent does now is to end; its work begins again."""
+
+    agent_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
+    """The bead was deleted."""
+
     bead_id: str
 
 
@@ -181,6 +203,8 @@ class ContainerLost:
 Fact = (
     Added
     | Ordered
+    | Assigned
+    | Reset
     | Removed
     | Started
     | StartFailed

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
 from gastown.hall.domain.bead import BeadState
@@ -28,7 +27,7 @@ from gastown.hall.reconcile.state import (
 
 __all__ = ["Folding"]
 
-_NOTHING: Mapping[Cause, int] = MappingProxyType({})
+_NOTHING: Mapping[Cause, int] = {}
 
 
 class Folding:
@@ -43,6 +42,8 @@ class Folding:
         self._kinds: Mapping[type[Any], Callable[[Any], None]] = {
             facts.Added: self._added,
             facts.Ordered: self._ordered,
+            facts.Assigned: self._assigned,
+            facts.Reset: self._reset,
             facts.Removed: self._removed,
             facts.Started: self._started,
             facts.StartFailed: self._start_failed,
@@ -74,7 +75,29 @@ class Folding:
 
     def _ordered(self, fact: facts.Ordered) -> None:
         if work := self.work.get(fact.bead_id):
-            self._keep(work, priority=fact.priority, blockers=fact.blockers, staged=fact.staged)
+            self._keep(
+                work,
+                title=fact.title,
+                priority=fact.priority,
+                blockers=fact.blockers,
+                staged=fact.staged,
+                convoy_id=fact.convoy_id,
+            )
+
+    def _assigned(self, fact: facts.Assigned) -> None:
+        work = self.work.get(fact.bead_id)
+        if work is None or work.is_finished or work.hand_in is not None or work.author == fact.agent_id:
+            return
+        if work.attempt is not None:
+            self._leave(work.attempt.agent_id, work.bead_id, final=False)
+            work = self._end(work, work.attempt, Outcome.STOPPED, f"{fact.agent_id} goes on with it")
+        self._keep(work, author=fact.agent_id, branch=work.branch or fact.branch)
+
+    def _reset(self, fact: facts.Reset) -> None:
+        for work, attempt in self._attempts():
+            if attempt.agent_id == fact.agent_id:
+                self._leave(attempt.agent_id, work.bead_id, final=False)
+                self._end(work, attempt, Outcome.STOPPED, "it was reset")
 
     def _removed(self, fact: facts.Removed) -> None:
         if work := self.work.pop(fact.bead_id, None):
@@ -263,7 +286,7 @@ class Folding:
     def _count(self, work: Work, cause: Cause, reason: str, pauses: tuple[float, ...] | None) -> None:
         """Something went wrong: wait and try again, or ask a person once the limit is reached."""
         tries = work.tries.get(cause, 0) + 1
-        counted = MappingProxyType({**work.tries, cause: tries})
+        counted = {**work.tries, cause: tries}
         rework = work.rework
         if rework is None and work.hand_in is None and cause in (Cause.UNFINISHED, Cause.LOST):
             rework = Rework(cause=cause, says=words.go_on(cause))
@@ -281,7 +304,7 @@ class Folding:
             state=BeadState.IN_PROGRESS,
             hand_in=None,
             rework=Rework(cause=cause, says=says),
-            tries=MappingProxyType({**work.tries, cause: tries}),
+            tries={**work.tries, cause: tries},
             not_before=None,
         )
         if tries >= LIMITS[cause]:
@@ -329,4 +352,4 @@ class Folding:
 
 
 def _without(tries: Mapping[Cause, int], *causes: Cause) -> Mapping[Cause, int]:
-    return MappingProxyType({cause: count for cause, count in tries.items() if cause not in causes})
+    return {cause: count for cause, count in tries.items() if cause not in causes}

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Literal
 
 from gastown.hall.domain.bead import BeadState
@@ -172,7 +171,7 @@ class Work:
     reviewer: str | None = None
     hand_in: HandIn | None = None
     rework: Rework | None = None
-    tries: Mapping[Cause, int] = field(default_factory=lambda: MappingProxyType({}))
+    tries: Mapping[Cause, int] = field(default_factory=dict)
     not_before: datetime | None = None
     question: str | None = None
     commit: str | None = None
@@ -213,7 +212,7 @@ class Rules:
     paused: bool = False
     over_budget: str | None = None
     mayor: str | None = None
-    rigs: Mapping[str, RigRules] = field(default_factory=lambda: MappingProxyType({}))
+    rigs: Mapping[str, RigRules] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,8 +266,8 @@ class TownState:
 
     rules: Rules
     container: Container
-    work: Mapping[str, Work] = field(default_factory=lambda: MappingProxyType({}))
+    work: Mapping[str, Work] = field(default_factory=dict)
     breaker: Breaker = Breaker()
-    stops: Mapping[str, Leaving] = field(default_factory=lambda: MappingProxyType({}))
+    stops: Mapping[str, Leaving] = field(default_factory=dict)
     ended: tuple[Attempt, ...] = ()
     names: int = 0

@@ -10,6 +10,7 @@ from gastown.hall.domain.bead import (
     FINISHED,
     Bead,
     BeadState,
+    BeadType,
     Step,
     advanced,
     check_edge,
@@ -23,9 +24,11 @@ __all__ = [
     "bead",
     "beads",
     "beads_of_convoy",
+    "beads_of_type",
     "change_bead",
     "delete_beads",
     "find_bead",
+    "free_agents_of",
     "is_blocked",
     "make_bead",
     "move_bead",
@@ -65,6 +68,11 @@ def beads(transaction: Transaction, rig_id: str, status: str | None = None, kind
 def beads_of_convoy(transaction: Transaction, convoy_id: str) -> list[Bead]:
     """The beads of a convoy, oldest first."""
     return _listed(transaction, "AND convoy_id = ?2", convoy_id)
+
+
+def beads_of_type(transaction: Transaction, kind: BeadType) -> list[Bead]:
+    """The town's beads of a type, oldest first."""
+    return _listed(transaction, "AND type = ?2", kind)
 
 
 def unread_messages(transaction: Transaction, agent_id: str) -> list[Bead]:
@@ -110,7 +118,7 @@ def move_bead(transaction: Transaction, bead_id: str, to: BeadState, *, is_retry
     closed_at = transaction.now if to in FINISHED else None
     after = change_bead(transaction, bead_id, {"status": to.value, "closed_at": closed_at})
     if after.is_finished:
-        _free_agents(transaction, bead_id)
+        free_agents_of(transaction, bead_id)
     if to is not BeadState.CLOSED:
         sql = "UPDATE convoys SET landed_at = NULL WHERE town_id = ?1 AND id = ?2"
         transaction.run(sql, moved.convoy_id)
@@ -123,7 +131,7 @@ def delete_beads(transaction: Transaction, rig_id: str, bead_ids: Sequence[str])
     wanted = (find_bead(transaction, bead_id) for bead_id in dict.fromkeys(bead_ids))
     found = [one for one in wanted if one is not None and one.rig_id == rig_id]
     for one in found:
-        _free_agents(transaction, one.id)
+        free_agents_of(transaction, one.id)
         transaction.run("DELETE FROM beads WHERE town_id = ?1 AND id = ?2", one.id)
     for convoy_id in {one.convoy_id for one in found}:
         settle_convoy(transaction, convoy_id)
@@ -185,7 +193,8 @@ def _bead(row: Row) -> Bead:
     return Bead(**values)
 
 
-def _free_agents(transaction: Transaction, bead_id: str) -> None:
+def free_agents_of(transaction: Transaction, bead_id: str) -> None:
+    """Let go of a bead whoever has it."""
     transaction.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
 
 

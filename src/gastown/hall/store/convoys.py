@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-from gastown.hall.domain.bead import Bead, BeadState, BeadType
+from gastown.hall.domain.bead import BeadType
 from gastown.hall.domain.convoy import Convoy, ConvoyPlan
 from gastown.hall.domain.errors import Conflict, NotFound
 from gastown.hall.domain.rig_agent import Assignment
@@ -14,11 +13,10 @@ from gastown.hall.store.beads import (
     beads_of_convoy,
     change_bead,
     make_bead,
-    move_bead,
     set_blockers,
     settle_convoy,
 )
-from gastown.hall.store.rig_agents import assign, free_agent
+from gastown.hall.store.board import add_work, assignment, begin_staged, order_changed
 from gastown.hall.store.transaction import Transaction, new_id
 
 __all__ = [
@@ -77,11 +75,8 @@ def make_convoy(transaction: Transaction, plan: ConvoyPlan) -> tuple[Convoy, lis
     ]  # fmt: skip
     for one, task in zip(made, plan.tasks, strict=True):
         set_blockers(transaction, one.id, [made[index].id for index in task.depends_on])
-    if not plan.staged:
-        given = _hand_out(transaction, beads_of_convoy(transaction, convoy_id))
-        return convoy(transaction, convoy_id), given
-    whole = convoy(transaction, convoy_id)
-    return whole, [Assignment(bead=member, agent=None) for member in whole.beads]
+    add_work(transaction, beads_of_convoy(transaction, convoy_id), staged=plan.staged)
+    return convoy(transaction, convoy_id), [assignment(transaction, one.id) for one in made]
 
 
 def start_convoy(transaction: Transaction, convoy_id: str) -> tuple[Convoy, list[Assignment]]:
@@ -90,15 +85,14 @@ def start_convoy(transaction: Transaction, convoy_id: str) -> tuple[Convoy, list
     if not staged.staged:
         raise Conflict(f"Convoy {convoy_id} is not staged")
     transaction.run("UPDATE convoys SET staged = 0 WHERE town_id = ?1 AND id = ?2", convoy_id)
-    given = _hand_out(transaction, staged.beads)
-    return convoy(transaction, convoy_id), given
+    for member in staged.beads:
+        begin_staged(transaction, member.id)
+    return convoy(transaction, convoy_id), [assignment(transaction, one.id) for one in staged.beads]
 
 
 def close_convoy(transaction: Transaction, convoy_id: str) -> Convoy:
-    """End a convoy as it is: what is not finished is closed."""
-    for member in convoy(transaction, convoy_id).beads:
-        if not member.is_finished:
-            move_bead(transaction, member.id, BeadState.CLOSED)
+    """End a convoy as it is. Its beads stay what they are, each by itself."""
+    convoy(transaction, convoy_id)
     transaction.run(
         "UPDATE convoys SET staged = 0, landed_at = coalesce(landed_at, ?3) WHERE town_id = ?1 AND id = ?2",
         *(convoy_id, transaction.now),
@@ -112,6 +106,7 @@ def add_bead(transaction: Transaction, convoy_id: str, bead_id: str, blockers: l
     change_bead(transaction, bead_id, {"convoy_id": convoy_id})
     if blockers is not None:
         set_blockers(transaction, bead_id, blockers)
+    order_changed(transaction, bead_id)
     return convoy(transaction, convoy_id)
 
 
@@ -120,6 +115,7 @@ def remove_bead(transaction: Transaction, convoy_id: str, bead_id: str) -> Convo
     if bead(transaction, bead_id).convoy_id != convoy_id:
         raise NotFound(f"Bead {bead_id} is not part of convoy {convoy_id}")
     change_bead(transaction, bead_id, {"convoy_id": None})
+    order_changed(transaction, bead_id)
     settle_convoy(transaction, convoy_id)
     return convoy(transaction, convoy_id)
 
@@ -134,12 +130,3 @@ def change_convoy(
         *(convoy_id, merge_mode, feature_branch),
     )
     return convoy(transaction, convoy_id)
-
-
-def _hand_out(transaction: Transaction, members: Sequence[Bead]) -> list[Assignment]:
-    """Give every bead without an agent to one; their blockers decide which begins when."""
-    return [
-        assign(transaction, member, free_agent(transaction, member.rig_id))
-        for member in members
-        if member.assignee is None and member.status == BeadState.OPEN
-    ]

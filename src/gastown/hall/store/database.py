@@ -15,11 +15,14 @@ from typing import Any, TypedDict, TypeVar
 
 import trio
 
+from gastown.concurrency.signal import Signal
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.domain.town import RigRecord, TownRecord
+from gastown.hall.reconcile.state import TownState
 from gastown.hall.store.lane import BUSY_SECONDS, Lane, StoreBusy, StoreError, is_busy
+from gastown.hall.store.town_state import state_of, take_rules
 from gastown.hall.store.transaction import Transaction
 
 __all__ = [
@@ -108,6 +111,8 @@ class Store:
         self._reads = Lane(_connect_to_read(path), path)
         self._now = now
         self._of_this_run: dict[str, dict[str, Any]] = {}
+        self._states: dict[str, TownState] = {}
+        self.stepped = Signal()
 
     async def create_town(
         self, town_id: str, *, name: str, jwt_secret: Secret, mayor_agent_id: str | None
@@ -150,7 +155,12 @@ class Store:
         config = {"model": rig.model, "platform_integration_id": rig.platform_integration_id}
         values = (town_id, rig.rig_id, rig.git_url, rig.default_branch, json.dumps(config))
         sql = "INSERT OR REPLACE INTO rigs (town_id, id, git_url, default_branch, config) VALUES (?, ?, ?, ?, ?)"
-        await self._write(sql, values)
+
+        def save(transaction: Transaction) -> None:
+            transaction.db.execute(sql, values)
+            take_rules(transaction)
+
+        await self.transaction(town_id, save)
 
     async def registry(self, town_id: str) -> list[Any]:
         """The entries of the newest registry that the container sent; empty when it never did."""
@@ -204,10 +214,23 @@ class Store:
         """Do `work` on the town's board, on the worker thread; an exception undoes all of it."""
 
         def whole(connection: sqlite3.Connection) -> _T:
+            before = self._states.get(town_id)
             with _transaction(connection):
-                return work(Transaction(connection, town_id, iso(self._now())))
+                transaction = Transaction(connection, town_id, iso(self._now()), before)
+                result = work(transaction)
+            if transaction.state is not None:
+                self._states[town_id] = transaction.state
+            return result
 
-        return await self._writes.run(whole)
+        before = self._states.get(town_id)
+        result = await self._writes.run(whole)
+        if self._states.get(town_id) is not before:
+            self.stepped.send()
+        return result
+
+    async def state(self, town_id: str) -> TownState:
+        """What the reconciler knows of a town now."""
+        return await self.transaction(town_id, state_of)
 
     async def _read(self, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
         return await self._reads.run(lambda connection: connection.execute(sql, values).fetchall())
@@ -286,7 +309,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
     else:
         _bring_up_to_date(connection, path, version)
-    for name in ("board.sql", "records.sql"):
+    for name in ("board.sql", "records.sql", "reconciler.sql"):
         tables = files("gastown.hall.store").joinpath(name).read_text("utf-8")
         connection.executescript(f"BEGIN IMMEDIATE; {tables} COMMIT;")
 

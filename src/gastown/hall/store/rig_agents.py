@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from gastown.contract.agents import Role
 from gastown.contract.worker import Nudge
-from gastown.hall.domain.bead import Bead, BeadState, BeadType, state_when_assigned, state_when_released
+from gastown.hall.domain.bead import Bead, BeadState, BeadType
 from gastown.hall.domain.errors import NotFound
 from gastown.hall.domain.rig_agent import (
     NUDGE_PRIORITIES,
     UNKNOWN_ROLE,
-    Assignment,
     Letter,
     RigAgent,
     name_for,
 )
-from gastown.hall.store.beads import bead, change_bead, is_blocked, make_bead, move_bead, unread_messages
+from gastown.hall.store.beads import make_bead, move_bead, unread_messages
 from gastown.hall.store.transaction import Row, Transaction, new_id
 
+HALL = "hall"
+"""The source of what the hall itself says."""
+_MOST_OF_A_NUDGE = 8000
+
 __all__ = [
+    "HALL",
     "agent",
     "agents",
-    "assign",
     "caller",
-    "free_agent",
-    "holder_of",
+    "find_agent",
     "keep_checkpoint",
+    "make_agent",
     "mark_delivered",
     "nudge",
+    "nudge_mayor",
     "pending_nudges",
     "read_mail",
-    "release",
     "send_mail",
     "set_agent",
     "unread_mail",
@@ -41,7 +44,7 @@ __all__ = [
 
 def agent(transaction: Transaction, rig_id: str, agent_id: str) -> RigAgent:
     """The agent; NotFound when the rig has none of that id."""
-    found = _find(transaction, agent_id)
+    found = find_agent(transaction, agent_id)
     if found is None or found.rig_id != rig_id:
         raise NotFound(f"There is no agent {agent_id} in rig {rig_id}")
     return found
@@ -53,7 +56,7 @@ def caller(transaction: Transaction, rig_id: str, agent_id: str) -> RigAgent:
     Its role is unknown, so it gets no work except what is assigned to it by name.
     """
     transaction.require_rig(rig_id)
-    if _find(transaction, agent_id) is None:
+    if find_agent(transaction, agent_id) is None:
         _make(transaction, rig_id, agent_id, UNKNOWN_ROLE, agent_id)
     set_agent(transaction, agent_id, "last_activity_at", transaction.now)
     return agent(transaction, rig_id, agent_id)
@@ -64,47 +67,11 @@ def agents(transaction: Transaction, rig_id: str) -> list[RigAgent]:
     return [_agent(row) for row in rows]
 
 
-def free_agent(transaction: Transaction, rig_id: str, role: str = Role.POLECAT) -> RigAgent:
-    """An agent of the rig that has no bead; a new one when each has one."""
-    idle = transaction.row(
-        "SELECT * FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2 AND role = ?3 AND bead_id IS NULL"
-        " ORDER BY number LIMIT 1",
-        *(rig_id, role),
-    )
-    if idle is not None:
-        return _agent(idle)
-    agent_id = new_id(role)
-    _make(transaction, rig_id, agent_id, role, name_for(len(agents(transaction, rig_id))))
-    return agent(transaction, rig_id, agent_id)
-
-
-def assign(transaction: Transaction, given: Bead, to: RigAgent) -> Assignment:
-    """Give a bead to an agent, which must be free or have that bead already, and begin it unless it is blocked.
-
-    An agent that had the bead before is free then.
-    """
-    to.check_may_take(given)
-    transaction.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", given.id)
-    set_agent(transaction, to.id, "bead_id", given.id)
-    change_bead(transaction, given.id, {"assignee": to.id})
-    begun = state_when_assigned(given, is_blocked=is_blocked(transaction, given.id))
-    return Assignment(bead=move_bead(transaction, given.id, begun), agent=agent(transaction, to.rig_id, to.id))
-
-
-def holder_of(transaction: Transaction, bead_id: str) -> str | None:
-    """The agent that works on the bead now."""
-    row = transaction.row("SELECT id FROM rig_agents WHERE town_id = ?1 AND bead_id = ?2", bead_id)
-    return None if row is None else row["id"]
-
-
-def release(transaction: Transaction, holder: RigAgent) -> None:
-    """Free an agent. Its bead, unless it is finished or in review, is open for another one."""
-    if holder.bead_id is None:
-        return
-    held = bead(transaction, holder.bead_id)
-    set_agent(transaction, holder.id, "bead_id", None)
-    move_bead(transaction, held.id, state_when_released(held))
-    change_bead(transaction, held.id, {"assignee": None})
+def make_agent(transaction: Transaction, rig_id: str, role: str, agent_id: str | None = None) -> RigAgent:
+    """A new agent of the rig, with a name that no other one of it has."""
+    made = agent_id or new_id(role)
+    _make(transaction, rig_id, made, role, name_for(len(agents(transaction, rig_id))))
+    return agent(transaction, rig_id, made)
 
 
 def set_agent(transaction: Transaction, agent_id: str, column: str, value: object) -> None:
@@ -141,6 +108,27 @@ def nudge(transaction: Transaction, rig_id: str, source: str | None, target: str
     return nudge_id
 
 
+def nudge_mayor(transaction: Transaction, says: Sequence[str]) -> None:
+    """Let the mayor know at its next turn. What it has not heard yet becomes one nudge with this."""
+    if transaction.mayor is None:
+        return
+    waiting = transaction.row(
+        "SELECT id, message FROM nudges WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL"
+        " AND source = ?3 ORDER BY number DESC LIMIT 1",
+        *(transaction.mayor, HALL),
+    )
+    text = "\n".join(says)
+    if waiting is not None and len(waiting["message"]) + len(text) < _MOST_OF_A_NUDGE:
+        sql = "UPDATE nudges SET message = ?3 WHERE town_id = ?1 AND id = ?2"
+        transaction.run(sql, waiting["id"], f"{waiting['message']}\n{text}")
+        return
+    transaction.run(
+        "INSERT INTO nudges (town_id, rig_id, agent_id, id, message, mode, source, created_at)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, 'wait-idle', ?6, ?7)",
+        *(f"mayor-{transaction.town_id}", transaction.mayor, new_id("nudge"), text, HALL, transaction.now),
+    )
+
+
 def pending_nudges(transaction: Transaction, agent_id: str) -> tuple[Nudge, ...]:
     """The nudges that the agent has not received yet, the most urgent first."""
     rows = transaction.rows(
@@ -170,7 +158,8 @@ def _require_recipient(transaction: Transaction, rig_id: str, agent_id: str) -> 
         agent(transaction, rig_id, agent_id)
 
 
-def _find(transaction: Transaction, agent_id: str) -> RigAgent | None:
+def find_agent(transaction: Transaction, agent_id: str) -> RigAgent | None:
+    """The agent of that id, of whichever rig."""
     row = transaction.row("SELECT * FROM rig_agents WHERE town_id = ?1 AND id = ?2", agent_id)
     return None if row is None else _agent(row)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gastown.hall.domain.errors import NotFound
+from gastown.hall.reconcile.state import TownState
 
 __all__ = ["Connection", "Row", "Transaction", "new_id"]
 
@@ -15,13 +16,18 @@ Connection = sqlite3.Connection
 Row = sqlite3.Row
 
 
-@dataclass(frozen=True)
+@dataclass
 class Transaction:
-    """A town's board inside one transaction: an exception undoes everything. `now` is its time, ISO 8601."""
+    """A town's board inside one transaction: an exception undoes everything. `now` is its time, ISO 8601.
+
+    `state` is what the reconciler knows, once somebody in this transaction has asked for it; it is the next
+    transaction's to begin with when this one is complete.
+    """
 
     db: Connection
     town_id: str
     now: str
+    state: TownState | None = None
 
     def rows(self, sql: str, *values: object) -> Sequence[Row]:
         """What a statement finds; `?1` is the town."""

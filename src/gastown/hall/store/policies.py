@@ -1,0 +1,62 @@
+"""The settings of a town and of its rigs, and what the reconciler makes of them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from gastown.hall.domain.policy import Policy, RigPolicy
+from gastown.hall.reconcile.state import RigRules, Rules
+from gastown.hall.store.transaction import Transaction
+
+__all__ = ["change_policy", "change_rig_policy", "policy", "rig_policy", "rules"]
+
+_TOWN = ""
+_Settings = TypeVar("_Settings", Policy, RigPolicy)
+
+
+def policy(transaction: Transaction) -> Policy:
+    """The town's settings."""
+    return _read(transaction, _TOWN, Policy)
+
+
+def rig_policy(transaction: Transaction, rig_id: str) -> RigPolicy:
+    """A rig's settings; NotFound when the town has no such rig."""
+    transaction.require_rig(rig_id)
+    return _read(transaction, rig_id, RigPolicy)
+
+
+def change_policy(transaction: Transaction, given: Policy) -> None:
+    _write(transaction, _TOWN, given)
+
+
+def change_rig_policy(transaction: Transaction, rig_id: str, given: RigPolicy) -> None:
+    """NotFound when the town has no such rig."""
+    transaction.require_rig(rig_id)
+    _write(transaction, rig_id, given)
+
+
+def rules(transaction: Transaction) -> Rules:
+    """What the reconciler goes by."""
+    town = policy(transaction)
+    rigs = {}
+    for row in transaction.rows("SELECT id, default_branch FROM rigs WHERE town_id = ?1 ORDER BY id"):
+        of_rig = _read(transaction, row["id"], RigPolicy)
+        rigs[row["id"]] = RigRules(
+            rig_id=row["id"],
+            target=row["default_branch"],
+            merge=of_rig.merge,
+            review=of_rig.review,
+            checks=of_rig.checks,
+            slots=of_rig.slots,
+        )
+    return Rules(slots=town.slots, paused=town.paused, mayor=transaction.mayor, rigs=rigs)
+
+
+def _read(transaction: Transaction, rig_id: str, kind: type[_Settings]) -> _Settings:
+    row = transaction.row("SELECT body FROM policies WHERE town_id = ?1 AND rig_id = ?2", rig_id)
+    return kind() if row is None else kind.model_validate_json(row["body"])
+
+
+def _write(transaction: Transaction, rig_id: str, given: Policy | RigPolicy) -> None:
+    sql = "INSERT OR REPLACE INTO policies (town_id, rig_id, body) VALUES (?1, ?2, ?3)"
+    transaction.run(sql, rig_id, given.model_dump_json(exclude_defaults=True))

@@ -1,0 +1,244 @@
+"""The reconciler's state, beside the board: loaded, stepped and kept in the transaction that brings the facts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from gastown.contract.agents import Role
+from gastown.contract.wire import iso
+from gastown.hall.domain.bead import FINISHED, Bead, BeadState, BeadType
+from gastown.hall.domain.rig_agent import RigAgent
+from gastown.hall.reconcile.actions import Tell
+from gastown.hall.reconcile.facts import Fact, RulesChanged
+from gastown.hall.reconcile.state import Attempt, Breaker, Container, Leaving, TownState, Work
+from gastown.hall.reconcile.step import step
+from gastown.hall.store import policies
+from gastown.hall.store.beads import beads_of_type, find_bead, free_agents_of, settle_convoy
+from gastown.hall.store.rig_agents import find_agent, make_agent, nudge_mayor
+from gastown.hall.store.transaction import Transaction
+
+__all__ = [
+    "MOST_FACTS",
+    "PRIORITIES",
+    "attempts_of",
+    "author_for",
+    "branch_of",
+    "new_work",
+    "state_of",
+    "take",
+    "take_rules",
+    "work_of",
+]
+
+MOST_FACTS = 10_000
+"""Facts that are kept of a town."""
+PRIORITIES: Mapping[str, int] = {"low": 0, "medium": 1, "high": 2, "critical": 3}
+
+_WORK = TypeAdapter(Work)
+_FACT = TypeAdapter(Fact)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rest:
+    """What is kept of a town's state beside its work. Whether the container is ready, the next hall finds out."""
+
+    names: int = 0
+    breaker: Breaker = dataclasses.field(default_factory=Breaker)
+    stops: tuple[Leaving, ...] = ()
+
+
+_REST = TypeAdapter(_Rest)
+
+
+def state_of(transaction: Transaction) -> TownState:
+    """The town's state: that of the last transaction, or what the file says. Work that the file does not know,
+    made by an older gastown, is taken over.
+    """
+    if transaction.state is None:
+        transaction.state = _load(transaction)
+    return transaction.state
+
+
+def work_of(transaction: Transaction, bead_id: str) -> Work | None:
+    """What the reconciler knows of a bead."""
+    return state_of(transaction).work.get(bead_id)
+
+
+def take(transaction: Transaction, *facts: Fact) -> None:
+    """Fold facts into the town, and keep what comes of it: true once this transaction is complete."""
+    before, now = state_of(transaction), datetime.fromisoformat(transaction.now)
+    after, actions = step(before, facts, now)
+    for fact in facts:
+        _keep_fact(transaction, fact)
+    _save(transaction, before, after)
+    transaction.state = after
+    told = [action.says for action in actions if isinstance(action, Tell)]
+    if told:
+        nudge_mayor(transaction, told)
+
+
+def take_rules(transaction: Transaction) -> None:
+    """The settings may have changed."""
+    rules = policies.rules(transaction)
+    if rules != state_of(transaction).rules:
+        take(transaction, RulesChanged(rules=rules))
+
+
+def new_work(transaction: Transaction, made: Bead, *, staged: bool = False) -> Work:
+    """The work that a bead is, with the author and the branch that it keeps; staged work has none yet."""
+    author = None if staged else author_for(transaction, made)
+    return Work(
+        bead_id=made.id,
+        rig_id=made.rig_id,
+        title=made.title,
+        priority=PRIORITIES.get(made.priority, 1),
+        made_at=datetime.fromisoformat(made.created_at),
+        number=_number(transaction, made.id),
+        state=BeadState.OPEN if made.status == BeadState.IN_PROGRESS else BeadState(made.status),
+        convoy_id=made.convoy_id,
+        staged=staged,
+        blockers=made.depends_on,
+        author=None if author is None else author.id,
+        branch=None if author is None else branch_of(author, made),
+    )
+
+
+def author_for(transaction: Transaction, made: Bead) -> RigAgent:
+    """The agent that has the bead already, or a new one."""
+    held = find_agent(transaction, made.assignee) if made.assignee is not None else None
+    return held or make_agent(transaction, made.rig_id, Role.POLECAT)
+
+
+def branch_of(author: RigAgent, made: Bead) -> str:
+    """Where an author's work on a bead goes."""
+    return f"gt/{author.name.lower()}/{made.id}"
+
+
+def attempts_of(transaction: Transaction, bead_id: str) -> list[Mapping[str, Any]]:
+    """Every attempt at a bead, oldest first."""
+    sql = "SELECT * FROM attempts WHERE town_id = ?1 AND bead_id = ?2 ORDER BY number"
+    return [dict(row) for row in transaction.rows(sql, bead_id)]
+
+
+def _load(transaction: Transaction) -> TownState:
+    row = transaction.row("SELECT state FROM reconcilers WHERE town_id = ?1")
+    rest = _Rest() if row is None else _REST.validate_json(row["state"])
+    rows = transaction.rows("SELECT state FROM work WHERE town_id = ?1")
+    known = {one.bead_id: one for one in (_WORK.validate_json(row["state"]) for row in rows)}
+    state = TownState(
+        rules=policies.rules(transaction),
+        container=Container(since=datetime.fromisoformat(transaction.now)),
+        work=known,
+        breaker=rest.breaker,
+        stops={one.agent_id: one for one in rest.stops},
+        names=rest.names,
+    )
+    older = [
+        one
+        for one in beads_of_type(transaction, BeadType.ISSUE)
+        if one.id not in known and one.status not in (*FINISHED, BeadState.IN_REVIEW)
+    ]
+    return dataclasses.replace(state, work=known | {one.id: new_work(transaction, one) for one in older})
+
+
+def _save(transaction: Transaction, before: TownState, after: TownState) -> None:
+    for bead_id, work in after.work.items():
+        was = before.work.get(bead_id)
+        if work is not was:
+            _save_work(transaction, was, work)
+    for attempt in after.ended:
+        _save_attempt(transaction, attempt)
+    if (before.names, before.breaker, before.stops) != (after.names, after.breaker, after.stops):
+        rest = _Rest(after.names, after.breaker, tuple(after.stops.values()))
+        sql = "INSERT OR REPLACE INTO reconcilers (town_id, state) VALUES (?1, ?2)"
+        transaction.run(sql, _REST.dump_json(rest).decode())
+
+
+def _save_work(transaction: Transaction, was: Work | None, work: Work) -> None:
+    """Keep what the reconciler knows of a bead, and show it on the board."""
+    sql = "INSERT OR REPLACE INTO work (town_id, bead_id, state) VALUES (?1, ?2, ?3)"
+    transaction.run(sql, work.bead_id, _WORK.dump_json(work).decode())
+    for attempt in work.attempts:
+        _save_attempt(transaction, attempt)
+    if was is None or was.state is not work.state or was.author != work.author:
+        closed_at = transaction.now if work.is_finished else None
+        transaction.run(
+            "UPDATE beads SET status = ?3, assignee = ?4, closed_at = ?5, updated_at = ?6"
+            " WHERE town_id = ?1 AND id = ?2",
+            *(work.bead_id, work.state.value, work.author, closed_at, transaction.now),
+        )
+        if work.state is not BeadState.CLOSED:
+            sql = "UPDATE convoys SET landed_at = NULL WHERE town_id = ?1 AND id = ?2"
+            transaction.run(sql, work.convoy_id)
+        settle_convoy(transaction, work.convoy_id)
+    _save_hooks(transaction, was, work)
+
+
+def _save_hooks(transaction: Transaction, was: Work | None, work: Work) -> None:
+    """Who holds the bead and its review: an author from the beginning until it has handed in."""
+    holds = not work.is_finished and work.hand_in is None
+    if was is None or holds != (not was.is_finished and was.hand_in is None) or was.author != work.author:
+        free_agents_of(transaction, work.bead_id)
+        if holds and work.author is not None:
+            _hook(transaction, work.author, work.bead_id)
+    if work.review is not None and (was is None or was.review is None) and work.hand_in is not None:
+        if find_agent(transaction, work.review.agent_id) is None:
+            make_agent(transaction, work.rig_id, Role.REFINERY, work.review.agent_id)
+        _hook(transaction, work.review.agent_id, work.hand_in.id)
+        _show_review(transaction, work.hand_in.id, BeadState.IN_PROGRESS, work.review.agent_id)
+    if was is not None and was.hand_in is not None and work.hand_in is None:
+        free_agents_of(transaction, was.hand_in.id)
+        _show_review(transaction, was.hand_in.id, BeadState.CLOSED, work.reviewer)
+    elif was is not None and was.review is not None and work.review is None and work.hand_in is not None:
+        free_agents_of(transaction, work.hand_in.id)
+
+
+def _hook(transaction: Transaction, agent_id: str, bead_id: str) -> None:
+    sql = "UPDATE rig_agents SET bead_id = ?3 WHERE town_id = ?1 AND id = ?2"
+    transaction.run(sql, agent_id, bead_id)
+
+
+def _show_review(transaction: Transaction, review_id: str, state: BeadState, reviewer: str | None) -> None:
+    """Show on the board how a review stands. It is a part of its work, and has no life of its own."""
+    found = find_bead(transaction, review_id)
+    if found is None or found.is_finished:
+        return
+    closed_at = transaction.now if state is BeadState.CLOSED else None
+    transaction.run(
+        "UPDATE beads SET status = ?3, assignee = ?4, closed_at = ?5, updated_at = ?6"
+        " WHERE town_id = ?1 AND id = ?2",
+        *(review_id, state.value, reviewer, closed_at, transaction.now),
+    )
+
+
+def _save_attempt(transaction: Transaction, attempt: Attempt) -> None:
+    transaction.run(
+        "INSERT INTO attempts (town_id, id, bead_id, agent_id, role, cause, started_at, phase, outcome, ended_at,"
+        " reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (town_id, id)"
+        " DO UPDATE SET phase = ?8, outcome = ?9, ended_at = ?10, reason = ?11",
+        *(attempt.id, attempt.bead_id, attempt.agent_id, attempt.role, attempt.cause, iso(attempt.started_at)),
+        *(attempt.phase.value, attempt.outcome, None if attempt.ended_at is None else iso(attempt.ended_at)),
+        attempt.reason,
+    )
+
+
+def _keep_fact(transaction: Transaction, fact: Fact) -> None:
+    body = json.dumps(_FACT.dump_python(fact, mode="json"))
+    transaction.run(
+        "INSERT INTO facts (town_id, at, kind, bead_id, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        *(transaction.now, type(fact).__name__, getattr(fact, "bead_id", None), body),
+    )
+    number = transaction.row("SELECT max(number) AS number FROM facts WHERE town_id = ?1")
+    if number is not None and number["number"] % 1000 == 0:
+        transaction.run("DELETE FROM facts WHERE town_id = ?1 AND number <= ?2", number["number"] - MOST_FACTS)
+
+
+def _number(transaction: Transaction, bead_id: str) -> int:
+    row = transaction.row("SELECT number FROM beads WHERE town_id = ?1 AND id = ?2", bead_id)
+    return 0 if row is None else int(row["number"])
