@@ -169,32 +169,29 @@ async def test_work_that_is_handed_in_twice_has_one_review(board: Board) -> None
     assert await board.ask("POST", f"{R}/agents/{worker}/done", {"branch": "b"}) == once
 
 
-@pytest.mark.parametrize("call", ["delete", "close"])
-async def test_a_review_goes_with_its_work_and_not_before(board: Board, call: str) -> None:
+@pytest.mark.parametrize(("method", "body"), [("DELETE", None), ("PATCH", {"status": "closed"})])
+async def test_a_review_goes_with_its_work_and_not_before(board: Board, method: str, body: Any) -> None:
     bead_id, review, _ = await reviewed(board)
     with pytest.raises(Said, match=f"409 Bead {review} is the review of {bead_id}"):
-        if call == "delete":
-            await board.ask("DELETE", f"{M}/rigs/r1/beads/{review}")
-        else:
-            await board.ask("PATCH", f"{M}/rigs/r1/beads/{review}", {"status": "closed"})
+        await board.ask(method, f"{M}/rigs/r1/beads/{review}", body)
 
 
 async def test_work_that_was_begun_is_closed_by_no_agent(board: Board) -> None:
     """What is on its branch would be lost: gt_done takes it, also when there is nothing to merge."""
     bead_id, worker = await board.sling()
     await board.take(facts.ContainerReady())
-    with pytest.raises(Said, match="409 .*hand it in with gt_done"):
+    with pytest.raises(Said, match=r"409 .*hand it in with gt_done"):
         await board.ask("POST", f"{R}/beads/{bead_id}/close", {}, agent=worker)
-    with pytest.raises(Said, match="409 .*hand it in with gt_done"):
+    with pytest.raises(Said, match=r"409 .*hand it in with gt_done"):
         await board.ask("PATCH", f"{M}/rigs/r1/beads/{bead_id}", {"status": "closed"})
 
 
 async def test_what_is_being_merged_is_not_deleted_or_failed(board: Board) -> None:
     bead_id, _, refinery = await reviewed(board)
     await board.ask("POST", f"{R}/agents/{refinery}/done", {"branch": "b"})
-    with pytest.raises(Said, match="409 .*is being merged"):
+    with pytest.raises(Said, match=r"409 .*is being merged"):
         await board.ask("DELETE", f"{M}/rigs/r1/beads/{bead_id}")
-    with pytest.raises(Said, match="409 .*is being merged"):
+    with pytest.raises(Said, match=r"409 .*is being merged"):
         await board.ask("PATCH", f"{M}/rigs/r1/beads/{bead_id}", {"status": "failed"})
 
 

@@ -20,8 +20,16 @@ from pydantic import ValidationError
 from wsproto.events import TextMessage
 
 from gastown.asgi.websocket_close import closing_over_pings
-from gastown.contract.agents import AgentStatus, MessageRequest, PublicAgent, StartAgentRequest
+from gastown.contract.agents import (
+    AgentList,
+    AgentStatus,
+    MessageRequest,
+    PublicAgent,
+    StartAgentRequest,
+    StopRequest,
+)
 from gastown.contract.events import AgentEvent, EventPage, StreamTicket
+from gastown.contract.git import MergeRequest
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import Health, RefreshAnswer, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
@@ -39,6 +47,7 @@ START_SECONDS = 60
 REFRESH_SECONDS = 10
 _QUICK_SECONDS = 10
 _MESSAGE_SECONDS = 30
+_STOP_SECONDS = 60  # what is in the worktree is saved first
 _MOST_BYTES = 32 * 1024 * 1024
 """Of an answer, and of an event: far more than a container has to say. Agents work in it, and may mean harm."""
 
@@ -98,10 +107,31 @@ class ControlClient:
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
-    async def start(self, request: StartAgentRequest, config: TownConfig) -> PublicAgent:
-        """Start an agent; aborted after 60 s, as the contract's callers do."""
-        answer = await self._call("POST", "/agents/start", START_SECONDS, request, config)
+    async def start(
+        self, request: StartAgentRequest, config: TownConfig, *, attempt_id: str | None = None
+    ) -> PublicAgent:
+        """Start an agent; aborted after 60 s, as the contract's callers do.
+
+        A second call with the same `attempt_id` gets the first one's answer.
+        """
+        answer = await self._call("POST", "/agents/start", START_SECONDS, request, config, attempt_id)
         return _parse(PublicAgent, answer)
+
+    async def stop(self, agent_id: str, *, final: bool = False) -> None:
+        """End an agent, also one that is being started; an agent that is not there has ended."""
+        try:
+            await self._call("POST", f"/agents/{agent_id}/stop", _STOP_SECONDS, StopRequest(final=final))
+        except ControlCallFailed as error:
+            if error.status != 404:
+                raise
+
+    async def agents(self) -> AgentList:
+        """Every agent that the container knows."""
+        return _parse(AgentList, await self._call("GET", "/agents", _QUICK_SECONDS))
+
+    async def merge(self, request: MergeRequest, config: TownConfig) -> None:
+        """Ask for a merge, whose result is reported later. The same one may be asked for again."""
+        await self._call("POST", "/git/merge", _QUICK_SECONDS, request, config)
 
     async def message(self, agent_id: str, prompt: str, config: TownConfig) -> None:
         """Give a running agent its next prompt."""
@@ -158,9 +188,12 @@ class ControlClient:
         seconds: float,
         body: Wire | None = None,
         config: TownConfig | None = None,
+        attempt_id: str | None = None,
     ) -> _Told:
         call = f"{method} {path}"
         headers = {} if config is None else {"X-Town-Config": json.dumps(reveal_json(config))}
+        if attempt_id is not None:
+            headers["X-Attempt-Id"] = attempt_id
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"

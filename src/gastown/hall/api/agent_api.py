@@ -13,8 +13,11 @@ from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_json, re
 from gastown.hall.api.context import on_board
 from gastown.hall.api.responses import DrainNonce
 from gastown.hall.api.worker_api import require_identifiers, require_token
+from gastown.hall.reconcile.facts import TurnEnded
 from gastown.hall.store import records, rig_agents
 from gastown.hall.store.records import AgentEventRecord
+from gastown.hall.store.town_state import take
+from gastown.hall.store.transaction import Transaction
 
 __all__ = ["agent_api"]
 
@@ -33,6 +36,13 @@ class _Event(BaseModel):
     agent_id: AgentId
     event_type: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_.-]{0,99}$")]
     data: dict[str, Any]
+
+    @property
+    def end_of_turn(self) -> TurnEnded | None:
+        session, reason = self.data.get("sessionID"), self.data.get("reason")
+        if self.event_type != "session.turn.close" or not isinstance(session, str) or reason == "superseded":
+            return None
+        return TurnEnded(agent_id=self.agent_id, session_id=session, reason=str(reason)[:200])
 
     def to_record(self) -> AgentEventRecord:
         return AgentEventRecord(self.agent_id, self.event_type, self.data)
@@ -62,7 +72,14 @@ async def post_events(town_id: str, rig_id: str) -> Answer[None]:
 
 async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]:
     kept = [event.to_record() for event in events]
-    await on_board(town_id, lambda board: records.add_agent_events(board, rig_id, kept))
+    ended = [fact for event in events if (fact := event.end_of_turn) is not None]
+
+    def work(board: Transaction) -> None:
+        records.add_agent_events(board, rig_id, kept)
+        if ended:
+            take(board, *ended)
+
+    await on_board(town_id, work)
     kept_all = ok()
     kept_all.headers[ACCEPTS_HEADER] = ACCEPTS_BATCHES
     return kept_all

@@ -10,18 +10,22 @@ from __future__ import annotations
 import re
 import secrets
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from quart import Blueprint, Response, request
 
+from gastown.contract.git import ReviewResult
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
-from gastown.contract.worker import MayorContext, RegistryEntry
+from gastown.contract.wire import Wire
+from gastown.contract.worker import AgentCompleted, MayorContext, RegistryEntry
 from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_bytes, read_json, reply, reply_with_secrets
-from gastown.hall.api.context import context
+from gastown.hall.api.context import context, on_board
 from gastown.hall.api.responses import StoredRegistry, Token, TokenGiven
 from gastown.hall.domain.town import TownRecord, mayor_context, registry_to_keep, resumed_registry
+from gastown.hall.reconcile import facts
+from gastown.hall.store.town_state import take
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
 
 __all__ = ["SNAPSHOT_LIMIT", "worker_api"]
@@ -32,6 +36,7 @@ _EVENT_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,99}\Z")
 _ENTRIES = TypeAdapter(list[RegistryEntry])
 _AGENT = "/rigs/<rig_id>/agents/<agent_id>"
 _REFRESH = "refresh_container_token"
+_Report = TypeVar("_Report", bound=Wire)
 
 worker_api = Blueprint("worker_api", __name__, url_prefix="/api/towns/<town_id>")
 
@@ -157,10 +162,16 @@ async def post_container_report(town_id: str, report: str) -> Answer[None]:
 
 @worker_api.post(f"{_AGENT}/<any('completed','waiting','eviction-context'):report>")
 async def post_agent_report(town_id: str, rig_id: str, agent_id: str, report: str) -> Answer[None]:
-    """What an agent reports once about itself."""
+    """What an agent reports once about itself. The end of one is told to the reconciler."""
     place = {"rigId": rig_id, "agentId": agent_id}
     body = await _object(_EVENT_LIMIT)
     await context().store.add_event(town_id, f"agent.{report.replace('-', '_')}", body | place)
+    if report == "completed":
+        ended = _valid(AgentCompleted, body | place)
+        fact = facts.AgentEnded(
+            agent_id=agent_id, attempt_id=ended.attempt_id, reason=ended.reason or "no reason given"
+        )
+        await on_board(town_id, lambda board: take(board, fact))
     return ok()
 
 
@@ -170,7 +181,24 @@ async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Answer
     place = {"rigId": rig_id, "entryId": entry_id}
     body = await _object(_EVENT_LIMIT)
     await context().store.add_event(town_id, "review.complete", body | place)
+    result = _valid(ReviewResult, body | {"entry_id": entry_id})
+    await on_board(town_id, lambda board: take(board, _end_of_merge(result)))
     return ok()
+
+
+def _end_of_merge(result: ReviewResult) -> facts.Fact:
+    if result.status == "merged":
+        return facts.Merged(merge_id=result.entry_id, commit=result.commit_sha)
+    if result.reason == "failed":
+        return facts.MergeFailed(merge_id=result.entry_id, reason=result.message)
+    return facts.MergeConflicted(merge_id=result.entry_id, files=result.conflicting_files or ())
+
+
+def _valid(kind: type[_Report], body: dict[str, Any]) -> _Report:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise ApiError(400, "Invalid request body", issues=issues(error)) from None
 
 
 async def _town(town_id: str) -> TownRecord:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import trio
 
+from gastown.concurrency.backoff import delays
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
 from gastown.hall.cli.boot import Boot, UpFailed, UpOptions
@@ -25,8 +25,11 @@ from gastown.hall.cli.rigs import watch_rigs
 from gastown.hall.cli.screen import Screen
 from gastown.hall.cli.turn import Turn
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
+from gastown.hall.dispatch.dispatcher import Dispatcher
 from gastown.hall.drivers.process import (
+    REFUSED,
     Container,
+    ContainerDied,
     ContainerLeft,
     ContainerOptions,
     base_environment,
@@ -36,6 +39,8 @@ from gastown.hall.drivers.process import (
     run_container,
 )
 from gastown.hall.hall import Hall, open_hall
+from gastown.hall.reconcile.facts import ContainerLost
+from gastown.hall.store.town_state import take
 from gastown.hall.tokens import LIFETIME
 from gastown.isolation.ownership import write_whole
 
@@ -51,6 +56,9 @@ _TOKEN_FOR = LIFETIME - timedelta(minutes=30)
 _HOST = "127.0.0.1"
 _DOWN = "the town is down"
 _DEAF_SECONDS = 5  # a container that ends has closed its port before
+_RESTART_SECONDS, _RESTART_MOST_SECONDS = 1.0, 60.0
+_STEADY_SECONDS = 300.0
+"""A container that has lived this long and dies is replaced at once, as if it were the first that did."""
 _RIG_SECONDS = 20  # for what is wrong with a repository, where the first answer is the end
 
 
@@ -91,19 +99,40 @@ async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> t
                 boot = Boot(options, screen, hall, control, began, began_at, url)
                 boot.seen.hall_ms = boot.ms(trio.current_time())
                 _introduce(boot)
-                return await _run_town(boot, await _container_options(options, hall, port, token), interrupts)
+                if interrupts.told:
+                    return _interrupted(boot, interrupts, is_up=False), _DOWN
+                next_options = partial(_container_options, options, hall, port, token)
+                return await _run_town(boot, next_options, interrupts)
 
 
-async def _run_town(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -> tuple[int, str]:
-    """The exit code, and the last line of the screen."""
-    if interrupts.scope.cancel_called:
-        return _interrupted(boot, interrupts, is_up=False), _DOWN
+async def _run_town(
+    boot: Boot, next_options: Callable[[], Awaitable[ContainerOptions]], interrupts: Interrupts
+) -> tuple[int, str]:
+    """The exit code, and the last line of the screen. A container that dies once the town is up is replaced."""
     boot.seen.spawned_ms = boot.ms(trio.current_time())
+    try:
+        code = await _first_container(boot, await next_options(), interrupts)
+        pauses, lived_since = delays(_RESTART_SECONDS, _RESTART_MOST_SECONDS), trio.current_time()
+        while code is None and not interrupts.told:
+            if trio.current_time() - lived_since > _STEADY_SECONDS:
+                pauses = delays(_RESTART_SECONDS, _RESTART_MOST_SECONDS)
+            with interrupts.block():
+                await trio.sleep(next(pauses))
+            if not interrupts.told:
+                lived_since = trio.current_time()
+                await _next_container(boot, await next_options(), interrupts)
+    except ContainerLeft as left:
+        return (1 if boot.options.exit_after_first_answer else 0), f"{left}: {_DOWN}"
+    return (_interrupted(boot, interrupts, is_up=True) if code is None else code), _DOWN
+
+
+async def _first_container(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -> int | None:
+    """The container with which the town comes up; the exit code, None where it has died once the town was up."""
     is_up, answered = False, None
     try:
         async with run_container(how) as container:
             interrupts.container = container
-            with interrupts.scope:
+            with interrupts.block():
                 async with trio.open_nursery() as watches:
                     rigs_settled = trio.Event()
                     watches.start_soon(watch_rigs, boot, rigs_settled, name="repositories")
@@ -115,12 +144,37 @@ async def _run_town(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -
                         watches.cancel_scope.cancel(reason="the first turn has ended")
                     else:
                         is_up = True
+                        boot.screen.line("the town is up; Ctrl-C ends it")
                         await _stay_up(boot)
-    except ContainerLeft as left:
-        return (1 if boot.options.exit_after_first_answer else 0), f"{left}: {_DOWN}"
+    except ContainerDied as died:
+        if not is_up or died.returncode == REFUSED:
+            raise
+        await _lost(boot, died)
+        return None
     if answered is not None:
-        return (0 if answered else 1), _DOWN
-    return _interrupted(boot, interrupts, is_up=is_up), _DOWN
+        return 0 if answered else 1
+    return _interrupted(boot, interrupts, is_up=is_up)
+
+
+async def _next_container(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -> None:
+    """A container in place of one that has died; returns when it has ended, too."""
+    try:
+        async with run_container(how) as container:
+            interrupts.container = container
+            with interrupts.block():
+                await _stay_up(boot)
+    except ContainerDied as died:
+        if died.returncode == REFUSED:
+            raise
+        await _lost(boot, died)
+
+
+async def _lost(boot: Boot, died: ContainerDied) -> None:
+    """Say that the container has died; its town goes on with the next one."""
+    boot.screen.line(f"{died}\nthe next container is started")
+    reason = str(died).partition(";")[0]
+    lost = ContainerLost(reason=reason)
+    await boot.hall.store.transaction(boot.hall.town_id, lambda board: take(board, lost))
 
 
 def _interrupted(boot: Boot, interrupts: Interrupts, *, is_up: bool) -> int:
@@ -198,10 +252,11 @@ async def _container_options(options: UpOptions, hall: Hall, port: int, token: S
     )
 
 
-async def _stay_up(boot: Boot) -> NoReturn:
-    """Keep the container's token fresh, until cancelled."""
-    boot.screen.line("the town is up; Ctrl-C ends it")
-    await renew(boot.hall.now, partial(_hand_token, boot), given=boot.began_at, every=_TOKEN_FOR)
+async def _stay_up(boot: Boot) -> None:
+    """Give the container what there is to do, and keep its token fresh, until cancelled."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Dispatcher(boot.hall, boot.control).run, name="dispatch")
+        await renew(boot.hall.now, partial(_hand_token, boot), given=boot.hall.now(), every=_TOKEN_FOR)
 
 
 async def _hand_token(boot: Boot) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -16,16 +18,28 @@ __all__ = ["Interrupts"]
 class Interrupts:
     """The first of them ends the town in order; a further Ctrl-C or SIGTERM hurries its container.
 
-    `scope` holds what `up` itself does with the town, and nothing that the container needs while it drains:
-    the hall must still receive its last reports. `by_hand` is whether it was Ctrl-C that ended the town.
+    They end what `up` itself does with the town, in a `block`, and nothing that the container needs while it
+    drains: the hall must still receive its last reports. `told` is whether there was one, `by_hand` whether it was
+    Ctrl-C.
     """
 
     def __init__(self, screen: Screen) -> None:
-        self.scope = trio.CancelScope()
+        self.told = False
         self.container: Container | None = None
         self.by_hand = False
         self._screen = screen
         self._count = 0
+        self._scopes: list[trio.CancelScope] = []
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """What the first interruption ends; at once, where it has come already."""
+        with trio.CancelScope() as scope:
+            if self.told:
+                scope.cancel(reason="interrupted before")
+            self._scopes.append(scope)
+            yield
+        self._scopes.remove(scope)
 
     async def handle_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(*ending_signals()) as signals:
@@ -49,7 +63,9 @@ class Interrupts:
     def _end(self) -> None:
         if self.container is not None:
             self._screen.line("stopping: the container drains (Ctrl-C again hurries it)")
-        self.scope.cancel(reason="interrupted")
+        self.told = True
+        for scope in self._scopes:
+            scope.cancel(reason="interrupted")
 
     async def watch_reader(self) -> None:
         """End the town when nobody reads any more what `up` says: then nobody wants it, either."""

@@ -76,7 +76,7 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
                 screen.line(f"hall     {hall.url}, town {hall.town_id} in {options.data_dir}")
                 screen.line(f"gateway  {gateway}")
                 screen.line(f"serve    set -a; . {shlex.quote(str(path))}; set +a; gastown serve")
-                with interrupts.scope:
+                with interrupts.block():
                     await trio.sleep_forever()
             nursery.cancel_scope.cancel(reason="the hall is closed")
         return 0

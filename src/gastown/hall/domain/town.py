@@ -12,11 +12,11 @@ from gastown.contract.git import Remote
 from gastown.contract.secret import Secret, credentials_among
 from gastown.contract.town import GitAuth, TownConfig
 from gastown.contract.worker import MayorContext
+from gastown.hall.prompts import prompt_of
 
 __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_SMALL_MODEL",
-    "MAYOR_PROMPT",
     "STAND_IN_TOKEN",
     "RigRecord",
     "TownRecord",
@@ -26,6 +26,7 @@ __all__ = [
     "resumed_registry",
     "secrets_of",
     "town_config",
+    "variables_of",
 ]
 
 DEFAULT_MODEL = "anthropic/claude-sonnet-4.6"
@@ -33,16 +34,6 @@ DEFAULT_SMALL_MODEL = "anthropic/claude-haiku-4.5"
 
 STAND_IN_TOKEN = Secret("stand-in")  # a placeholder that only the gateway stand-in knows
 """The gateway token of a town without a real one, so that its mayor can be prewarmed all the same."""
-
-MAYOR_PROMPT = """\
-You are the Mayor of this town: the one agent that its people talk to.
-You do not change repositories yourself. You listen, look around, plan, and hand work to the other agents
-with your gt_ tools: a single task with gt_sling, tasks that belong together with gt_sling_batch.
-Before you promise something, look at what there is (gt_list_rigs, gt_list_agents, gt_list_beads).
-What you hand out waits on the board until a person or a program starts its agent: nothing here does that by
-itself yet. So never promise that work has begun; say that it is queued.
-Answer briefly and plainly, say what you did and what you did not do, and ask when a request is unclear.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +132,12 @@ def mayor_start_request(context: MayorContext, town: TownRecord, prompt: str) ->
         prompt=prompt,
         model=context.model,
         small_model=context.small_model,
-        system_prompt=MAYOR_PROMPT,
+        system_prompt=prompt_of(Role.MAYOR),
         git_url="",
         branch="",
         default_branch="",
         organization_id=context.organization_id,
-        env_vars=_variables(context),
+        env_vars=variables_of(town),
         rigs=_rigs(town),
     )
 
@@ -189,17 +180,18 @@ def _rigs(town: TownRecord) -> tuple[Rig, ...]:
     )
 
 
-def _variables(context: MayorContext) -> dict[str, Secret]:
+def variables_of(town: TownRecord) -> dict[str, Secret]:
     """The custom variables, and over them the credentials that are there."""
+    auth = town.git_auth
     credentials = {
-        "KILOCODE_TOKEN": context.kilocode_token,
-        "GIT_TOKEN": context.github_token,
-        "GITHUB_TOKEN": context.github_token,
-        "GITHUB_CLI_PAT": context.github_cli_pat,
-        "GITLAB_TOKEN": context.gitlab_token,
-        "GITLAB_INSTANCE_URL": Secret(context.gitlab_instance_url or ""),
+        "KILOCODE_TOKEN": town.kilocode_token,
+        "GIT_TOKEN": auth.github_token,
+        "GITHUB_TOKEN": auth.github_token,
+        "GITHUB_CLI_PAT": town.github_cli_pat,
+        "GITLAB_TOKEN": auth.gitlab_token,
+        "GITLAB_INSTANCE_URL": Secret(auth.gitlab_instance_url or ""),
     }
-    return dict(context.env_vars) | {name: value for name, value in credentials.items() if value}
+    return dict(town.env_vars) | {name: value for name, value in credentials.items() if value}
 
 
 def town_config(town: TownRecord, api_url: str) -> TownConfig:

@@ -30,6 +30,7 @@ __all__ = [
     "RulesChanged",
     "StartFailed",
     "Started",
+    "TurnEnded",
 ]
 
 
@@ -77,9 +78,13 @@ class Removed:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The agent works. `known_as` is the attempt that the container names it by, where it was running already."""
+    """The agent works, in that conversation.
+
+    `known_as` is the attempt that the container names it by, where it was running already.
+    """
 
     attempt_id: str
+    session_id: str | None = None
     known_as: str | None = None
 
 
@@ -96,6 +101,15 @@ class AgentEnded:
     agent_id: str
     attempt_id: str | None = None
     reason: str = "no reason given"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnEnded:
+    """An agent has nothing more to say: its model thinks that it is done, or the gateway has given up."""
+
+    agent_id: str
+    session_id: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +224,7 @@ Fact = (
     | StartFailed
     | AgentEnded
     | AgentStopped
+    | TurnEnded
     | HandedIn
     | ReviewPassed
     | ChangesAsked

@@ -49,6 +49,7 @@ class Folding:
             facts.StartFailed: self._start_failed,
             facts.AgentEnded: self._agent_ended,
             facts.AgentStopped: self._agent_stopped,
+            facts.TurnEnded: self._turn_ended,
             facts.HandedIn: self._handed_in,
             facts.ReviewPassed: self._review_passed,
             facts.ChangesAsked: self._changes_asked,
@@ -126,7 +127,9 @@ class Folding:
     def _started(self, fact: facts.Started) -> None:
         for work, attempt in self._attempts():
             if attempt.id == fact.attempt_id and attempt.phase is AttemptPhase.STARTING:
-                running = replace(attempt, phase=AttemptPhase.RUNNING, known_as=fact.known_as)
+                running = replace(
+                    attempt, phase=AttemptPhase.RUNNING, known_as=fact.known_as, session_id=fact.session_id
+                )
                 self._keep(work.with_attempt(running), tries=_without(work.tries, Cause.START))
                 self.state = replace(self.state, breaker=type(self.state.breaker)())
                 return
@@ -151,6 +154,15 @@ class Folding:
             if fact.attempt_id in known:
                 freed = self._end(work, attempt, Outcome.UNFINISHED, fact.reason)
                 self._count(freed, Cause.UNFINISHED, fact.reason, START_PAUSES)
+                return
+
+    def _turn_ended(self, fact: facts.TurnEnded) -> None:
+        for work, attempt in self._attempts():
+            ours = attempt.agent_id == fact.agent_id and attempt.session_id == fact.session_id
+            if ours and attempt.phase is AttemptPhase.RUNNING:
+                reason = f"its turn ended ({fact.reason}) without gt_done"
+                freed = self._end(work, attempt, Outcome.UNFINISHED, reason)
+                self._count(freed, Cause.UNFINISHED, reason, START_PAUSES)
                 return
 
     def _agent_stopped(self, fact: facts.AgentStopped) -> None:

@@ -177,4 +177,4 @@ class Plan:
 
     def _name(self, kind: str) -> str:
         self._names += 1
-        return f"{kind}-{self._names}"
+        return "-".join(part for part in (kind, self._before.salt, str(self._names)) if part)

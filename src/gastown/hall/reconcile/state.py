@@ -69,6 +69,7 @@ class Attempt:
     started_at: datetime
     phase: AttemptPhase = AttemptPhase.STARTING
     known_as: str | None = None
+    session_id: str | None = None
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None
@@ -258,7 +259,8 @@ class Leaving:
 
 @dataclass(frozen=True, kw_only=True)
 class TownState:
-    """`names` counts what this state has named, so that every attempt and merge has an id of its own.
+    """`names` counts what this state has named; with the town's `salt`, every attempt and merge has an id that no
+    other town, and no earlier one of this name, has used.
 
     `stops` are the agents whose servers are to end, and whether for good; `ended` the attempts that a step has
     ended, for its caller to keep: a step begins without any.
@@ -271,3 +273,4 @@ class TownState:
     stops: Mapping[str, Leaving] = field(default_factory=dict)
     ended: tuple[Attempt, ...] = ()
     names: int = 0
+    salt: str = ""

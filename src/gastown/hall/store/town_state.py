@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -49,6 +50,7 @@ class _Rest:
     """What is kept of a town's state beside its work. Whether the container is ready, the next hall finds out."""
 
     names: int = 0
+    salt: str = ""
     breaker: Breaker = dataclasses.field(default_factory=Breaker)
     stops: tuple[Leaving, ...] = ()
 
@@ -128,7 +130,7 @@ def attempts_of(transaction: Transaction, bead_id: str) -> list[Mapping[str, Any
 
 def _load(transaction: Transaction) -> TownState:
     row = transaction.row("SELECT state FROM reconcilers WHERE town_id = ?1")
-    rest = _Rest() if row is None else _REST.validate_json(row["state"])
+    rest = _Rest(salt=secrets.token_hex(3)) if row is None else _REST.validate_json(row["state"])
     rows = transaction.rows("SELECT state FROM work WHERE town_id = ?1")
     known = {one.bead_id: one for one in (_WORK.validate_json(row["state"]) for row in rows)}
     state = TownState(
@@ -138,6 +140,7 @@ def _load(transaction: Transaction) -> TownState:
         breaker=rest.breaker,
         stops={one.agent_id: one for one in rest.stops},
         names=rest.names,
+        salt=rest.salt,
     )
     older = [
         one
@@ -155,7 +158,7 @@ def _save(transaction: Transaction, before: TownState, after: TownState) -> None
     for attempt in after.ended:
         _save_attempt(transaction, attempt)
     if (before.names, before.breaker, before.stops) != (after.names, after.breaker, after.stops):
-        rest = _Rest(after.names, after.breaker, tuple(after.stops.values()))
+        rest = _Rest(after.names, after.salt, after.breaker, tuple(after.stops.values()))
         sql = "INSERT OR REPLACE INTO reconcilers (town_id, state) VALUES (?1, ?2)"
         transaction.run(sql, _REST.dump_json(rest).decode())
 

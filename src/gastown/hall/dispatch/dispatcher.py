@@ -1,0 +1,207 @@
+"""One container of a town, and the task that gives it what is to be done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import trio
+
+from gastown.contract.agents import AgentState
+from gastown.hall.control_client import ControlCallFailed, ControlClient
+from gastown.hall.dispatch.requests import Task, merge_request, message_for, start_request
+from gastown.hall.domain.town import RigRecord, TownRecord, town_config
+from gastown.hall.hall import Hall
+from gastown.hall.reconcile import facts
+from gastown.hall.reconcile.actions import Action, Merge, Start
+from gastown.hall.reconcile.state import Leaving, TownState
+from gastown.hall.reconcile.step import outstanding
+from gastown.hall.reconcile.waiting import next_look
+from gastown.hall.store import beads, rig_agents
+from gastown.hall.store.lane import StoreBusy
+from gastown.hall.store.town_state import take, work_of
+from gastown.hall.store.transaction import Transaction
+
+__all__ = ["Dispatcher"]
+
+_LOOK_SECONDS = 0.05
+_IDLE_SECONDS = 2.0
+"""A container that has not begun its hydration by then has none to do."""
+_AGAIN_SECONDS = 2.0
+_ALIVE = (AgentState.STARTING, AgentState.RUNNING)
+
+log = logging.getLogger("gastown.hall.dispatch")
+
+
+@dataclass
+class Dispatcher:
+    """Gives one container what its town has to do.
+
+    A new container gets a new dispatcher, which asks it what it goes on with, and does again whatever was begun
+    and has no result.
+    """
+
+    hall: Hall
+    control: ControlClient
+    _under_way: set[Hashable] = field(default_factory=set[Hashable])
+
+    async def run(self) -> None:
+        """Wait until the container takes starts, and from then on carry out what is to be done. Never returns."""
+        await self._until_hydrated()
+        alive = [one for one in (await self.control.agents()).agents if one.status in _ALIVE]
+        await self._tell(facts.ContainerReady(attempts=frozenset(one.attempt_id for one in alive)))
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._once(nursery)
+
+    async def _once(self, nursery: trio.Nursery) -> None:
+        """Begin what is outstanding, and wait until something has changed or is due."""
+        stepped = self.hall.store.stepped
+        before = stepped.count
+        state = await self.hall.store.state(self.hall.town_id)
+        to_do = {_key(action): action for action in outstanding(state)} if state.container.ready else {}
+        self._under_way &= to_do.keys()
+        for key, action in to_do.items():
+            if key not in self._under_way:
+                self._under_way.add(key)
+                nursery.start_soon(self._contained, key, action, name=f"dispatch {key}")
+        with trio.move_on_after(self._seconds_to_look(state)) as scope:
+            await stepped.wait(after=before)
+        if scope.cancelled_caught:
+            await self._tell()
+
+    def _seconds_to_look(self, state: TownState) -> float:
+        look = next_look(state)
+        return float("inf") if look is None else max(0.0, (look - self.hall.now()).total_seconds())
+
+    async def _contained(self, key: Hashable, action: Action) -> None:
+        """Carry one action out. Whatever goes wrong concerns this one alone."""
+        try:
+            await self._carry_out(action)
+        except (ControlCallFailed, StoreBusy, LookupError) as error:
+            log.warning("%s was not carried out: %s", key, error)
+            await trio.sleep(_AGAIN_SECONDS)
+            self._under_way.discard(key)
+            self.hall.store.stepped.send()
+
+    async def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Start):
+            await self._start(action)
+        elif isinstance(action, Merge):
+            await self._merge(action)
+        elif isinstance(action, Leaving):
+            await self.control.stop(action.agent_id, final=action.final)
+            await self._tell(facts.AgentStopped(agent_id=action.agent_id))
+
+    async def _start(self, action: Start) -> None:
+        task = await self._task(action)
+        config = town_config(task.town, self.hall.url)
+        try:
+            running = await self._running(action.agent_id)
+            if running is not None:
+                await self.control.message(action.agent_id, message_for(task), config)
+                started = facts.Started(
+                    attempt_id=action.attempt_id, session_id=running.session_id, known_as=running.attempt_id
+                )
+            else:
+                agent = await self.control.start(start_request(task), config, attempt_id=action.attempt_id)
+                started = facts.Started(attempt_id=action.attempt_id, session_id=agent.session_id)
+        except (ControlCallFailed, ValueError) as error:
+            if await self._is_gone(error):
+                await self._tell(facts.ContainerLost(reason="it does not answer, or drains"))
+            await self._tell(facts.StartFailed(attempt_id=action.attempt_id, reason=str(error)))
+            return
+        await self._tell(started)
+
+    async def _merge(self, action: Merge) -> None:
+        """Ask for the merge. Its result is reported by the container, and comes in as a fact by itself."""
+        town = await self.hall.town()
+        rig = _rig(town, (await self._work_rig(action.bead_id)))
+        try:
+            await self.control.merge(merge_request(town, rig, action), town_config(town, self.hall.url))
+        except ControlCallFailed as error:
+            if await self._is_gone(error):
+                await self._tell(facts.ContainerLost(reason="it does not answer, or drains"))
+            else:
+                await self._tell(facts.MergeFailed(merge_id=action.merge_id, reason=str(error)))
+
+    async def _running(self, agent_id: str) -> _Running | None:
+        """The agent's server, where it is up: it gets a message in place of a start."""
+        status = await self.control.status(agent_id)
+        if status is None or status.status is not AgentState.RUNNING:
+            return None
+        listed = {one.agent_id: one.attempt_id for one in (await self.control.agents()).agents}
+        return _Running(status.session_id, listed.get(agent_id))
+
+    async def _is_gone(self, error: Exception) -> bool:
+        """Whether a call failed because the container is no more, or soon will not be."""
+        if not isinstance(error, ControlCallFailed):
+            return False
+        if error.status is not None and error.status != 503:
+            return False
+        try:
+            return bool((await self.control.health()).draining)
+        except ControlCallFailed:
+            return True
+
+    async def _task(self, action: Start) -> Task:
+        town = await self.hall.town()
+
+        def read(board: Transaction) -> Task:
+            work = work_of(board, action.bead_id)
+            if work is None:
+                raise LookupError(f"bead {action.bead_id} is gone")
+            return Task(
+                town=town,
+                rig=_rig(town, work.rig_id),
+                work=work,
+                bead=beads.bead(board, action.bead_id),
+                agent=rig_agents.agent(board, work.rig_id, action.agent_id),
+                start=action,
+            )
+
+        return await self.hall.store.transaction(self.hall.town_id, read)
+
+    async def _work_rig(self, bead_id: str) -> str:
+        work = (await self.hall.store.state(self.hall.town_id)).work.get(bead_id)
+        if work is None:
+            raise LookupError(f"bead {bead_id} is gone")
+        return work.rig_id
+
+    async def _tell(self, *given: facts.Fact) -> None:
+        await self.hall.store.transaction(self.hall.town_id, lambda board: take(board, *given))
+
+    async def _until_hydrated(self) -> None:
+        began = trio.current_time()
+        while True:
+            try:
+                hydration = (await self.control.health()).hydration
+            except ControlCallFailed:
+                pass  # it does not answer yet; what ends a container that never does is its supervisor's
+            else:
+                has_begun = hydration.state != "idle" or trio.current_time() - began > _IDLE_SECONDS
+                if hydration.gate == "open" and hydration.state != "running" and has_begun:
+                    return
+            await trio.sleep(_LOOK_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Running:
+    session_id: str | None
+    attempt_id: str | None
+
+
+def _key(action: Action) -> Hashable:
+    if isinstance(action, Start):
+        return action.attempt_id
+    if isinstance(action, Merge):
+        return action.merge_id
+    return action
+
+
+def _rig(town: TownRecord, rig_id: str) -> RigRecord:
+    for rig in town.rigs:
+        if rig.rig_id == rig_id:
+            return rig
+    raise LookupError(f"the town has no rig {rig_id}")
