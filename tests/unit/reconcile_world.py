@@ -216,3 +216,16 @@ def _reachable(before: BeadState, after: BeadState, retries: Any) -> bool:
     """Whether a step, which may fold a fact and begin something, leads there along legal edges."""
     once = EDGES[before] | retries.get(before, frozenset())
     return after in once or any(after in EDGES[between] for between in once)
+
+
+def added(*numbers: int, **changes: object) -> list[facts.Fact]:
+    return [facts.Added(work=work(number, **changes)) for number in numbers]
+
+
+def starts(world: World) -> list[str]:
+    """The beads whose agents are to be started, in the order of the state."""
+    return [one.bead_id for one in world.outstanding if isinstance(one, Start)]
+
+
+def merging(world: World) -> list[str]:
+    return [one.bead_id for one in world.outstanding if isinstance(one, Merge)]

@@ -118,7 +118,7 @@ async def test_a_container_that_slept_through_the_end_of_its_token_is_given_anot
     options = UpOptions(hall=HallOptions(data_dir=Path("/nowhere")), environment={})
     boot = Boot(options, Screen(StringIO()), hall, container, 0.0, MORNING)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bringup._stay_up, boot)
+        nursery.start_soon(bringup._keep_token_fresh, boot)
         await trio.sleep(3630)  # never at the moment at which it looks, too
         assert container.given == []
         clock.slept = timedelta(hours=20)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -16,10 +18,26 @@ from gastown.isolation.users import User
 
 __all__ = ["ALICE", "BOB", "KEEPER", "make_deep", "needs_root", "open_folder", "users"]
 
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-UIDS = range(210_000 + 10 * _WORKER, 210_010 + 10 * _WORKER)
-"""Ten for each process that runs tests: all processes of such a user are ended now and then."""
-KEEPER = User(64_201 + _WORKER, 64_201 + _WORKER, "keeper", takes_from=UIDS)
+_BLOCKS = 100
+
+
+def _take_block() -> tuple[int, BinaryIO]:
+    """A block of users that no other process on this machine tests with, and what holds it until this one ends."""
+    for number in range(_BLOCKS):
+        held = Path(tempfile.gettempdir(), f"gastown-test-users-{number}").open("ab")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+        else:
+            return number, held
+    raise RuntimeError("there is no block of users left to test with")
+
+
+_BLOCK, _HELD = _take_block()
+UIDS = range(210_000 + 10 * _BLOCK, 210_010 + 10 * _BLOCK)
+"""Ten for each process that runs tests: all processes of such a user are stopped and ended now and then."""
+KEEPER = User(64_201 + _BLOCK, 64_201 + _BLOCK, "keeper", takes_from=UIDS)
 ALICE, BOB = (User(uid, KEEPER.gid, "agent", alone=True, takes_from=UIDS) for uid in UIDS[:2])
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

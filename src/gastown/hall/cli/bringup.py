@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 
@@ -256,7 +257,11 @@ async def _stay_up(boot: Boot) -> None:
     """Give the container what there is to do, and keep its token fresh, until cancelled."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Dispatcher(boot.hall, boot.control).run, name="dispatch")
-        await renew(boot.hall.now, partial(_hand_token, boot), given=boot.hall.now(), every=_TOKEN_FOR)
+        await _keep_token_fresh(boot)
+
+
+async def _keep_token_fresh(boot: Boot) -> NoReturn:
+    await renew(boot.hall.now, partial(_hand_token, boot), given=boot.hall.now(), every=_TOKEN_FOR)
 
 
 async def _hand_token(boot: Boot) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from gastown.hall.domain.policy import Policy, RigPolicy
 from gastown.hall.reconcile.state import RigRules, Rules
@@ -11,6 +14,7 @@ from gastown.hall.store.transaction import Transaction
 __all__ = ["change_policy", "change_rig_policy", "policy", "rig_policy", "rules"]
 
 _TOWN = ""
+_FEWEST_SLOTS = 3
 _Settings = TypeVar("_Settings", Policy, RigPolicy)
 
 
@@ -49,14 +53,15 @@ def rules(transaction: Transaction) -> Rules:
             checks=of_rig.checks,
             slots=of_rig.slots,
         )
-    return Rules(slots=town.slots, paused=town.paused, mayor=transaction.mayor, rigs=rigs)
+    slots = town.slots or max(_FEWEST_SLOTS, os.cpu_count() or 1)
+    return Rules(slots=slots, paused=town.paused, mayor=transaction.mayor, rigs=rigs)
 
 
 def _read(transaction: Transaction, rig_id: str, kind: type[_Settings]) -> _Settings:
     row = transaction.row("SELECT body FROM policies WHERE town_id = ?1 AND rig_id = ?2", rig_id)
-    return kind() if row is None else kind.model_validate_json(row["body"])
+    return kind() if row is None else TypeAdapter(kind).validate_json(row["body"])
 
 
 def _write(transaction: Transaction, rig_id: str, given: Policy | RigPolicy) -> None:
     sql = "INSERT OR REPLACE INTO policies (town_id, rig_id, body) VALUES (?1, ?2, ?3)"
-    transaction.run(sql, rig_id, given.model_dump_json(exclude_defaults=True))
+    transaction.run(sql, rig_id, TypeAdapter(type(given)).dump_json(given).decode())
