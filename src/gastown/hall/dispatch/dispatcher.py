@@ -11,6 +11,7 @@ import trio
 from gastown.contract.agents import AgentState
 from gastown.hall.control_client import ControlCallFailed, ControlClient
 from gastown.hall.dispatch.requests import Task, merge_request, message_for, start_request
+from gastown.hall.domain.errors import BoardError
 from gastown.hall.domain.town import RigRecord, TownRecord, town_config
 from gastown.hall.hall import Hall
 from gastown.hall.reconcile import facts
@@ -45,31 +46,38 @@ class Dispatcher:
     hall: Hall
     control: ControlClient
     _under_way: set[Hashable] = field(default_factory=set[Hashable])
+    _merging: set[Hashable] = field(default_factory=set[Hashable])
 
     async def run(self) -> None:
-        """Wait until the container takes starts, and from then on carry out what is to be done. Never returns."""
-        await self._until_hydrated()
-        alive = [one for one in (await self.control.agents()).agents if one.status in _ALIVE]
-        await self._tell(facts.ContainerReady(attempts=frozenset(one.attempt_id for one in alive)))
+        """Wait until the container takes starts, and carry out what is to be done; so each time that it was away.
+        Never returns.
+        """
         async with trio.open_nursery() as nursery:
             while True:
-                await self._once(nursery)
+                alive = await self._attempts_once_hydrated()
+                self._merging.clear()
+                await self._tell(facts.ContainerReady(attempts=alive))
+                while await self._once(nursery):
+                    pass
 
-    async def _once(self, nursery: trio.Nursery) -> None:
-        """Begin what is outstanding, and wait until something has changed or is due."""
+    async def _once(self, nursery: trio.Nursery) -> bool:
+        """Begin what is outstanding, and wait until something has changed or is due; False without a container."""
         stepped = self.hall.store.stepped
         before = stepped.count
         state = await self.hall.store.state(self.hall.town_id)
-        to_do = {_key(action): action for action in outstanding(state)} if state.container.ready else {}
-        self._under_way &= to_do.keys()
+        if not state.container.ready:
+            return False
+        to_do = {_key(action): action for action in outstanding(state)}
+        self._merging &= to_do.keys()
         for key, action in to_do.items():
-            if key not in self._under_way:
+            if key not in self._under_way | self._merging:
                 self._under_way.add(key)
                 nursery.start_soon(self._contained, key, action, name=f"dispatch {key}")
         with trio.move_on_after(self._seconds_to_look(state)) as scope:
             await stepped.wait(after=before)
         if scope.cancelled_caught:
             await self._tell()
+        return True
 
     def _seconds_to_look(self, state: TownState) -> float:
         look = next_look(state)
@@ -79,11 +87,11 @@ class Dispatcher:
         """Carry one action out. Whatever goes wrong concerns this one alone."""
         try:
             await self._carry_out(action)
-        except (ControlCallFailed, StoreBusy, LookupError) as error:
+        except (ControlCallFailed, BoardError, StoreBusy, LookupError) as error:
             log.warning("%s was not carried out: %s", key, error)
             await trio.sleep(_AGAIN_SECONDS)
-            self._under_way.discard(key)
-            self.hall.store.stepped.send()
+        self._under_way.discard(key)
+        self.hall.store.stepped.send()
 
     async def _carry_out(self, action: Action) -> None:
         if isinstance(action, Start):
@@ -118,6 +126,7 @@ class Dispatcher:
         """Ask for the merge. Its result is reported by the container, and comes in as a fact by itself."""
         town = await self.hall.town()
         rig = _rig(town, (await self._work_rig(action.bead_id)))
+        self._merging.add(action.merge_id)
         try:
             await self.control.merge(merge_request(town, rig, action), town_config(town, self.hall.url))
         except ControlCallFailed as error:
@@ -172,18 +181,23 @@ class Dispatcher:
     async def _tell(self, *given: facts.Fact) -> None:
         await self.hall.store.transaction(self.hall.town_id, lambda board: take(board, *given))
 
-    async def _until_hydrated(self) -> None:
+    async def _attempts_once_hydrated(self) -> frozenset[str]:
+        """Wait until the container takes starts; the attempts that it goes on with."""
         began = trio.current_time()
         while True:
             try:
-                hydration = (await self.control.health()).hydration
+                if await self._takes_starts(trio.current_time() - began):
+                    agents = (await self.control.agents()).agents
+                    return frozenset(one.attempt_id for one in agents if one.status in _ALIVE)
             except ControlCallFailed:
                 pass  # it does not answer yet; what ends a container that never does is its supervisor's
-            else:
-                has_begun = hydration.state != "idle" or trio.current_time() - began > _IDLE_SECONDS
-                if hydration.gate == "open" and hydration.state != "running" and has_begun:
-                    return
             await trio.sleep(_LOOK_SECONDS)
+
+    async def _takes_starts(self, waited: float) -> bool:
+        health = await self.control.health()
+        has_begun = health.hydration.state != "idle" or waited > _IDLE_SECONDS
+        is_open = health.hydration.gate == "open" and health.hydration.state != "running"
+        return has_begun and is_open and not health.draining
 
 
 @dataclass(frozen=True)

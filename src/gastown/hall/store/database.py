@@ -216,7 +216,7 @@ class Store:
         def whole(connection: sqlite3.Connection) -> _T:
             before = self._states.get(town_id)
             with _transaction(connection):
-                transaction = Transaction(connection, town_id, iso(self._now()), before)
+                transaction = Transaction(connection, town_id, self._now(), before)
                 result = work(transaction)
             if transaction.state is not None:
                 self._states[town_id] = transaction.state

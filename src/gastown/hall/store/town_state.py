@@ -74,7 +74,7 @@ def work_of(transaction: Transaction, bead_id: str) -> Work | None:
 
 def take(transaction: Transaction, *facts: Fact) -> None:
     """Fold facts into the town, and keep what comes of it: true once this transaction is complete."""
-    before, now = state_of(transaction), datetime.fromisoformat(transaction.now)
+    before, now = state_of(transaction), transaction.moment
     after, actions = step(before, facts, now)
     for fact in facts:
         _keep_fact(transaction, fact)
@@ -135,7 +135,7 @@ def _load(transaction: Transaction) -> TownState:
     known = {one.bead_id: one for one in (_WORK.validate_json(row["state"]) for row in rows)}
     state = TownState(
         rules=policies.rules(transaction),
-        container=Container(since=datetime.fromisoformat(transaction.now)),
+        container=Container(since=transaction.moment),
         work=known,
         breaker=rest.breaker,
         stops={one.agent_id: one for one in rest.stops},

@@ -6,7 +6,9 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from gastown.contract.wire import iso
 from gastown.hall.domain.errors import NotFound
 from gastown.hall.reconcile.state import TownState
 
@@ -18,7 +20,7 @@ Row = sqlite3.Row
 
 @dataclass
 class Transaction:
-    """A town's board inside one transaction: an exception undoes everything. `now` is its time, ISO 8601.
+    """A town's board inside one transaction: an exception undoes everything. `moment` is its time, aware.
 
     `state` is what the reconciler knows, once somebody in this transaction has asked for it; it is the next
     transaction's to begin with when this one is complete.
@@ -26,8 +28,13 @@ class Transaction:
 
     db: Connection
     town_id: str
-    now: str
+    moment: datetime
     state: TownState | None = None
+
+    @property
+    def now(self) -> str:
+        """Its time as rows have it: ISO 8601, to the millisecond."""
+        return iso(self.moment)
 
     def rows(self, sql: str, *values: object) -> Sequence[Row]:
         """What a statement finds; `?1` is the town."""
