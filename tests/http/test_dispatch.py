@@ -63,8 +63,7 @@ class DrivenTown:
         """The author calls gt_done."""
         author = (await self.work(bead_id)).author
         assert author is not None
-        given = {"branch": "b", "pr_url": None, "summary": None}
-        await self.change(lambda at: board.finish_work(at, "r", author, **given))
+        await self.change(lambda at: board.finish_work(at, "r", author, branch="b", pr_url=None, summary=None))
 
     async def until(self, holds: Any, seconds: float = 120) -> None:
         """Wait until the state of the town is so."""
@@ -234,6 +233,6 @@ async def test_a_ready_bead_is_dispatched_at_once(tmp_path: Path) -> None:
 async def test_an_idle_town_writes_no_fact_and_asks_no_agent(tmp_path: Path) -> None:
     async with driven_town(tmp_path) as town:
         before = town.hall.store.stepped.count
-        await trio.sleep(3600)
+        await trio.sleep(900)
         assert town.hall.store.stepped.count == before
         assert [one.spawn.agent_id for one in town.town.kilo.live] == ["mayor-1"]  # prewarmed, and never asked
