@@ -32,7 +32,7 @@ _IDLE_SECONDS = 2.0
 _AGAIN_SECONDS = 2.0
 _ALIVE = (AgentState.STARTING, AgentState.RUNNING)
 
-log = logging.getLogger("gastown.hall.dispatch")
+_LOGGER = "gastown.hall.dispatch"
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Dispatcher:
         try:
             await self._carry_out(action)
         except (ControlCallFailed, BoardError, StoreBusy, LookupError) as error:
-            log.warning("%s was not carried out: %s", key, error)
+            logging.getLogger(_LOGGER).warning("%s was not carried out: %s", key, error)
             await trio.sleep(_AGAIN_SECONDS)
         self._under_way.discard(key)
         self.hall.store.stepped.send()
