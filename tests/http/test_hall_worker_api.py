@@ -335,9 +335,17 @@ async def test_an_event_that_is_too_large_is_413(town: Town) -> None:
     ],
 )
 async def test_what_is_reported_once_becomes_an_event(town: Town, path: str, event: str) -> None:
-    assert (await town.ask("POST", path, json={"status": "completed"})).status_code == 200
+    status = "merged" if event == "review.complete" else "completed"
+    said = await town.ask("POST", path, json={"status": status, "message": "as it was"})
+    assert said.status_code == 200
     [kept] = await town.hall.store.events("oak")
-    assert (kept.event, kept.body["status"]) == (event, "completed")
+    assert (kept.event, kept.body["status"]) == (event, status)
+
+
+@pytest.mark.parametrize("path", ["/rigs/r1/agents/pole-1/completed", "/rigs/r1/review-queue/e1/complete"])
+async def test_an_end_that_makes_no_sense_is_refused_and_not_kept(town: Town, path: str) -> None:
+    assert is_refusal(await town.ask("POST", path, json={"status": "vanished"}), 400)
+    assert await town.hall.store.events("oak") == []
 
 
 async def test_the_git_token_is_the_towns(town: Town) -> None:

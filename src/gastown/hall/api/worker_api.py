@@ -165,12 +165,11 @@ async def post_agent_report(town_id: str, rig_id: str, agent_id: str, report: st
     """What an agent reports once about itself. The end of one is told to the reconciler."""
     place = {"rigId": rig_id, "agentId": agent_id}
     body = await _object(_EVENT_LIMIT)
+    ended = _valid(AgentCompleted, body | place) if report == "completed" else None
     await context().store.add_event(town_id, f"agent.{report.replace('-', '_')}", body | place)
-    if report == "completed":
-        ended = _valid(AgentCompleted, body | place)
-        fact = facts.AgentEnded(
-            agent_id=agent_id, attempt_id=ended.attempt_id, reason=ended.reason or "no reason given"
-        )
+    if ended is not None:
+        reason = ended.reason or "no reason given"
+        fact = facts.AgentEnded(agent_id=agent_id, attempt_id=ended.attempt_id, reason=reason)
         await on_board(town_id, lambda board: take(board, fact))
     return ok()
 
@@ -180,8 +179,8 @@ async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Answer
     """How a merge ended."""
     place = {"rigId": rig_id, "entryId": entry_id}
     body = await _object(_EVENT_LIMIT)
-    await context().store.add_event(town_id, "review.complete", body | place)
     result = _valid(ReviewResult, body | {"entry_id": entry_id})
+    await context().store.add_event(town_id, "review.complete", body | place)
     await on_board(town_id, lambda board: take(board, _end_of_merge(result)))
     return ok()
 
