@@ -145,7 +145,7 @@ async def open_town(parts: Parts) -> AsyncIterator[Open]:
         town = await make_town(parts, worker, roster, heartbeats, background)
         registry = writers[0] if writers else None
         if await town.merges.load() and worker.is_configured:
-            resume = partial(town.merges.resume, services, town.gate.wait)
+            resume = partial(town.merges.resume, services, town.gate.wait, background.start)
             background.start("merges of the last container", resume)
         await services.kept.load()
         if services.kept.final:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from gastown.git.command import run_git
+from gastown.git.errors import GitTimedOut, NetworkFailed
+from gastown.isolation.ownership import write_whole
 from tests.git.test_worktrees import FILES
 
 
@@ -18,6 +22,11 @@ def merge_body(server, **changes):
         "townId": "oak", "rigId": "r", "branch": "work/1", "targetBranch": "main", "gitUrl": server.url("r"),
         "entryId": "entry-1", "beadId": "bead-1", "agentId": "ref-1", **changes,
     }  # fmt: skip
+
+
+def not_merged(reason, message, **more):
+    """The report of a merge that came to nothing."""
+    return {"entry_id": "entry-1", "status": "conflict", "reason": reason, "message": message, **more}
 
 
 def make_branch(server, theirs=None):
@@ -50,15 +59,7 @@ async def test_a_conflict_is_reported_with_its_files(git_town, quick_clock):
     async with git_town() as town:
         await town.town.client.post("/git/merge", json=merge_body(git_town.server))
         told = await town.until(lambda: town.town.worker.reports("POST /complete"))
-        assert told == [
-            {
-                "entry_id": "entry-1",
-                "status": "conflict",
-                "message": "Merge conflict in 1 file: a.txt",
-                "reason": "conflict",
-                "conflicting_files": ["a.txt"],
-            }
-        ]
+        assert told == [not_merged("conflict", "Merge conflict in 1 file: a.txt", conflicting_files=["a.txt"])]
 
 
 async def test_a_merge_that_fails_is_reported_as_not_merged_and_why(git_town, quick_clock):
@@ -66,14 +67,7 @@ async def test_a_merge_that_fails_is_reported_as_not_merged_and_why(git_town, qu
     async with git_town() as town:
         await town.town.client.post("/git/merge", json=merge_body(git_town.server))
         told = await town.until(lambda: town.town.worker.reports("POST /complete"))
-        assert told == [
-            {
-                "entry_id": "entry-1",
-                "status": "conflict",
-                "message": "Not merged: The repository has no branch work/1",
-                "reason": "failed",
-            }
-        ]
+        assert told == [not_merged("failed", "Not merged: The repository has no branch work/1")]
 
 
 async def test_the_result_of_a_merge_is_sent_until_the_worker_takes_it(git_town, quick_clock):
@@ -191,12 +185,12 @@ async def test_a_merge_that_is_asked_for_again_while_it_runs_is_one_merge_and_la
     assert log == [first["commitSha"]]
 
 
-def killed_at(verb):
-    """A git at whose command `verb` the container is killed."""
+def killed_at(*words):
+    """A git at whose command with these `words` the container is killed."""
     reached = trio.Event()
 
     async def run(*arguments, **options):
-        if arguments[0] == verb:
+        if set(words) <= set(arguments):
             reached.set()
             await trio.sleep_forever()
         return await run_git(*arguments, **options)
@@ -247,15 +241,28 @@ async def test_a_merge_that_was_pushed_and_not_reported_is_reported_by_the_next_
         assert (await state_of(town))["status"] == "merged"
 
 
+ODD_IN_A_JOURNAL = (
+    {"beganAt": "2030-01-01T00:00:00", "endedAt": "2030-01-01T00:00:00"},
+    {"beganAt": "2030-01-01T00:00:00"},
+    {"gitUrl": "ext::sh -c x"},
+    {"rigId": "../../elsewhere"},
+    {"targetBranch": "main:refs/heads/other"},
+)
+
+
 async def test_what_is_odd_in_the_journal_of_merges_costs_that_entry_only(git_town, quick_clock):
     make_branch(git_town.server)
     async with git_town() as town:
         await town.town.client.post("/git/merge", json=merge_body(git_town.server))
         await ended(town)
     folder = Path(town.root) / ".merges"
+    good = json.loads((folder / "entry-1.json").read_text())
     (folder / "odd.json").write_text("[" * 100_000)
-    (folder / "other.json").write_text((folder / "entry-1.json").read_text())
+    (folder / "other.json").write_text(json.dumps(good))
     os.mkfifo(folder / "pipe.json")
+    for number, odd in enumerate(ODD_IN_A_JOURNAL):
+        entry = {**good, "entryId": f"odd-{number}", "status": "pending", "reported": False, **odd}
+        (folder / f"odd-{number}.json").write_text(json.dumps(entry))
     async with git_town() as town:
         assert (await state_of(town))["status"] == "merged"
         answer = await town.town.client.get("/git/merges/other")
@@ -272,3 +279,132 @@ async def test_a_merge_on_a_full_disk_goes_on_without_its_journal(git_town, quic
     async with git_town() as town:
         await town.town.client.post("/git/merge", json=merge_body(git_town.server))
         assert (await ended(town))["status"] == "merged"
+
+
+async def test_a_merge_of_another_town_is_refused(git_town, quick_clock):
+    make_branch(git_town.server)
+    async with git_town() as town:
+        answer = await town.town.client.post("/git/merge", json=merge_body(git_town.server, townId="elm"))
+        assert (answer.status_code, answer.json()["issues"][0]["path"]) == (400, ["townId"])
+        assert (await state_of(town))["code"] == 404
+
+
+async def test_a_merge_whose_caller_leaves_while_it_is_noted_down_is_merged(git_town, quick_clock, monkeypatch):
+    make_branch(git_town.server)
+    writing, slow = threading.Event(), threading.Event()
+
+    def write(*arguments):
+        writing.set()
+        slow.wait(30)
+        write_whole(*arguments)
+
+    monkeypatch.setattr("gastown.agents.records.write_whole", write)
+    async with git_town() as town, trio.open_nursery() as callers:
+        first = merge_body(git_town.server, entryId="entry-0")
+        callers.start_soon(partial(town.town.client.post, "/git/merge", json=first))
+        await trio.to_thread.run_sync(writing.wait)
+        with trio.move_on_after(1):
+            await town.town.client.post("/git/merge", json=merge_body(git_town.server))
+        slow.set()
+        assert (await ended(town))["status"] == "merged"
+        with trio.fail_after(60):
+            await town.town.opened.town.merges.finished()
+
+
+async def test_an_author_that_no_process_can_have_in_its_environment_fails_no_merge(git_town, quick_clock):
+    make_branch(git_town.server)
+    config = {"X-Town-Config": json.dumps({"git_author_name": "A\0da\ud800", "git_author_email": "a\n@b"})}
+    async with git_town() as town:
+        await town.town.client.post("/git/merge", json=merge_body(git_town.server), headers=config)
+        assert (await ended(town))["status"] == "merged"
+    assert git_town.server.git("r", "log", "-1", "--format=%an %ae", "main").strip() == "Ada a@b"
+
+
+async def test_a_bug_in_a_merge_is_its_result(git_town, quick_clock, monkeypatch):
+    make_branch(git_town.server)
+
+    async def broken(*_, **__):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("gastown.agents.merges.merge", broken)
+    async with git_town() as town:
+        await town.town.client.post("/git/merge", json=merge_body(git_town.server))
+        told = await town.until(lambda: town.town.worker.reports("POST /complete"))
+    sentence = "Not known to be merged: the merge failed with KeyError, see the container's log"
+    assert told == [not_merged("failed", sentence)]
+
+
+@pytest.mark.parametrize(
+    "error", [NetworkFailed("push", 128, "fatal: the remote end hung up"), GitTimedOut("merge", 60)]
+)
+async def test_a_merge_whose_push_got_no_answer_is_not_said_to_be_unmerged(git_town, quick_clock, error):
+    make_branch(git_town.server)
+
+    async def run(*arguments, **options):
+        said = await run_git(*arguments, **options)
+        if arguments[0] == "push":
+            raise error
+        return said
+
+    async with git_town() as town:
+        object.__setattr__(town.town.opened.town.services.repositories.tools, "run", run)
+        await town.town.client.post("/git/merge", json=merge_body(git_town.server))
+        state = await ended(town)
+    assert (state["status"], state["message"]) == ("failed", f"Not known to be merged: {error}")
+    assert "new.txt" in git_town.server.git("r", "ls-tree", "--name-only", "main")
+
+
+async def test_a_merge_that_a_kill_cut_is_not_said_to_be_unmerged_when_its_branch_has_gone(git_town, quick_clock):
+    make_branch(git_town.server)
+    run, reached = killed_at("push")
+    async with git_town() as town:
+        object.__setattr__(town.town.opened.town.services.repositories.tools, "run", run)
+        await town.town.client.post("/git/merge", json=merge_body(git_town.server))
+        await reached.wait()
+    git_town.server.git("r", "branch", "-D", "work/1")
+    async with git_town() as town:
+        state = await ended(town)
+    assert state["message"] == "Not known to be merged: The repository has no branch work/1"
+
+
+async def test_an_entry_with_another_branch_is_the_newer_one_also_after_a_kill(git_town, quick_clock):
+    make_branch(git_town.server)
+    theirs = {git_town.server.tip("r", "work/1"): (trio.Event(), trio.Event())}
+    other = git_town.server.commit("r", "work/2", {"b.txt": "b\n"}, parent=git_town.server.tip("r", "main"))
+    theirs[other] = (trio.Event(), trio.Event())
+
+    async def run(*arguments, **options):
+        for reached, going in [theirs[one] for one in theirs if {"merge-tree", one} <= set(arguments)]:
+            reached.set()
+            await going.wait()
+        return await run_git(*arguments, **options)
+
+    (first, go), (second, _) = theirs.values()
+    async with git_town() as town:
+        object.__setattr__(town.town.opened.town.services.repositories.tools, "run", run)
+        await town.town.client.post("/git/merge", json=merge_body(git_town.server))
+        await first.wait()
+        await town.town.client.post("/git/merge", json=merge_body(git_town.server, branch="work/2"))
+        go.set()
+        await second.wait()
+        await town.until(lambda: town.town.worker.reports("POST /complete"))
+        state = await state_of(town)
+        assert (state["branch"], state["status"]) == ("work/2", "pending")
+    async with git_town() as town:
+        state = await ended(town)
+        assert (state["branch"], state["status"]) == ("work/2", "merged")
+
+
+async def test_the_results_of_more_merges_than_reports_may_wait_arrive_all(git_town, quick_clock, monkeypatch):
+    make_branch(git_town.server)
+    monkeypatch.setattr("gastown.worker.reports._MOST_WAITING", 1)
+    async with git_town() as town:
+        town.town.worker.statuses["POST /complete"] = 503
+        for number in range(3):
+            await town.town.client.post("/git/merge", json=merge_body(git_town.server, entryId=f"entry-{number}"))
+        for number in range(3):
+            await ended(town, f"entry-{number}")
+        del town.town.worker.statuses["POST /complete"]
+        await town.until(lambda: len(town.town.worker.reports("POST /complete")) == 3)
+        with trio.fail_after(60):
+            await town.town.opened.town.merges.finished()

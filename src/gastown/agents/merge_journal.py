@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from gastown.agents.records import Records
-from gastown.contract.git import MergeState
+from gastown.contract.git import BranchName, MergeState, RemoteUrl
+from gastown.contract.identifiers import Identifier, RigId
 
 __all__ = ["MergeJournal", "MergeRecord"]
 
@@ -21,8 +22,11 @@ class MergeRecord(MergeState):
     nor its callback are kept. `reported`: the worker has its result.
     """
 
-    git_url: str
-    bead_id: str
+    rig_id: RigId
+    branch: BranchName
+    target_branch: BranchName
+    git_url: RemoteUrl
+    bead_id: Identifier
     reported: bool = False
 
 

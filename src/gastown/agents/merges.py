@@ -11,11 +11,13 @@ from functools import partial
 import structlog
 import trio
 
+from gastown.agents.launch.environment import one_line
 from gastown.agents.merge_journal import MergeJournal, MergeRecord
 from gastown.agents.services import AgentServices
 from gastown.concurrency.signal import Signal
+from gastown.concurrency.supervise import Start
 from gastown.contract.git import MergeRequest, MergeState, Remote, ReviewResult
-from gastown.git.errors import Conflict, GitError
+from gastown.git.errors import Conflict, GitError, GitTimedOut, NetworkFailed
 from gastown.git.identity import IDENTITY, identity
 from gastown.git.merging.merge import merge
 from gastown.git.rig import Rig
@@ -29,6 +31,8 @@ _RESUME_DELAY_SECONDS = 1.0
 """Until hydration has closed the gate, if there is one."""
 _CUT = timedelta(hours=1)
 """A merge that was cut is run again if it was asked for no longer ago."""
+_UNKNOWN = "Not known to be merged"
+"""Of one that may have been pushed. Asked for again, it is merged, or found to be."""
 
 
 class Merges:
@@ -52,13 +56,14 @@ class Merges:
             return None
         return MergeState.model_validate(record.model_dump(include=set(MergeState.model_fields)))
 
-    async def accept(
-        self, services: AgentServices, request: MergeRequest, rig: Rig
-    ) -> Callable[[], Awaitable[None]] | None:
-        """Note down that a merge was asked for; returns what runs it, or None when the same one runs already."""
+    async def accept(self, services: AgentServices, request: MergeRequest, rig: Rig, start: Start) -> None:
+        """Begin the merge that was asked for, unless the same one runs already; returns once it is noted down.
+
+        `start` runs it: a caller that leaves meanwhile ends nothing.
+        """
         before = self._journal.get(request.entry_id)
         if before is not None and before in self._running and _is_same(before, request):
-            return None
+            return
         record = MergeRecord(
             entry_id=request.entry_id,
             rig_id=request.rig_id,
@@ -71,43 +76,47 @@ class Merges:
             bead_id=request.bead_id,
         )
         self._running.append(record)
-        await self._journal.keep(record)
-        return partial(self._run, services, record, rig, request.callback_url)
+        noted = trio.Event()
+        work = partial(self._begin, services, record, rig, request.callback_url, noted)
+        start(f"merge {request.entry_id}", work)
+        await noted.wait()
 
-    async def resume(self, services: AgentServices, opened: Callable[[], Awaitable[None]]) -> None:
+    async def resume(self, services: AgentServices, opened: Callable[[], Awaitable[None]], start: Start) -> None:
         """Give the merges of an earlier container on this disk their results, once `opened` returns."""
         unfinished = self._journal.unfinished
         self._running += unfinished
         await trio.sleep(_RESUME_DELAY_SECONDS)
         await opened()
-        async with trio.open_nursery() as nursery:
-            for record in unfinished:
-                log.info("merge.resumed", entry_id=record.entry_id, rig_id=record.rig_id, status=record.status)
-                nursery.start_soon(self._resume_one, services, record, name=f"merge {record.entry_id}")
+        for record in unfinished:
+            log.info("merge.resumed", entry_id=record.entry_id, rig_id=record.rig_id, status=record.status)
+            start(f"merge {record.entry_id}", partial(self._resume_one, services, record))
+
+    async def _begin(
+        self, services: AgentServices, record: MergeRecord, rig: Rig, callback: str | None, noted: trio.Event
+    ) -> None:
+        with self._until_over(record):
+            await self._journal.keep(record)
+            noted.set()
+            await self._end(services, record, await _result(services, record, rig), callback)
 
     async def _resume_one(self, services: AgentServices, record: MergeRecord) -> None:
-        if record.ended_at is not None:
-            with self._until_over(record):
+        with self._until_over(record):
+            if record.ended_at is not None:
                 await self._report(services, record, None)
-            return
-        rig = Rig(record.rig_id, Remote.parse(record.git_url), record.target_branch)
-        credentials = services.repositories.tools.credentials
-        if not credentials.knows(record.rig_id):
-            credentials.register_rig(record.rig_id, rig.remote)
-        await self._run(services, record, rig, None)
+                return
+            if self._now() - record.began_at > _CUT:
+                result = _failed(record, f"{_UNKNOWN}: the container ended during the merge. Ask for it again")
+            else:
+                rig = Rig(record.rig_id, Remote.parse(record.git_url), record.target_branch)
+                credentials = services.repositories.tools.credentials
+                if not credentials.knows(record.rig_id):
+                    credentials.register_rig(record.rig_id, rig.remote)
+                result = await _result(services, record, rig, cut=True)
+            await self._end(services, record, result, None)
 
     async def finished(self) -> None:
         """Return when no merge runs. Unbounded: put it under a deadline."""
         await self._ended.wait_until(lambda: not self._running)
-
-    async def _run(self, services: AgentServices, record: MergeRecord, rig: Rig, callback: str | None) -> None:
-        """Merge, and report the result. A failure of git is a result, too, and is not raised."""
-        with self._until_over(record):
-            if self._now() - record.began_at > _CUT:
-                result = _failed(record, "Not merged: the container ended during the merge. Ask for it again")
-            else:
-                result = await _result(services, record, rig)
-            await self._end(services, record, result, callback)
 
     @contextmanager
     def _until_over(self, record: MergeRecord) -> Iterator[None]:
@@ -138,10 +147,12 @@ class Merges:
                 "ended_at": self._now(),
             }
         )
-        await self._journal.keep(ended)
+        if self._journal.get(record.entry_id) is record:  # else the same entry was asked for with another branch
+            await self._journal.keep(ended)
         await self._report(services, ended, callback)
 
     async def _report(self, services: AgentServices, record: MergeRecord, callback: str | None) -> None:
+        await services.reports.room()
         over = services.reports.review_completed(record.rig_id, record.entry_id, _report_of(record), callback)
         await over.wait()
         if self._journal.get(record.entry_id) is record:
@@ -171,7 +182,11 @@ def _report_of(record: MergeRecord) -> ReviewResult:
     )
 
 
-async def _result(services: AgentServices, record: MergeRecord, rig: Rig) -> ReviewResult:
+async def _result(services: AgentServices, record: MergeRecord, rig: Rig, *, cut: bool = False) -> ReviewResult:
+    """Merge. Whatever comes of it is a result, and is not raised.
+
+    `cut`: an earlier container may have pushed it.
+    """
     branch, target = record.branch, record.target_branch
     try:
         merged = await merge(
@@ -192,9 +207,19 @@ async def _result(services: AgentServices, record: MergeRecord, rig: Rig) -> Rev
             conflicting_files_base64=_base64(error.names),
         )
     except GitError as error:
-        return _failed(record, f"Not merged: {error}")
+        return _failed(record, f"{_UNKNOWN if cut or _may_be_pushed(error) else 'Not merged'}: {error}")
+    except Exception as error:  # the boundary of a merge: a bug in it is not the end of its entry
+        log.exception("git.crashed", what="merge", rig_id=record.rig_id)
+        return _failed(
+            record, f"{_UNKNOWN}: the merge failed with {type(error).__name__}, see the container's log"
+        )
     said = f"Merged {branch} into {target}" if merged.pushed else f"{target} had all of {branch} already"
     return ReviewResult(entry_id=record.entry_id, status="merged", message=said, commit_sha=merged.commit)
+
+
+def _may_be_pushed(error: GitError) -> bool:
+    """Whether the remote may have taken a push whose answer did not come."""
+    return isinstance(error, GitTimedOut) or (isinstance(error, NetworkFailed) and error.verb == "push")
 
 
 def _base64(names: tuple[bytes, ...]) -> tuple[str, ...] | None:
@@ -210,6 +235,7 @@ def _base64(names: tuple[bytes, ...]) -> tuple[str, ...] | None:
 def _identity(services: AgentServices) -> dict[str, str]:
     """The town's author, where it has one."""
     town = services.credentials.current.town
-    if not town.git_author_name:
+    name = one_line(town.git_author_name)
+    if not name:
         return IDENTITY
-    return identity(town.git_author_name, town.git_author_email or IDENTITY["GIT_AUTHOR_EMAIL"])
+    return identity(name, one_line(town.git_author_email) or IDENTITY["GIT_AUTHOR_EMAIL"])

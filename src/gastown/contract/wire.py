@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 __all__ = ["Timestamp", "Wire", "iso"]
@@ -28,4 +28,4 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-Timestamp = Annotated[datetime, PlainSerializer(iso, return_type=str, when_used="json")]
+Timestamp = Annotated[AwareDatetime, PlainSerializer(iso, return_type=str, when_used="json")]

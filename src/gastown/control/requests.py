@@ -14,7 +14,7 @@ from gastown.contract.errors import InvalidRequest, Issue
 from gastown.contract.town import CONFIG_HEADER, TownConfig
 from gastown.control.context import Town
 
-__all__ = ["adopt_town_config", "event_id", "parse", "pass_gate"]
+__all__ = ["adopt_town_config", "check_town", "event_id", "parse", "pass_gate"]
 
 log = structlog.get_logger()
 
@@ -42,6 +42,13 @@ async def parse(model: type[ModelT], *, absent: ModelT | None = None) -> ModelT:
 
 def _sentence(message: str) -> str:
     return message.removeprefix("Value error, ")
+
+
+def check_town(here: Town, town_id: str) -> None:
+    """Raise `InvalidRequest` for a request that is another town's; a container that has no name takes any."""
+    if here.town_id is not None and town_id != here.town_id:
+        message = f"must be {here.town_id}, the town of this container"
+        raise InvalidRequest([Issue(path=("townId",), message=message)])
 
 
 def event_id(text: str | None) -> int | None:

@@ -120,6 +120,10 @@ class Reports:
             self._nonces.popitem(last=False)
         self._make(_Report(None, "container-ready", ContainerReady(nonce=nonce)))
 
+    async def room(self) -> None:
+        """Return when one more report may wait: the next one is not lost. Unbounded: the worker may be away."""
+        await self._moved.wait_until(lambda: self.pending < _MOST_WAITING)
+
     async def flushed(self) -> None:
         """Return once every report made so far has arrived or was refused. Put it under a deadline."""
         made = {report for queue in self._waiting.values() for report in queue}

@@ -28,6 +28,7 @@ __all__ = [
     "dropped_variables",
     "home_of",
     "model_name",
+    "one_line",
     "shell_variables",
 ]
 
@@ -173,11 +174,11 @@ def authorship(request: StartAgentRequest, live: Credentials) -> dict[str, str]:
     """The town's author if it has one, and then the agent as co-author; else the agent itself."""
     agent_name, agent_email = f"{request.name} (gastown)", f"{request.name}@gastown.local"
     town = live.town
-    town_name = _one_line(town.git_author_name)
+    town_name = one_line(town.git_author_name)
     if not town_name:
         author, email, coauthor = agent_name, agent_email, False
     else:
-        author, email = town_name, _one_line(town.git_author_email) or agent_email
+        author, email = town_name, one_line(town.git_author_email) or agent_email
         coauthor = not town.disable_ai_coauthor
     variables = identity(author, email)
     if coauthor:
@@ -210,7 +211,7 @@ def _person(user: User | None, home: str) -> dict[str, str]:
     return homes | {"HOME": home, "TMPDIR": temporary(home), "USER": user.name, "LOGNAME": user.name}
 
 
-def _one_line(text: str | None) -> str:
+def one_line(text: str | None) -> str:
     """A name or an address for git, which is a variable of the server: no control characters, and not too long."""
     return "".join(c for c in text or "" if c.isprintable())[:_LONGEST_NAME].strip()
 

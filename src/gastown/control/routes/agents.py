@@ -36,7 +36,7 @@ from gastown.contract.events import EventPage
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.town import MessageSent, Updated
 from gastown.control.context import Town, town
-from gastown.control.requests import event_id, parse, pass_gate
+from gastown.control.requests import check_town, event_id, parse, pass_gate
 from gastown.control.responses import reply
 from gastown.control.route_table import Routes
 from gastown.git.errors import GitError
@@ -60,7 +60,7 @@ async def start() -> Response:
     attempt = _attempt_id()
     body = await parse(StartAgentRequest)
     here = town()
-    _check_town(here, body)
+    check_town(here, body.town_id)
     _check_variables(body)
     answer = _kept(here, body, attempt)
     if answer is None:
@@ -75,12 +75,6 @@ def _attempt_id() -> str | None:
     if given is not None and not is_identifier(given):
         raise InvalidRequest([Issue(path=(ATTEMPT_HEADER,), message="must be an identifier, as an agentId is")])
     return given
-
-
-def _check_town(here: Town, body: StartAgentRequest) -> None:
-    if here.town_id is not None and body.town_id != here.town_id:
-        message = f"must be {here.town_id}, the town of this container"
-        raise InvalidRequest([Issue(path=("townId",), message=message)])
 
 
 def _check_variables(body: StartAgentRequest) -> None:

@@ -10,7 +10,7 @@ from gastown.agents.launch.repositories import register_rig, set_up
 from gastown.contract.errors import MergeNotFound, WorkerNotConfigured
 from gastown.contract.git import Accepted, MergeRequest, MergeState, SetupRequest
 from gastown.control.context import town
-from gastown.control.requests import parse
+from gastown.control.requests import check_town, parse
 from gastown.control.responses import reply
 from gastown.control.route_table import Routes
 
@@ -49,13 +49,12 @@ async def merge() -> Response:
     """
     body = await parse(MergeRequest)
     here = town()
+    check_town(here, body.town_id)
     here.drain.check()
     if not here.services.reports.has_worker:
         raise WorkerNotConfigured
     rig = register_rig(here.services, body.rig_id, body.git_url, body.target_branch, variables=body.env_vars)
-    work = await here.merges.accept(here.services, body, rig)
-    if work is not None:
-        here.background.start(f"merge {body.entry_id}", work)
+    await here.merges.accept(here.services, body, rig, here.background.start)
     return reply(Accepted(message=f"{body.branch} is being merged into {body.target_branch}"), 202)
 
 

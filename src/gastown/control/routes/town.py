@@ -26,7 +26,7 @@ from gastown.contract.town import (
 from gastown.contract.wire import iso
 from gastown.control.auth.policy import caller_scope
 from gastown.control.context import Town, town
-from gastown.control.requests import parse, pass_gate
+from gastown.control.requests import check_town, parse, pass_gate
 from gastown.control.responses import reply
 from gastown.control.route_table import Routes
 from gastown.isolation.ownership import read_small, write_whole
@@ -92,6 +92,8 @@ async def refresh_token() -> Response:
     """
     body = await parse(RefreshTokenRequest)
     here = town()
+    if body.town_id is not None:
+        check_town(here, body.town_id)
     await pass_gate(here)
     here.services.credentials.replace_token(body.token)
     agents = here.roster.active()
@@ -129,6 +131,6 @@ def _kept(path: Path) -> list[dict[str, str]]:
     """What is kept so far; an unreadable file counts as empty, since only the newest page matters."""
     try:
         kept = json.loads(read_small(path) or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return kept if isinstance(kept, list) else []
