@@ -150,12 +150,17 @@ async def test_a_descendant_that_has_cleared_its_environment_is_ended_while_its_
     assert child.leftovers == ()
 
 
-async def test_a_daemon_without_any_trace_of_its_parents_is_told_by_where_it_works(tmp_path):
-    """It is not ended: it may be another one's. The answer of a stop names it."""
-    script = (
-        f"echo 'kilo server listening on http://127.0.0.1:1'; ({CLEAN} & echo $! > daemon); touch up; sleep 1000"
-    )
-    spec = ServerSpec(("sh", "-c", script), str(tmp_path), str(tmp_path), {"PATH": os.environ["PATH"]})
+@pytest.mark.parametrize("then", ["true", "rm -r ../place"])
+async def test_a_daemon_without_any_trace_of_its_parents_is_told_by_where_it_works(tmp_path, then):
+    """It is not ended: it may be another one's. The answer of a stop names it, also where its place is a link, or
+    is gone.
+    """
+    (tmp_path / "place").mkdir()
+    place = tmp_path / "link"
+    place.symlink_to("place")
+    daemon = f"({CLEAN} & echo $! > ../daemon); {then}; touch ../up; sleep 1000"
+    script = f"echo 'kilo server listening on http://127.0.0.1:1'; {daemon}"
+    spec = ServerSpec(("sh", "-c", script), str(place), str(place), {"PATH": os.environ["PATH"]})
     with trio.fail_after(30):
         async with launch(spec) as server:
             while not (tmp_path / "up").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from gastown.isolation.proc import Kin, environment_of, folder_of, kin_of, process_ids
@@ -24,13 +25,13 @@ def loose_in(folders: Sequence[str], mark: str, ours: int, since: int) -> tuple[
     """Processes that work in `folders` and belong to nobody here: started after `since` with an environment that
     lacks `mark`, without a terminal, and not below the process `ours`.
     """
-    kin = _all_kin()
+    kin, real = _all_kin(), [os.path.realpath(folder) for folder in folders]
     return tuple(
         pid
         for pid, its in kin.items()
         if its.started >= since
         and not its.has_terminal
-        and _is_inside(folder_of(pid), folders)
+        and _is_inside(folder_of(pid), real)
         and not _is_below(pid, ours, kin)
         and f"{mark}=".encode() not in environment_of(pid)
     )

@@ -59,9 +59,11 @@ def started_at(pid: int) -> int | None:
 
 
 def folder_of(pid: int) -> str | None:
-    """The working directory of a process; None when it is gone, or another user's."""
+    """The working directory of a process, without links, and as it was called before it was removed; None when the
+    process is gone, or another user's.
+    """
     try:
-        return str(Path(f"/proc/{pid}/cwd").readlink())
+        return str(Path(f"/proc/{pid}/cwd").readlink()).removesuffix(" (deleted)")
     except OSError:
         return None
 
