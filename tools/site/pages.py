@@ -100,6 +100,7 @@ _ORDER: Mapping[str, Iterable[str]] = {
         "metrics.md",
         "log-events.md",
         "tools.md",
+        "script.md",
     ),
     "explanation": (
         "architecture.md",

@@ -25,6 +25,7 @@ from gastown.hall.domain.town import (
     town_config,
 )
 from gastown.hall.server import serving
+from gastown.hall.stand_in.script import Script, ScriptUnusable, read_script
 from gastown.hall.store.database import Store, TownChanges, open_store
 from gastown.hall.store.lock import only_one
 from gastown.hall.tokens import mint
@@ -44,8 +45,8 @@ class HallOptions:
     of one of the same id. `kilocode_token` and `organization_id` are for as long as the hall is open, and never
     in its database. Without a token, or with `STAND_IN_TOKEN`, the town uses the gateway stand-in, unless
     `stand_in` is false.
-    `turn_seconds` is how long the stand-in takes over an answer. Port 0 is any free port. `secrets` is filled
-    when the hall opens, with what its town has that no log may show.
+    `turn_seconds` is how long the stand-in takes over an answer, `script` the file that it plays. Port 0 is any
+    free port. `secrets` is filled when the hall opens, with what its town has that no log may show.
     """
 
     data_dir: Path
@@ -58,6 +59,7 @@ class HallOptions:
     rigs: Sequence[RigRecord] = ()
     turn_seconds: float = 0.0
     stand_in: bool = True
+    script: Path | None = None
     now: Callable[[], datetime] = _wall_clock
     secrets: list[Secret] = field(default_factory=list[Secret], repr=False, compare=False)
 
@@ -108,14 +110,16 @@ class Hall:
 async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
     """Open the town of `options.data_dir`, made the first time, and serve it for the length of the block.
 
-    DirectoryUnusable, StoreError or PortTaken, each with one clear sentence, when that is impossible.
+    DirectoryUnusable, ScriptUnusable, StoreError or PortTaken, each with one clear sentence, when that is
+    impossible.
     """
+    script = await _script_of(options)
     with only_one(options.data_dir):
         async with open_store(options.data_dir / "hall.db", options.now) as store:
             town = await _settle_town(store, options)
             options.secrets[:] = secrets_of(town)
             real = town.kilocode_token not in (None, STAND_IN_TOKEN)
-            stand_in = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN)
+            stand_in = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN, script=script)
             context = HallContext(
                 store=store, now=options.now, stand_in=stand_in if options.stand_in and not real else None
             )
@@ -130,6 +134,14 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
                     now=options.now,
                 )
                 logging.getLogger(LOGGER).info("the hall of town %s closes", options.town_id)
+
+
+async def _script_of(options: HallOptions) -> Script | None:
+    if options.script is None:
+        return None
+    if options.kilocode_token not in (None, STAND_IN_TOKEN):
+        raise ScriptUnusable("a script plays in place of a language model: leave out either it or KILOCODE_TOKEN")
+    return await read_script(options.script)
 
 
 async def _settle_town(store: Store, options: HallOptions) -> TownRecord:

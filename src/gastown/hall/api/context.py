@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar, cast
 
@@ -11,6 +11,8 @@ from quart import current_app
 from quart_trio import QuartTrio
 
 from gastown.contract.secret import Secret
+from gastown.hall.stand_in.failures import Failures
+from gastown.hall.stand_in.script import Script
 from gastown.hall.store.database import Store
 from gastown.hall.store.transaction import Transaction
 
@@ -21,10 +23,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class StandIn:
-    """How the gateway stand-in answers: over how many seconds an answer is stretched, and to which token."""
+    """How the gateway stand-in answers: over how many seconds an answer is stretched, to which token, and from
+    which script.
+    """
 
     turn_seconds: float = 0.0
     token: Secret
+    script: Script | None = None
+    failures: Failures = field(default_factory=Failures)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,12 @@ def _add_common(parser: ArgumentParser) -> None:
         default=0.0,
         help="how long the stand-in of the language model takes over an answer (default 0)",
     )
+    parser.add_argument(
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="what the stand-in of the language model says and does: a script, for a town without a token",
+    )
 
 
 def _town(text: str) -> str:

@@ -26,6 +26,7 @@ from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.drivers.process import REFUSED, ContainerDied
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.server import PortTaken
+from gastown.hall.stand_in.script import ScriptUnusable
 from gastown.hall.store.database import StoreError
 from gastown.hall.store.lock import DirectoryUnusable
 from gastown.hall.tokens import LIFETIME
@@ -34,7 +35,7 @@ from gastown.logs import RedactingFormatter, complain
 
 __all__ = ["run", "run_hall"]
 
-_UNUSABLE = (DirectoryUnusable, StoreError, PortTaken)
+_UNUSABLE = (DirectoryUnusable, ScriptUnusable, StoreError, PortTaken)
 _SHOWN = (*_UNUSABLE, ContainerDied, ControlCallFailed, MayorLost, UpFailed, OSError)
 _WRITTEN_FOR = LIFETIME / 8
 
@@ -96,6 +97,7 @@ def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> Hall
         default_model=args.model,
         rigs=args.rigs,
         turn_seconds=args.turn_seconds,
+        script=args.script,
     )
 
 

@@ -15,4 +15,4 @@ def prompt_of(role: str) -> str:
     """The system prompt of a role; LookupError where it has none."""
     if role not in ROLES:
         raise LookupError(f"there is no prompt for the role {role}")
-    return files(__package__).joinpath(f"{role}.md").read_text("utf-8")
+    return files("gastown.hall.prompts").joinpath(f"{role}.md").read_text("utf-8")
