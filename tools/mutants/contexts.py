@@ -15,9 +15,10 @@ __all__ = ["CHOSEN", "DURATIONS"]
 CHOSEN = "GASTOWN_MUTANT_TESTS"
 """Names a file with a JSON list of test ids: only these run, in this order."""
 DURATIONS = "GASTOWN_MUTANT_DURATIONS"
-"""Names the file that gets the seconds of each test, as a JSON object."""
+"""Names the file that gets the seconds of each test that passed, as a JSON object."""
 
 _total: dict[str, float] = {}
+_failed: set[str] = set()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -35,6 +36,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _total[report.nodeid] = _total.get(report.nodeid, 0.0) + report.duration
+    if report.failed:
+        _failed.add(report.nodeid)
 
 
 @pytest.hookimpl(trylast=True)
@@ -51,4 +54,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_sessionfinish() -> None:
     named = os.environ.get(DURATIONS)
     if named is not None:
-        Path(named).write_text(json.dumps(_total), "utf-8")
+        passed = {test: seconds for test, seconds in _total.items() if test not in _failed}
+        Path(named).write_text(json.dumps(passed), "utf-8")
