@@ -70,9 +70,9 @@ fuzz: setup ## the searches of tests/fuzz, twenty times as long and at random: m
 	@FUZZ_FACTOR=$(or $(FUZZ_FACTOR),20) .venv/bin/pytest tests/fuzz -o faulthandler_timeout=7200 $(ARGS)
 
 .PHONY: coverage
-coverage: setup ## which lines the unit and http tests run; fails below the floor in pyproject.toml
+coverage: setup ## which lines the unit, http and git tests run; fails below the floor in pyproject.toml
 	@tools/system-packages
-	@.venv/bin/coverage run -m pytest tests/unit tests/http $(ARGS)
+	@.venv/bin/coverage run -m pytest tests/unit tests/http tests/git $(ARGS)
 	@.venv/bin/coverage report
 
 .PHONY: mutants
