@@ -415,6 +415,8 @@ async def test_an_agent_may_not_speak_for_another_one(board: Board) -> None:
 
 
 async def test_an_agent_that_was_started_by_hand_is_known_from_its_first_call(board: Board) -> None:
+    assert await board.ask("GET", f"{R}/agents/reader/mail", agent="reader") == []
+    assert "reader" in await board.agents()
     await board.ask("POST", f"{R}/agents/by-hand/status", {"message": "here"}, agent="by-hand")
     known = (await board.agents())["by-hand"]
     assert (known["status_message"], known["status"], known["role"]) == ("here", "idle", "unknown")
