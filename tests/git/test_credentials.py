@@ -170,6 +170,23 @@ async def test_a_repository_that_no_login_sees_is_asked_for_once_with_each(place
     assert [asked.password for asked in place.server.asked if asked.password] == ["only"]
 
 
+async def test_a_token_to_which_one_repository_does_not_show_itself_stays_the_first_for_the_others(place):
+    """A rig with a misspelt address says nothing about the token that it shares with others."""
+    place.server.make("r", FILES)
+    place.server.tokens, place.server.refusal = {"nobody-has-this"}, 404
+    async with place.life() as life:
+        remote = Remote.parse(f"http://user:of-the-address@127.0.0.1:{place.server.port}/r.git")
+        life.credentials.register_rig("r", remote)
+        for rig in ("r", "misspelt"):
+            given(place, life, "shared", rig)
+        with pytest.raises(RepositoryNotFound):
+            await worktree(place, life, rig="misspelt")
+        place.server.tokens = {"shared", "of-the-address"}
+        place.server.asked.clear()
+        await worktree(place, life)
+    assert place.server.passwords() == [None, "shared"]
+
+
 async def test_a_new_token_that_is_refused_too_is_not_renewed_again_and_again(place):
     place.server.make("r", FILES)
     place.server.tokens = {"nobody-has-this"}

@@ -170,11 +170,9 @@ class GitCredentials:
         return self._handed.pop(asker, None)
 
     def refuse(self, digest: str) -> None:
-        """The remote has refused a login whose password has this SHA-256."""
+        """A remote takes a login whose password has this SHA-256 for none at all: it is refused for every rig."""
         for rig_id, rig in self._rigs.items():
-            for login in self._candidates(rig):
-                if _digest(login.password) == digest:
-                    self._refused(rig_id, rig, login.password)
+            self._refuse(rig_id, rig, digest)
 
     async def renew(self, rig_id: str, refused: str | None = None) -> bool:
         """A login of a rig was refused, that of the SHA-256 `refused` where it is known: get another.
@@ -184,7 +182,8 @@ class GitCredentials:
         rig = self._rigs[rig_id]
         async with self._renewing.of(rig_id):
             if refused is not None:
-                self.refuse(refused)
+                # For this rig alone: another repository may show itself to the same token.
+                self._refuse(rig_id, rig, refused)
             best = self._best(rig)
             if best is not None and best.password not in rig.refused:
                 return True
@@ -209,10 +208,11 @@ class GitCredentials:
                 yield login.password
             yield from rig.refused
 
-    def _refused(self, rig_id: str, rig: _Rig, token: Secret) -> None:
-        if token not in rig.refused:
-            rig.refused.append(token)
-            log.info("git.token_refused", rig_id=rig_id)
+    def _refuse(self, rig_id: str, rig: _Rig, digest: str) -> None:
+        for login in list(self._candidates(rig)):
+            if _digest(login.password) == digest and login.password not in rig.refused:
+                rig.refused.append(login.password)
+                log.info("git.token_refused", rig_id=rig_id)
 
     def _rig_for(self, rig_id: str, origin: str, path: str) -> tuple[str, _Rig] | None:
         """The rig whose login an asker may have: its own for its own host; for the mayor the one at that path."""
