@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from gastown import __version__
 
-if TYPE_CHECKING:  # each import up here is time in which Ctrl-C still ends in a traceback
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # each import up here, that of typing too, is time in which Ctrl-C still ends in a traceback
     from argparse import ArgumentParser
     from types import FrameType
 

@@ -53,6 +53,7 @@ def environment(**more: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("command", "module"),
     [
+        (("up",), "typing"),
         (("up",), "argparse"),
         (("up",), "trio"),
         (("hall",), "quart"),
@@ -114,8 +115,12 @@ def test_a_full_disk_below_the_output_is_one_line(tmp_path: Path) -> None:
 @asynccontextmanager
 async def up(
     data: Path, output: int = subprocess.DEVNULL, prefix: tuple[str, ...] = ()
-) -> AsyncIterator[trio.Process]:
-    """A running `gastown up` in a session of its own, killed at the end of the block should it still run."""
+) -> AsyncIterator[tuple[trio.Process, trio.Path]]:
+    """A `gastown up` in a session of its own whose container runs, and the container's log.
+
+    It is killed at the end of the block should it still run.
+    """
+    log = trio.Path(data / "serve.log")
     process = await trio.lowlevel.open_process(
         [*prefix, sys.executable, "-c", UP, CONTAINER, "up", "--dir", str(data), "--port", "0"],
         env=environment(),
@@ -125,66 +130,56 @@ async def up(
         start_new_session=True,
     )
     try:
-        yield process
+        with trio.fail_after(60):
+            while not (await log.exists() and "ready" in await log.read_text()):
+                await trio.sleep(0.02)  # a file of another process: there is nothing to wait on
+        yield process, log
     finally:
         with trio.move_on_after(30, shield=True):
             process.kill()
             await process.wait()
 
 
-async def logged(log: trio.Path, text: str) -> None:
-    with trio.fail_after(60):
-        while not (await log.exists() and text in await log.read_text()):
-            await trio.sleep(0.02)  # a file of another process: there is nothing to wait on
+async def code_of(process: trio.Process, *told: signal.Signals) -> int:
+    """What a process exits with once it is `told`."""
+    for number in told:
+        process.send_signal(number)
+    with trio.fail_after(30):
+        return await process.wait()
 
 
 async def test_the_end_of_its_terminal_ends_a_town_in_order(tmp_path: Path) -> None:
     """The kernel takes the terminal away, and kernel and shell both say so: the container drains, unhurried."""
     ours, theirs = os.openpty()
-    log = trio.Path(tmp_path / "town" / "serve.log")
-    async with up(tmp_path / "town", theirs) as process:
+    async with up(tmp_path / "town", theirs) as (process, log):
         os.close(theirs)
-        await logged(log, "ready")
         os.close(ours)
-        process.send_signal(signal.SIGHUP)
-        process.send_signal(signal.SIGHUP)
-        with trio.fail_after(30):
-            assert await process.wait() == 0
+        assert await code_of(process, signal.SIGHUP, signal.SIGHUP) == 0
     assert (await log.read_text()).split()[2:] == ["drained"]
 
 
 async def test_a_town_below_nohup_ignores_the_end_of_its_terminal(tmp_path: Path) -> None:
-    async with up(tmp_path / "town", prefix=("nohup",)) as process:
-        await logged(trio.Path(tmp_path / "town" / "serve.log"), "ready")
+    async with up(tmp_path / "town", prefix=("nohup",)) as (process, _):
         status = await trio.Path(f"/proc/{process.pid}/status").read_text()
         ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
         assert ignored & 1 << signal.SIGHUP - 1
-        process.send_signal(signal.SIGTERM)
-        with trio.fail_after(30):
-            assert await process.wait() == 0
+        assert await code_of(process, signal.SIGTERM) == 0
 
 
 async def test_a_town_whose_output_nobody_reads_any_more_ends_in_order(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    log = trio.Path(tmp_path / "town" / "serve.log")
-    async with up(tmp_path / "town", writing) as process:
+    async with up(tmp_path / "town", writing) as (process, log):
         os.close(writing)
-        await logged(log, "ready")
         os.close(reading)
-        with trio.fail_after(30):
-            assert await process.wait() == 0
+        assert await code_of(process) == 0
     assert "drained" in await log.read_text()
 
 
 async def test_a_town_on_a_full_disk_goes_on(tmp_path: Path) -> None:
-    log = trio.Path(tmp_path / "town" / "serve.log")
     full = os.open("/dev/full", os.O_WRONLY)
-    async with up(tmp_path / "town", full) as process:
+    async with up(tmp_path / "town", full) as (process, log):
         os.close(full)
-        await logged(log, "ready")
-        process.send_signal(signal.SIGTERM)
-        with trio.fail_after(30):
-            assert await process.wait() == 0
+        assert await code_of(process, signal.SIGTERM) == 0
     assert "drained" in await log.read_text()
 
 
@@ -194,33 +189,25 @@ async def test_ctrl_c_before_the_town_is_up_says_so_by_its_exit_code(
 ) -> None:
     said = tmp_path / "said"
     with said.open("wb") as output:
-        async with up(tmp_path / "town", output.fileno()) as process:
-            await logged(trio.Path(tmp_path / "town" / "serve.log"), "ready")
-            process.send_signal(number)
-            with trio.fail_after(30):
-                assert await process.wait() == code
+        async with up(tmp_path / "town", output.fileno()) as (process, _):
+            assert await code_of(process, number) == code
     lines = said.read_text().splitlines()[4:]
     stopping = ["stopping: the container drains (Ctrl-C again hurries it)", "the town is down"]
     assert lines == stopping + ["gastown up: interrupted"] * (code == 130)
 
 
 async def test_a_container_that_was_told_to_drain_ends_up_with_0_and_one_line(tmp_path: Path) -> None:
-    said, log = tmp_path / "said", trio.Path(tmp_path / "town" / "serve.log")
+    said = tmp_path / "said"
     with said.open("wb") as output:
-        async with up(tmp_path / "town", output.fileno()) as process:
-            await logged(log, "ready")
+        async with up(tmp_path / "town", output.fileno()) as (process, log):
             os.kill(int((await log.read_text()).split()[1]), signal.SIGTERM)
-            with trio.fail_after(30):
-                assert await process.wait() == 0
+            assert await code_of(process) == 0
     assert said.read_text().splitlines()[4:] == [
         "the container was asked to drain (POST /drain, or a signal), and has left: the town is down"
     ]
 
 
 async def test_the_log_of_the_hall_is_there_from_the_start(tmp_path: Path) -> None:
-    async with up(tmp_path / "town") as process:
-        await logged(trio.Path(tmp_path / "town" / "serve.log"), "ready")
+    async with up(tmp_path / "town") as (process, _):
         assert "answers at http://127.0.0.1:" in (tmp_path / "town" / "hall.log").read_text()
-        process.send_signal(signal.SIGTERM)
-        with trio.fail_after(30):
-            await process.wait()
+        await code_of(process, signal.SIGTERM)
