@@ -42,3 +42,11 @@ def test_where_no_folder_is_short_enough_one_sentence_says_what_to_set(
     with pytest.raises(NoSocketFolder, match="set TMPDIR to a folder"):
         make_socket_folder()
     assert list(long_tmpdir.iterdir()) == []
+
+
+def test_where_no_temporary_folder_can_be_written_one_sentence_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(NoSocketFolder, match=r"No such file or directory.*set TMPDIR to one that can be written"):
+        make_socket_folder()

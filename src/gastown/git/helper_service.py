@@ -36,12 +36,17 @@ _SOCKET, _SHORT = "s", "/tmp"  # noqa: S108 - a new folder in it, ours alone
 
 
 class NoSocketFolder(Exception):
-    """There is no folder whose path is short enough for a socket. The message says what to set."""
+    """No folder can have a socket: none can be written, or its path is too long. The message says what to set."""
 
 
 def make_socket_folder() -> Path:
     """A new folder of ours for the socket: in TMPDIR, or where that is too long a path in /tmp."""
-    folder = Path(tempfile.mkdtemp(prefix="gastown-git-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="gastown-git-"))
+    except OSError as error:
+        raise NoSocketFolder(
+            f"there is no folder for temporary files ({error.strerror}): set TMPDIR to one that can be written"
+        ) from error
     if len(os.fsencode(folder / _SOCKET)) <= _LONGEST_SOCKET:
         return folder
     folder.rmdir()
