@@ -323,6 +323,7 @@ async def open_git(stack: AsyncExitStack, parts: Parts, worker: WorkerClient, li
         limits=GitLimits(clone=settings.gastown_clone_seconds, operation=settings.gastown_git_seconds),
         repo_owner=users.repo_owner,
         browse_user=users.mayor,
+        checks_user=users.of_checks,
     )
 
 
@@ -369,7 +370,7 @@ def drain_parts(opened: Open) -> DrainParts:
         services = town.services
 
         async def reports() -> None:
-            await town.merges.finished()  # the end of one is a report
+            await town.merges.leave()  # the end of one is a report
             await services.reports.flushed()
 
         flushes = {

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from gastown.agents.records import Records
-from gastown.contract.git import BranchName, MergeState, RemoteUrl
+from gastown.contract.git import BranchName, Command, CommitId, MergeState, RemoteUrl
 from gastown.contract.identifiers import Identifier, RigId
 
 __all__ = ["MergeJournal", "MergeRecord"]
@@ -19,7 +19,8 @@ _MOST = 1000
 
 class MergeRecord(MergeState):
     """A merge as the journal keeps it. `git_url` is without credentials, and of the request neither its variables
-    nor its callback are kept. `reported`: the worker has its result.
+    nor its callback are kept. `wanted_head`, `commands` and `check_seconds` are the request's `head` and checks.
+    `reported`: the worker has its result.
     """
 
     rig_id: RigId
@@ -27,6 +28,9 @@ class MergeRecord(MergeState):
     target_branch: BranchName
     git_url: RemoteUrl
     bead_id: Identifier
+    wanted_head: CommitId | None = None
+    commands: tuple[Command, ...] = ()
+    check_seconds: float = 900
     reported: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -16,10 +17,12 @@ from gastown.agents.merge_journal import MergeJournal, MergeRecord
 from gastown.agents.services import AgentServices
 from gastown.concurrency.signal import Signal
 from gastown.concurrency.supervise import Start
-from gastown.contract.git import MergeRequest, MergeState, Remote, ReviewResult
-from gastown.git.errors import Conflict, GitError, GitTimedOut, NetworkFailed
+from gastown.contract.git import CheckResult, MergeRequest, MergeState, Remote, ReviewResult
+from gastown.git.errors import BranchMoved, Conflict, GitError, GitTimedOut, NetworkFailed
 from gastown.git.identity import IDENTITY, identity
-from gastown.git.merging.merge import merge
+from gastown.git.init_worktree import Source
+from gastown.git.merging.checks import Checks, ChecksFailed, run_checks
+from gastown.git.merging.merge import Judge, Merged, merge
 from gastown.git.rig import Rig
 
 __all__ = ["Merges"]
@@ -35,13 +38,29 @@ _UNKNOWN = "Not known to be merged"
 """Of one that may have been pushed. Asked for again, it is merged, or found to be."""
 
 
+class _Cut(Exception):
+    """The container leaves while the result is checked."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    """How a merge ended, and what its checks came to."""
+
+    report: ReviewResult
+    checks: tuple[CheckResult, ...] = ()
+
+
 class Merges:
-    """The merges of the container. A drain waits for those that have begun, so that their results are reported."""
+    """The merges of the container. A drain waits for those that have begun, so that their results are reported.
+    Only for checks it does not wait, which may take longer than a drain: such a merge begins again after it.
+    """
 
     def __init__(self, journal: MergeJournal, now: Callable[[], datetime]) -> None:
         self._journal = journal
         self._now = now
         self._running: list[MergeRecord] = []
+        self._checking: set[trio.CancelScope] = set()
+        self._leaving = False
         self._ended = Signal()
 
     async def load(self) -> bool:
@@ -74,6 +93,9 @@ class Merges:
             began_at=self._now(),
             git_url=rig.remote.url,
             bead_id=request.bead_id,
+            wanted_head=request.head,
+            commands=request.checks,
+            check_seconds=request.check_seconds,
         )
         self._running.append(record)
         noted = trio.Event()
@@ -97,7 +119,8 @@ class Merges:
         with self._until_over(record):
             await self._journal.keep(record)
             noted.set()
-            await self._end(services, record, await _result(services, record, rig), callback)
+            result = await _result(services, record, rig, self._judge(services, record, rig))
+            await self._end(services, record, result, callback)
 
     async def _resume_one(self, services: AgentServices, record: MergeRecord) -> None:
         with self._until_over(record):
@@ -105,30 +128,65 @@ class Merges:
                 await self._report(services, record, None)
                 return
             if self._now() - record.began_at > _CUT:
-                result = _failed(record, f"{_UNKNOWN}: the container ended during the merge. Ask for it again")
+                why = f"{_UNKNOWN}: the container ended during the merge. Ask for it again"
+                result = _Result(_failed(record, why))
             else:
                 rig = Rig(record.rig_id, Remote.parse(record.git_url), record.target_branch)
                 credentials = services.repositories.tools.credentials
                 if not credentials.knows(record.rig_id):
                     credentials.register_rig(record.rig_id, rig.remote)
-                result = await _result(services, record, rig, cut=True)
+                judge = self._judge(services, record, rig)
+                result = await _result(services, record, rig, judge, cut=True)
             await self._end(services, record, result, None)
 
-    async def finished(self) -> None:
-        """Return when no merge runs. Unbounded: put it under a deadline."""
+    async def leave(self) -> None:
+        """Cut checks, which the next container runs again, and return when no merge runs. Unbounded: put it under
+        a deadline.
+        """
+        self._leaving = True
+        for scope in self._checking:
+            scope.cancel(reason="the container leaves")
         await self._ended.wait_until(lambda: not self._running)
+
+    def _judge(self, services: AgentServices, record: MergeRecord, rig: Rig) -> Judge | None:
+        """What runs the checks of a merge; None where there are none."""
+        if not record.commands:
+            return None
+        checks = Checks(record.commands, record.check_seconds)
+
+        async def judge(source: Source) -> tuple[CheckResult, ...]:
+            with self._cut_by_leaving():
+                return await run_checks(services.repositories, rig, source, checks)
+
+        return judge
+
+    @contextmanager
+    def _cut_by_leaving(self) -> Iterator[None]:
+        with trio.CancelScope() as scope:
+            self._checking.add(scope)
+            try:
+                if self._leaving:
+                    raise _Cut
+                yield
+            finally:
+                self._checking.discard(scope)
+        if scope.cancelled_caught:
+            raise _Cut
 
     @contextmanager
     def _until_over(self, record: MergeRecord) -> Iterator[None]:
         try:
             yield
+        except _Cut:
+            log.info("merge.cut", rig_id=record.rig_id, entry_id=record.entry_id)
         finally:
             self._running.remove(record)
             self._ended.send()
 
     async def _end(
-        self, services: AgentServices, record: MergeRecord, result: ReviewResult, callback: str | None
+        self, services: AgentServices, record: MergeRecord, ended_as: _Result, callback: str | None
     ) -> None:
+        result = ended_as.report
         log.info(
             "merge.ended",
             rig_id=record.rig_id,
@@ -139,7 +197,11 @@ class Merges:
         )
         ended = record.model_copy(
             update={
-                "status": "failed" if result.reason == "failed" else result.status,
+                "status": result.status if result.reason in (None, "conflict") else "failed",
+                "reason": result.reason,
+                "head": result.head,
+                "nothing_to_merge": result.nothing_to_merge,
+                "checks": ended_as.checks or None,
                 "message": result.message,
                 "commit_sha": result.commit_sha,
                 "conflicting_files": result.conflicting_files,
@@ -160,8 +222,8 @@ class Merges:
 
 
 def _is_same(before: MergeRecord, request: MergeRequest) -> bool:
-    asked = (request.rig_id, request.branch, request.target_branch)
-    return (before.rig_id, before.branch, before.target_branch) == asked
+    asked = (request.rig_id, request.branch, request.target_branch, request.head, request.checks)
+    return (before.rig_id, before.branch, before.target_branch, before.wanted_head, before.commands) == asked
 
 
 def _failed(record: MergeRecord, message: str) -> ReviewResult:
@@ -175,15 +237,20 @@ def _report_of(record: MergeRecord) -> ReviewResult:
         entry_id=record.entry_id,
         status="merged" if merged else "conflict",
         message=record.message,
-        reason=None if merged else ("conflict" if record.status == "conflict" else "failed"),
+        # A record of an older gastown has no reason of its own.
+        reason=None if merged else record.reason or ("conflict" if record.status == "conflict" else "failed"),
         commit_sha=record.commit_sha,
         conflicting_files=record.conflicting_files,
         conflicting_files_base64=record.conflicting_files_base64,
+        head=record.head,
+        nothing_to_merge=record.nothing_to_merge,
     )
 
 
-async def _result(services: AgentServices, record: MergeRecord, rig: Rig, *, cut: bool = False) -> ReviewResult:
-    """Merge. Whatever comes of it is a result, and is not raised.
+async def _result(
+    services: AgentServices, record: MergeRecord, rig: Rig, judge: Judge | None, *, cut: bool = False
+) -> _Result:
+    """Merge. Whatever comes of it is a result, and is not raised; but `_Cut`.
 
     `cut`: an earlier container may have pushed it.
     """
@@ -196,8 +263,34 @@ async def _result(services: AgentServices, record: MergeRecord, rig: Rig, *, cut
             target,
             message=f"Merge branch '{branch}' into {target}\n\nBead: {record.bead_id}\n",
             identity=_identity(services),
+            head=record.wanted_head,
+            judge=judge,
         )
-    except Conflict as error:
+    except _Cut:
+        raise
+    except GitError as error:
+        why = f"{_UNKNOWN if cut or _may_be_pushed(error) else 'Not merged'}: {error}"
+        return _Result(_not_merged(record, error, why), error.results if isinstance(error, ChecksFailed) else ())
+    except Exception as error:  # the boundary of a merge: a bug in it is not the end of its entry
+        log.exception("git.crashed", what="merge", rig_id=record.rig_id)
+        why = f"{_UNKNOWN}: the merge failed with {type(error).__name__}, see the container's log"
+        return _Result(_failed(record, why))
+    return _Result(_merged(record, merged), merged.checks)
+
+
+def _merged(record: MergeRecord, merged: Merged) -> ReviewResult:
+    branch, target = record.branch, record.target_branch
+    return ReviewResult(
+        entry_id=record.entry_id,
+        status="merged",
+        message=f"Merged {branch} into {target}" if merged.pushed else f"{target} had all of {branch} already",
+        commit_sha=merged.commit,
+        nothing_to_merge=merged.nothing or None,
+    )
+
+
+def _not_merged(record: MergeRecord, error: GitError, why: str) -> ReviewResult:
+    if isinstance(error, Conflict):
         return ReviewResult(
             entry_id=record.entry_id,
             status="conflict",
@@ -206,15 +299,12 @@ async def _result(services: AgentServices, record: MergeRecord, rig: Rig, *, cut
             conflicting_files=error.files,
             conflicting_files_base64=_base64(error.names),
         )
-    except GitError as error:
-        return _failed(record, f"{_UNKNOWN if cut or _may_be_pushed(error) else 'Not merged'}: {error}")
-    except Exception as error:  # the boundary of a merge: a bug in it is not the end of its entry
-        log.exception("git.crashed", what="merge", rig_id=record.rig_id)
-        return _failed(
-            record, f"{_UNKNOWN}: the merge failed with {type(error).__name__}, see the container's log"
-        )
-    said = f"Merged {branch} into {target}" if merged.pushed else f"{target} had all of {branch} already"
-    return ReviewResult(entry_id=record.entry_id, status="merged", message=said, commit_sha=merged.commit)
+    failed = _failed(record, why)
+    if isinstance(error, BranchMoved):
+        return failed.model_copy(update={"reason": "moved", "head": error.head})
+    if isinstance(error, ChecksFailed):
+        return failed.model_copy(update={"reason": "checks", "message": str(error)})
+    return failed
 
 
 def _may_be_pushed(error: GitError) -> bool:

@@ -22,7 +22,17 @@ from gastown.isolation.descendants import descendants_of, loose_in, still_there
 from gastown.isolation.proc import environment_of, process_ids, started_at
 from gastown.isolation.users import User, identity, run_as
 
-__all__ = ["CannotStart", "Child", "Exit", "end_group", "marked_processes", "open_child", "send", "start_group"]
+__all__ = [
+    "CannotStart",
+    "Child",
+    "Exit",
+    "Raw",
+    "end_group",
+    "marked_processes",
+    "open_child",
+    "send",
+    "start_group",
+]
 
 MARK = "GASTOWN_SPAWN_MARK"
 _HEAD_LINES, _TAIL_LINES = 10, 40
@@ -52,6 +62,13 @@ class CannotStart(Exception):
     """The executable or the working directory cannot be used; the message says which and why."""
 
 
+@dataclass(frozen=True)
+class Raw:
+    """Hears a child's stdout as it comes, and not line by line."""
+
+    take: Callable[[bytes], None]
+
+
 class Child:
     """A running child. `ended` is set once it has been reaped, and `exit` says how it went.
 
@@ -74,6 +91,7 @@ class Child:
         self._head: list[str] = []
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._stderr_read = trio.Event()
+        self._stdout_read = trio.Event()
 
     @property
     def pid(self) -> int:
@@ -94,19 +112,27 @@ class Child:
         await _each_line(self.process.stderr, self._keep_line)
         self._stderr_read.set()
 
-    async def attend(self, on_stdout: Callable[[str], None], scope: trio.CancelScope) -> None:
+    async def _read_stdout(self, on_stdout: Callable[[str], None] | Raw) -> None:
+        if isinstance(on_stdout, Raw):
+            await _each_chunk(self.process.stdout, on_stdout.take)
+        else:
+            await _each_line(self.process.stdout, on_stdout)
+        self._stdout_read.set()
+
+    async def attend(self, on_stdout: Callable[[str], None] | Raw, scope: trio.CancelScope) -> None:
         """Drain both pipes and reap; ends with `scope`, or when the process has ended and the pipes are closed."""
         with scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_each_line, self.process.stdout, on_stdout, name="child.stdout")
+                nursery.start_soon(self._read_stdout, on_stdout, name="child.stdout")
                 nursery.start_soon(self._read_stderr, name="child.stderr")
                 nursery.start_soon(self._reap, name="child.reap")
 
     async def _reap(self) -> None:
         self.exit = Exit(await self.process.wait())
-        # The last words are still in the pipe; a grandchild that holds it open must not keep us.
+        # The last words are still in the pipes; a grandchild that holds them open must not keep us.
         with trio.move_on_after(0.5):
             await self._stderr_read.wait()
+            await self._stdout_read.wait()
         self.ended.set()
 
 
@@ -141,7 +167,7 @@ async def open_child(
     *,
     cwd: str,
     env: Mapping[str, str],
-    on_stdout: Callable[[str], None],
+    on_stdout: Callable[[str], None] | Raw,
     grace: float,
     user: User | None = None,
     folders: Sequence[str] = (),
@@ -212,6 +238,16 @@ def marked_processes(mark: str) -> tuple[int, ...]:
     """The processes whose environment carries `mark`, zombies left out. Reads /proc; run it in a thread."""
     needle = f"{MARK}={mark}".encode()
     return tuple(pid for pid in process_ids() if needle in environment_of(pid))
+
+
+async def _each_chunk(stream: trio.abc.ReceiveStream | None, take: Callable[[bytes], object]) -> None:
+    """Give what `stream` brings to `take` until it ends."""
+    if stream is None:
+        return
+    async with stream:
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            async for chunk in stream:
+                take(bytes(chunk))
 
 
 async def _each_line(stream: trio.abc.ReceiveStream | None, take: Callable[[str], object]) -> None:

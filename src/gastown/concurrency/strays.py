@@ -10,10 +10,10 @@ import structlog
 import trio
 
 from gastown.concurrency.processes import MARK, send
-from gastown.isolation.proc import environment_of, process_ids, started_at
-from gastown.isolation.users import User, run_as
+from gastown.isolation.proc import environment_of, folder_of, process_ids, started_at
+from gastown.isolation.users import User, end_processes_of, run_as
 
-__all__ = ["end_strays", "strays_at"]
+__all__ = ["end_all_at", "end_strays", "strays_at"]
 
 log = structlog.get_logger()
 
@@ -39,6 +39,35 @@ async def end_strays(home: str, user: User | None) -> tuple[int, ...]:
         if not found:
             break
     return found
+
+
+async def end_all_at(place: str, user: User | None) -> tuple[int, ...]:
+    """KILL all that works at or below `place`, or has its home there; returns what is still there after 2 s.
+
+    Only for a place in which nobody works but what we have started there. With a user that is alone, and nobody
+    else at this moment, it is all that the user runs.
+    """
+    if user is not None and user.alone:
+        await end_processes_of(user)
+    found = await run_as(user, _at, place)
+    with trio.move_on_after(_ENDINGS[-1][1]):
+        while found:
+            _signal(found, signal.SIGKILL)
+            await trio.sleep(_LOOK_AGAIN_SECONDS)
+            found = await run_as(user, _at, place)
+    return found
+
+
+def _at(place: str) -> tuple[int, ...]:
+    home = f"HOME={place}/".encode()
+    return tuple(pid for pid in process_ids() if pid != os.getpid() and _is_at(pid, place, home))
+
+
+def _is_at(pid: int, place: str, home: bytes) -> bool:
+    folder = folder_of(pid)
+    if folder is not None and (folder == place or folder.startswith(f"{place}/")):
+        return True
+    return any(one.startswith(home) for one in environment_of(pid).split(b"\0"))
 
 
 def _signal(pids: Iterable[int], number: int) -> None:

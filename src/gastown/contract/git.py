@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints
 
 from gastown.contract.identifiers import AgentId, CallbackUrl, Identifier, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
@@ -17,6 +17,9 @@ __all__ = [
     "NO_BRANCH",
     "Accepted",
     "BranchName",
+    "CheckResult",
+    "Command",
+    "CommitId",
     "MergeRequest",
     "MergeState",
     "Progress",
@@ -165,7 +168,19 @@ def _address(value: str) -> str:
     return value
 
 
+def _one_argument(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
 BranchName = Annotated[str, AfterValidator(_branch)]
+CommitId = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")]
+"""A commit's whole name: one that is cut short could be made to name another commit."""
+Command = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(_one_argument)]
+"""What a shell runs."""
+MergeReason = Literal["conflict", "failed", "checks", "moved"]
+"""Why a branch was not merged."""
 RemoteUrl = Annotated[str, Field(repr=False), AfterValidator(_address)]
 
 
@@ -180,7 +195,12 @@ class SetupRequest(Wire):
 
 
 class MergeRequest(Wire):
-    """`POST /git/merge`: merge `branch` into `target_branch` and push."""
+    """`POST /git/merge`: merge `branch` into `target_branch` and push.
+
+    `head` is the commit that the branch must have; without it, it is merged as it is. `checks` are commands that
+    the result must pass before it is pushed: each one in a shell, in a worktree with the result, without any
+    credential, for at most `check_seconds`.
+    """
 
     town_id: TownId
     rig_id: RigId
@@ -192,6 +212,9 @@ class MergeRequest(Wire):
     agent_id: AgentId
     callback_url: CallbackUrl | None = Field(default=None, repr=False)
     env_vars: SecretMap = Field(default_factory=dict)
+    head: CommitId | None = None
+    checks: tuple[Command, ...] = Field(default=(), max_length=50)
+    check_seconds: float = Field(default=900, gt=0, le=86_400)
 
 
 class Accepted(Wire):
@@ -204,9 +227,13 @@ class Accepted(Wire):
 class ReviewResult(Wire):
     """What became of a merge. The worker knows two words: `conflict` is everything that is not merged.
 
-    `reason` and `conflicting_files` tell a conflict apart from a remote that could not be reached. Where the name
-    of a file is not UTF-8, `conflicting_files` has a replacement character for what is no text in it, and
-    `conflicting_files_base64` the same names byte for byte, in the same order.
+    `reason` tells what it is: `conflict` in `conflicting_files`, `checks` that the result did not pass (`message`
+    has the end of their output), `moved` for a branch that has another commit (`head`) than was asked for, or
+    `failed`, as for a remote that could not be reached. `nothing_to_merge`: it is merged, since the branch had no
+    commit that the target did not have.
+
+    Where the name of a file is not UTF-8, `conflicting_files` has a replacement character for what is no text in
+    it, and `conflicting_files_base64` the same names byte for byte, in the same order.
     """
 
     model_config = Wire.model_config | {"alias_generator": None}
@@ -215,16 +242,31 @@ class ReviewResult(Wire):
     status: Literal["merged", "conflict"]
     message: str
     commit_sha: str | None = None
-    reason: Literal["conflict", "failed"] | None = None
+    reason: MergeReason | None = None
     conflicting_files: tuple[str, ...] | None = None
     conflicting_files_base64: tuple[str, ...] | None = None
+    head: str | None = None
+    nothing_to_merge: bool | None = None
+
+
+class CheckResult(Wire):
+    """How a check ended. `exit_code` is that of its shell, negative for a signal, absent where its time was up.
+
+    `tail` is the end of what it printed, up to 4,000 characters without control characters.
+    """
+
+    command: str
+    exit_code: int | None = None
+    seconds: float
+    tail: str
 
 
 class MergeState(Wire):
     """`GET /git/merges/:entryId`: how a merge stands, for a day after its end.
 
     `message` says it in a sentence. `failed` is everything that is neither merged nor a conflict, as a remote that
-    could not be reached. File names: as in the report of a merge.
+    could not be reached; `reason` says which, as in the report of a merge, and so do the file names and `head`.
+    `checks` are those that were run, the last one being the one that failed.
     """
 
     entry_id: str
@@ -236,6 +278,10 @@ class MergeState(Wire):
     commit_sha: str | None = None
     conflicting_files: tuple[str, ...] | None = None
     conflicting_files_base64: tuple[str, ...] | None = None
+    reason: MergeReason | None = None
+    head: str | None = None
+    nothing_to_merge: bool | None = None
+    checks: tuple[CheckResult, ...] | None = None
     began_at: Timestamp
     ended_at: Timestamp | None = None
 

@@ -8,6 +8,7 @@ __all__ = [
     "AuthFailed",
     "BranchCollides",
     "BranchMissing",
+    "BranchMoved",
     "Busy",
     "Conflict",
     "GitError",
@@ -68,6 +69,18 @@ class BranchMissing(GitError):
 
     def __init__(self, branch: str) -> None:
         super().__init__(f"The repository has no branch {branch}")
+
+
+class BranchMoved(GitError):
+    """The branch has another commit, `head`, than the one that was to be merged."""
+
+    of_rig = False
+
+    def __init__(self, branch: str, wanted: str | None, head: str) -> None:
+        super().__init__(
+            f"The branch {branch} has moved to {head}, and {wanted} was to be merged: look at it again"
+        )
+        self.head = head
 
 
 class BranchCollides(GitError):

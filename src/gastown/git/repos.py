@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from gastown.concurrency.locks import NamedLocks
+from gastown.concurrency.strays import end_all_at
 from gastown.concurrency.supervise import Supervisor, open_supervisor
 from gastown.git.errors import GitError, GitFailed, PushRaced
 from gastown.git.rig import Rig, RigGit, RigReport, Tools, limited
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 Enter = Callable[[str], None]
 """Hears the name of each phase of an operation."""
 
+CHECKS = ".checks-"
+"""How the places are called in which a rig's checks run."""
 _CLEANUP_SECONDS = 30.0
 _MISSING_LIMIT = 64 * 1024 * 1024
 """The names of a million and a half files."""
@@ -145,7 +148,8 @@ class Clone(RigGit):
 class Repositories:
     """Made by `open_repositories`. Clones are tasks of `tasks`, limited by `limits.clone`.
 
-    `worktrees` are the locks of the worktrees, by path. Whatever needs both takes the worktree's first.
+    `worktrees` are the locks of the worktrees, by path. Whatever needs both takes the worktree's first. `checking`
+    lets the checks of a rig run one after the other, and holds up nothing else.
     """
 
     def __init__(self, tasks: Supervisor, tools: Tools) -> None:
@@ -153,6 +157,7 @@ class Repositories:
         self.tasks = tasks
         self.browsing = trio.CapacityLimiter(_BROWSING)
         self.worktrees = NamedLocks()
+        self.checking = NamedLocks()
         self._locks = NamedLocks()
         self._known: dict[str, _Known] = {}
 
@@ -268,6 +273,7 @@ class Repositories:
         await trio.to_thread.run_sync(give_directory, place, clone.user, 0o750)
         await run_as(clone.user, _unlock, Path(place) / ".git")
         for leftover in (
+            *await self._left_checks(clone.rig.rig_id),
             *await room.glob(".merge-*"),
             *await room.glob(".salvage-*"),
             *await room.glob("worktrees/.draft-*"),
@@ -276,6 +282,14 @@ class Repositories:
             await _remove(leftover)
         await clone.run("worktree", "prune")
         known.tidied = True
+
+    async def _left_checks(self, rig_id: str) -> list[trio.Path]:
+        """Where an earlier container ran the rig's checks. Whatever of them still runs there is ended."""
+        left = list(await trio.Path(self.tools.paths.rig(rig_id)).glob(f"{CHECKS}*"))
+        for place in left:
+            if found := await end_all_at(str(place), self.tools.checks_user(rig_id)):
+                log.warning("git.checks_not_ended", rig_id=rig_id, pids=found)
+        return left
 
 
 async def _bring_all(clone: Clone, address: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -47,11 +47,16 @@ class GitLimits:
     operation: float
 
 
+def _ours(_: str) -> None:
+    """Our own user."""
+
+
 @dataclass(frozen=True)
 class Tools:
     """What git is run with. `env` is the container's allow-list.
 
     `repo_owner` owns the rigs' clones, `browse_user` reads them; None is the control server's own user.
+    `checks_user` is the one for the checks of a rig, by its id.
     """
 
     run: GitRunner
@@ -62,6 +67,7 @@ class Tools:
     limits: GitLimits
     repo_owner: User | None = None
     browse_user: User | None = None
+    checks_user: Callable[[str], User | None] = _ours
 
 
 @dataclass

@@ -58,6 +58,10 @@ class AgentUsers:
         """The user of an agent that is no mayor, also when no request is known any more. Raises as `of`."""
         return self._user(f"agent {agent_id}")
 
+    def of_checks(self, rig_id: str) -> User | None:
+        """The user that a rig's checks run as: they run what agents have written, and so as none of them."""
+        return self._user(f"checks of {rig_id}")
+
     def acquire(self, request: StartAgentRequest, workdir: str) -> User | None:
         """The user to run as from now on in `workdir`: that of an agent already at work in this worktree."""
         user = self.of(request)

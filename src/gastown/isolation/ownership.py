@@ -129,6 +129,8 @@ def remove_tree(path: str | Path) -> bool:
 
     It becomes ours first, so that whose it was cannot fill it again meanwhile. What cannot be removed stays.
     """
+    if os.geteuid() != 0:
+        _make_writable(path)
     with suppress(OSError, NotOurs):
         directory = os.open(path, _OPEN)
         try:
@@ -141,6 +143,16 @@ def remove_tree(path: str | Path) -> bool:
             os.close(directory)
         Path(path).rmdir()
     return not os.path.lexists(path)
+
+
+def _make_writable(top: str | Path) -> None:
+    """Let ourselves into the directories of a tree of ours: some programs write-protect what they keep."""
+    for here, folders, _ in os.walk(top):
+        for name in folders:
+            path = os.path.join(here, name)  # noqa: PTH118 - as os.walk has them
+            with suppress(OSError):
+                if not os.path.islink(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):  # noqa: PTH114
+                    os.chmod(path, 0o700)  # noqa: PTH101
 
 
 @dataclass

@@ -8,16 +8,18 @@ to the disk but its `.gitattributes`, which say how files are merged.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
 
+from gastown.contract.git import CheckResult
 from gastown.git.errors import (
     AuthFailed,
     BranchMissing,
+    BranchMoved,
     Conflict,
     GitError,
     GitFailed,
@@ -26,37 +28,57 @@ from gastown.git.errors import (
     RepositoryNotFound,
 )
 from gastown.git.identity import IDENTITY
+from gastown.git.init_worktree import Source, source_of
 from gastown.git.merging.push import push_commit
 from gastown.git.repos import Clone, Repositories
 from gastown.git.rig import Rig
 from gastown.git.workspace import ensure_owned_dir
 from gastown.isolation.ownership import remove_tree
 
-__all__ = ["Merged", "merge"]
+__all__ = ["Judge", "Merged", "merge"]
 
 log = structlog.get_logger()
 
 _PUSHES = 5
 """How often another push may come first."""
+_CHECKED_PUSHES = 3
+"""The same where each time the checks have to run."""
 _CLEANUP_SECONDS = 15.0
 _CONFLICT = 1
 _USAGE = 129
 """What git exits with for an option that it does not know."""
 
 
+Judge = Callable[[Source], Awaitable[tuple[CheckResult, ...]]]
+"""Says whether the result of a merge may be pushed, with no lock held; raises a `GitError` where it may not."""
+
+
 @dataclass(frozen=True)
 class Merged:
-    """The target branch has the branch in it. `pushed` is False when it had it before."""
+    """The target branch has the branch in it. `pushed` is False when it had it before, and `nothing` is True when
+    the branch never had anything of its own. `checks` are those that the result has passed.
+    """
 
     commit: str
     pushed: bool
+    nothing: bool = False
+    checks: tuple[CheckResult, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    branch: str
+    target: str
+    message: str
+    identity: Mapping[str, str]
+    head: str | None
 
 
 class _LostRaces(GitError):
     of_rig = False
 
 
-async def merge(
+async def merge(  # noqa: PLR0913 - keywords
     repositories: Repositories,
     rig: Rig,
     branch: str,
@@ -64,30 +86,87 @@ async def merge(
     *,
     message: str,
     identity: Mapping[str, str] = IDENTITY,
+    head: str | None = None,
+    judge: Judge | None = None,
 ) -> Merged:
     """Merge the remote's `branch` into its `target` with a merge commit, and push.
 
-    A push that lost a race is merged again on what won, a bounded number of times; nothing is ever forced.
-    Raises `Conflict`, any other `GitError`, `OutsideRoot`.
+    A push that lost a race is merged again on what won, a bounded number of times; nothing is ever forced. `head`
+    is the commit that the branch must have; None: it is merged as it is. While `judge` judges the result, the rig
+    is free for others.
+
+    Raises `Conflict`, `BranchMoved`, what the judge raises, any other `GitError`, `OutsideRoot`.
     """
+    wanted = _Wanted(branch, target, message, identity, head)
+    tries = _PUSHES if judge is None else _CHECKED_PUSHES
+    for attempt in range(1, tries + 1):
+        if judge is None:
+            async with repositories.hold(rig, "merge") as clone:
+                found = await _prepare(clone, wanted, again=attempt > 1)
+                merged = found if isinstance(found, Merged) else await _push(clone, found, wanted, attempt)
+        else:
+            merged = await _judged(repositories, rig, wanted, judge, attempt)
+        if merged is not None:
+            return merged
+    raise _LostRaces(f"Somebody else pushed to {wanted.target} first, {tries} times")
+
+
+async def _judged(
+    repositories: Repositories, rig: Rig, wanted: _Wanted, judge: Judge, attempt: int
+) -> Merged | None:
     async with repositories.hold(rig, "merge") as clone:
-        for attempt in range(1, _PUSHES + 1):
-            await clone.fetch(again=attempt > 1)
-            theirs = await _remote_branch(clone, branch)
-            ours = await _remote_branch(clone, target)
-            if await clone.says("merge-base", "--is-ancestor", theirs, ours) is not None:
-                return Merged(ours, pushed=False)
-            try:
-                with _of_this_merge():
-                    tree = await _merged_tree(clone, ours, theirs)
-                    commit = await _commit(clone, tree, (ours, theirs), message, identity)
-                    await push_commit(clone, commit, target)
-            except PushRaced:
-                log.info("git.push_raced", rig_id=rig.rig_id, target=target, attempt=attempt)
-                continue
-            log.info("git.merged", rig_id=rig.rig_id, branch=branch, target=target, commit=commit)
-            return Merged(commit, pushed=True)
-    raise _LostRaces(f"Somebody else pushed to {target} first, {_PUSHES} times")
+        found = await _prepare(clone, wanted, again=attempt > 1)
+        if isinstance(found, Merged):
+            return found
+        with _of_this_merge():
+            source = await source_of(clone, found)
+    checks = await judge(source)
+    async with repositories.hold(rig, "push") as clone:
+        merged = await _push(clone, found, wanted, attempt)
+    return merged and replace(merged, checks=checks)
+
+
+async def _prepare(clone: Clone, wanted: _Wanted, *, again: bool) -> Merged | str:
+    """The commit that merges the branch into the newest target, in the clone only; or why none is to be made."""
+    await clone.fetch(again=again)
+    ours = await _remote_branch(clone, wanted.target)
+    if wanted.head is not None and await _has(clone, wanted.head, ours):
+        return await _had(clone, wanted.head, ours)  # the branch may have moved or gone since
+    theirs = await _remote_branch(clone, wanted.branch)
+    if wanted.head not in (None, theirs):
+        raise BranchMoved(wanted.branch, wanted.head, theirs)
+    if await _has(clone, theirs, ours):
+        return await _had(clone, theirs, ours)
+    with _of_this_merge():
+        tree = await _merged_tree(clone, ours, theirs)
+        return await _commit(clone, tree, (ours, theirs), wanted.message, wanted.identity)
+
+
+async def _push(clone: Clone, commit: str, wanted: _Wanted, attempt: int) -> Merged | None:
+    """Push the commit; None when another push came first."""
+    rig_id, target = clone.rig.rig_id, wanted.target
+    try:
+        with _of_this_merge():
+            await push_commit(clone, commit, target)
+    except PushRaced:
+        log.info("git.push_raced", rig_id=rig_id, target=target, attempt=attempt)
+        return None
+    log.info("git.merged", rig_id=rig_id, branch=wanted.branch, target=target, commit=commit)
+    return Merged(commit, pushed=True)
+
+
+async def _has(clone: Clone, commit: str, target: str) -> bool:
+    return await clone.says("merge-base", "--is-ancestor", commit, target) is not None
+
+
+async def _had(clone: Clone, theirs: str, ours: str) -> Merged:
+    """The target has the branch already: by a merge, whose commit it is then, or since it began nothing."""
+    listed = await clone.run("rev-list", "--first-parent", "--merges", "--parents", f"{theirs}..{ours}")
+    for line in listed.splitlines():
+        commit, _, *others = line.split()
+        if theirs in others:
+            return Merged(commit, pushed=False)
+    return Merged(ours, pushed=False, nothing=True)
 
 
 async def _remote_branch(clone: Clone, name: str) -> str:
