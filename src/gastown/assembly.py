@@ -370,7 +370,8 @@ def drain_parts(opened: Open) -> DrainParts:
         services = town.services
 
         async def reports() -> None:
-            await town.merges.leave()  # the end of one is a report
+            town.merges.cut_checks()
+            await town.merges.finished()  # the end of one is a report
             await services.reports.flushed()
 
         flushes = {

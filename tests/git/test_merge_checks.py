@@ -274,7 +274,8 @@ async def test_a_drain_does_not_wait_for_checks_and_the_next_container_runs_them
         await town.town.client.post("/git/merge", json=with_checks(git_town.server, waits))
         await town.until(lambda: rooms(town))
         with trio.fail_after(60):
-            await town.town.opened.town.merges.leave()
+            town.town.opened.town.merges.cut_checks()
+            await town.town.opened.town.merges.finished()
         assert (await state_of(town))["status"] == "pending"
         assert rooms(town) == []
         assert town.town.worker.reports("POST /complete") == []

@@ -16,6 +16,7 @@ from gastown.contract.secret import Secret
 from gastown.git.command import run_git
 from gastown.git.credentials import GitCredentials
 from gastown.git.helper_service import open_helper_service
+from gastown.git.merging.checks import Checks, run_checks
 from gastown.git.merging.merge import merge
 from gastown.git.repos import Repositories, open_repositories
 from gastown.git.rig import RigGit, Tools
@@ -24,6 +25,7 @@ from gastown.git.salvage.salvage import salvage
 from gastown.git.workspace import prepare_workspace
 from gastown.git.worktrees import Checkout, browse, check_out
 from gastown.isolation.users import User, identity
+from gastown.isolation.users import _processes_of as processes_of
 from gastown.testing.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 from tests.git.conftest import Place
 from tests.git.server import open_git_server
@@ -240,6 +242,29 @@ async def test_a_merge_is_the_keeper_s_work_and_leaves_nothing(owned):
     assert merged.commit == owned.place.server.tip("r", "main")
     assert owned.place.names() == {"repo"}
     assert owners(owned.place.clone()) == {KEEPER.uid}
+
+
+async def test_checks_are_a_user_of_their_own_and_leave_nothing(owned):
+    base = owned.place.server.tip("r", "main")
+    owned.place.server.commit("r", "work/1", {"new.txt": "new\n"}, parent=base)
+    theirs = (await owned.worktree(ALICE, "work/2")).path
+    tools = replace(owned.tools, checks_user=lambda _: BOB)
+    owned.repositories.tools = tools
+    commands = (
+        "id -u; git log -1 --format=%s; cat new.txt; stat -c %u . .git new.txt $HOME | sort -u",
+        f"cat {theirs}/a.txt || echo {owned.place.clone()}/x",
+        "cd / && env -i setsid sleep 1000 & sleep 0.5",
+    )
+
+    async def judge(source):
+        return await run_checks(owned.repositories, owned.rig, source, Checks(commands, 60))
+
+    merged = await merge(owned.repositories, owned.rig, "work/1", "main", message="Merge", judge=judge)
+    assert merged.commit == owned.place.server.tip("r", "main")
+    assert merged.checks[0].tail == f"{BOB.uid}\nMerge\nnew\n{BOB.uid}"
+    assert "Permission denied" in merged.checks[1].tail
+    assert await trio.to_thread.run_sync(processes_of, BOB.uid) == ()
+    assert owned.place.names() == {"repo", "worktrees"}
 
 
 async def test_a_workspace_that_agents_share_is_one_that_they_cannot_change(owned):

@@ -12,8 +12,10 @@ from typing import Any, cast
 import pytest
 import trio
 
+from gastown.contract.git import ReviewResult
 from gastown.contract.secret import Secret
 from gastown.hall.api.context import HallContext
+from gastown.hall.api.worker_api import _end_of_merge as end_of_merge
 from gastown.hall.app import create_app
 from gastown.hall.control_client import ControlClient
 from gastown.hall.dispatch.dispatcher import Dispatcher
@@ -236,3 +238,40 @@ async def test_an_idle_town_writes_no_fact_and_asks_no_agent(tmp_path: Path) -> 
         await trio.sleep(900)
         assert town.hall.store.stepped.count == before
         assert [one.spawn.agent_id for one in town.town.kilo.live] == ["mayor-1"]  # prewarmed, and never asked
+
+
+@pytest.mark.parametrize(
+    ("result", "fact"),
+    [
+        ({"status": "conflict", "reason": "failed"}, facts.MergeFailed(merge_id="m", reason="why")),
+        ({"status": "conflict", "reason": "checks"}, facts.MergeFailed(merge_id="m", reason="why", checks=True)),
+        (
+            {"status": "conflict", "reason": "moved", "head": "d" * 40},
+            facts.MergeMoved(merge_id="m", head="d" * 40),
+        ),
+        ({"status": "conflict", "conflicting_files": ["a"]}, facts.MergeConflicted(merge_id="m", files=("a",))),
+        (
+            {"status": "merged", "commit_sha": "e" * 40, "nothing_to_merge": True},
+            facts.Merged(merge_id="m", commit="e" * 40, nothing=True),
+        ),
+    ],
+)
+def test_each_way_in_which_a_container_says_that_a_merge_ended_is_a_fact(result: Any, fact: facts.Fact) -> None:
+    assert end_of_merge(ReviewResult(entry_id="m", message="why", **result)) == fact
+
+
+async def test_a_merge_is_asked_for_with_the_rigs_checks_and_the_commit_that_was_approved(tmp_path: Path) -> None:
+    rig = RigPolicy(merge="ask", checks=("make test",), check_seconds=7)
+    asked: list[Any] = []
+    async with driven_town(tmp_path, rig=rig) as town:
+        town.control.merge = lambda request, config: kept(asked, request)  # type: ignore[method-assign]
+        bead_id = await town.sling()
+        await town.running(bead_id)
+        await town.done(bead_id)
+        await town.change(lambda at: town_state.take(at, facts.Approved(bead_id=bead_id, head="c" * 40)))
+        await town.until(lambda _: asked)
+        assert (asked[0].head, asked[0].checks, asked[0].check_seconds) == ("c" * 40, ("make test",), 7)
+
+
+async def kept(asked: list[Any], request: Any) -> None:
+    asked.append(request)

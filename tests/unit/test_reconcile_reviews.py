@@ -92,6 +92,77 @@ def test_an_approval_is_of_one_commit() -> None:
     assert merging(world) == []
 
 
+def asking(**rig: str) -> World:
+    """A town with work that was handed in, whose branch has the commit c1."""
+    world = World.of(rules(rig={"merge": "ask", **rig}))
+    world.take(*added(1))
+    world.start_all()
+    world.hand_in()
+    world.take(facts.HeadSeen(bead_id="bead-1", hand_in_id="mr-1", head="c1"))
+    return world
+
+
+def test_an_approval_without_a_commit_is_of_the_one_that_was_seen() -> None:
+    (merge,) = asking().take(facts.Approved(bead_id="bead-1"))
+    assert isinstance(merge, Merge)
+    assert merge.head == "c1"
+
+
+def test_an_approval_of_another_commit_than_the_one_that_was_seen_is_none() -> None:
+    assert asking().take(facts.Approved(bead_id="bead-1", head="c0")) == []
+
+
+def test_a_branch_that_has_moved_since_it_was_approved_is_asked_about_again() -> None:
+    world = asking()
+    (merge,) = world.take(facts.Approved(bead_id="bead-1"))
+    assert isinstance(merge, Merge)
+    assert world.take(facts.MergeMoved(merge_id=merge.merge_id, head="c2")) == []
+    waiting = world.one().waiting
+    assert waiting is not None
+    assert (waiting.what, waiting.reason) == (
+        WaitsFor.PERSON,
+        "somebody must look at gt/polecat-1 and approve its merge: it has moved since c1 was approved",
+    )
+    assert world.take(facts.Approved(bead_id="bead-1", head="c1")) == []
+    (again,) = world.take(facts.Approved(bead_id="bead-1"))
+    assert isinstance(again, Merge)
+    assert (again.head, again.merge_id != merge.merge_id) == ("c2", True)
+
+
+def test_a_commit_that_is_seen_late_is_not_that_of_the_next_hand_in() -> None:
+    world = asking()
+    world.take(facts.Rejected(bead_id="bead-1", message="No"))
+    world.start_all()
+    world.take(facts.HandedIn(bead_id="bead-1", agent_id="polecat-1", hand_in_id="mr-2"))
+    world.take(facts.HeadSeen(bead_id="bead-1", hand_in_id="mr-1", head="c1"))
+    assert world.one().hand_in is not None
+    assert world.one().hand_in.head is None
+
+
+def test_what_is_merged_after_a_review_is_the_commit_that_was_reviewed() -> None:
+    world = asking(merge="auto", review="refinery")
+    world.start_all()
+    (merge,) = world.take(facts.ReviewPassed(bead_id="bead-1", agent_id=str(world.one().reviewer)))
+    assert isinstance(merge, Merge)
+    assert merge.head == "c1"
+    (start,) = world.take(facts.MergeMoved(merge_id=merge.merge_id, head="c2"))
+    assert isinstance(start, Start)
+    assert start.role == "refinery"
+
+
+def test_work_whose_branch_has_nothing_of_its_own_is_closed_and_said_to_be_without_a_change() -> None:
+    world = World.of()
+    world.take(*added(1))
+    world.start_all()
+    (merge,) = world.hand_in()
+    assert isinstance(merge, Merge)
+    world.take(facts.Merged(merge_id=merge.merge_id, commit="c9", nothing=True))
+    assert (world.one().state, world.one().commit) == (BeadState.CLOSED, None)
+    assert world.told == [
+        "“task 1” (bead-1) is closed with nothing to merge: its branch has nothing that main lacks."
+    ]
+
+
 def test_a_conflict_goes_back_to_its_author_with_the_files() -> None:
     world = World.of()
     world.take(*added(1))

@@ -17,18 +17,16 @@ from gastown.hall.reconcile.waiting import next_look
 from tests.unit.reconcile_world import World, rules, work
 
 _BEADS = st.integers(1, 5)
-_HOW = ("well", "badly", "unheard", "conflict", "checks")
+_HOW = ("well", "badly", "unheard", "conflict", "checks", "moved")
 _EVENTS = st.one_of(
     st.tuples(st.just("add"), _BEADS, st.sets(_BEADS, max_size=2), st.integers(0, 3)),
     st.tuples(
         st.sampled_from(
-            ["hand in", "end", "pass", "object", "approve", "reject", "retry", "close", "fail", "delete"]
+            ["hand in", "end", "pass", "object", "see", "approve", "reject", "retry", "close", "fail", "delete"]
         ),
         _BEADS,
     ),
-    st.tuples(
-        st.just("do"), st.integers(0, 9), st.sampled_from(["well", "badly", "unheard", "conflict", "checks"])
-    ),
+    st.tuples(st.just("do"), st.integers(0, 9), st.sampled_from(_HOW)),
     st.tuples(st.just("later"), st.sampled_from([1, 40, 700, 4000])),
     st.sampled_from([("lose",), ("ready", True), ("ready", False), ("pause",), ("go on",), ("ask",), ("auto",)]),
 )
@@ -77,6 +75,8 @@ class Fate:
             self.world.merge(action, report=how != "unheard")
         elif how == "conflict":
             self.world.take(facts.MergeConflicted(merge_id=action.merge_id, files=("a",)))
+        elif how == "moved" and action.head is not None:
+            self.world.take(facts.MergeMoved(merge_id=action.merge_id, head=f"{action.head}+"))
         else:
             failed = facts.MergeFailed(merge_id=action.merge_id, reason="why", checks=how == "checks")
             self.world.take(failed)
@@ -125,6 +125,7 @@ class Fate:
         made = {
             "pass": lambda: facts.ReviewPassed(bead_id=bead_id, agent_id=str(reviewer)),
             "object": lambda: facts.ChangesAsked(bead_id=bead_id, agent_id=str(reviewer), feedback="better"),
+            "see": lambda: facts.HeadSeen(bead_id=bead_id, hand_in_id=f"mr-{number}", head=f"c{number}"),
             "approve": lambda: facts.Approved(bead_id=bead_id),
             "reject": lambda: facts.Rejected(bead_id=bead_id, message="no"),
             "retry": lambda: facts.Retried(bead_id=bead_id),
@@ -135,7 +136,7 @@ class Fate:
         self.world.take(made[kind]())
 
 
-_PEOPLE = frozenset({"pass", "object", "approve", "reject", "retry", "close", "fail", "delete"})
+_PEOPLE = frozenset({"pass", "object", "see", "approve", "reject", "retry", "close", "fail", "delete"})
 
 
 @settings(max_examples=300, deadline=None)

@@ -139,13 +139,14 @@ class Merges:
                 result = await _result(services, record, rig, judge, cut=True)
             await self._end(services, record, result, None)
 
-    async def leave(self) -> None:
-        """Cut checks, which the next container runs again, and return when no merge runs. Unbounded: put it under
-        a deadline.
-        """
+    def cut_checks(self) -> None:
+        """The container leaves: no check goes on or begins any more. The next container runs them again."""
         self._leaving = True
         for scope in self._checking:
             scope.cancel(reason="the container leaves")
+
+    async def finished(self) -> None:
+        """Return when no merge runs. Unbounded: put it under a deadline."""
         await self._ended.wait_until(lambda: not self._running)
 
     def _judge(self, services: AgentServices, record: MergeRecord, rig: Rig) -> Judge | None:

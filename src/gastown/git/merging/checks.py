@@ -19,7 +19,7 @@ from gastown.concurrency.processes import CannotStart, Raw, open_child
 from gastown.concurrency.strays import end_all_at
 from gastown.contract.errors import StartFailed
 from gastown.contract.git import CheckResult
-from gastown.git.errors import GitError
+from gastown.git.errors import GitError, GitTimedOut
 from gastown.git.identity import IDENTITY
 from gastown.git.init_worktree import Source, init_worktree
 from gastown.git.repos import CHECKS, Repositories
@@ -135,17 +135,25 @@ async def _open_place(tools: Tools, rig: Rig, source: Source, user: User | None)
     place = _Place(room, user, _environment(tools.env, room))
     try:
         await ensure_owned_dir(str(room), user)
-        git = _WithoutLogin(tools, rig, RigReport(rig.rig_id), place=str(place.tree), user=user)
-        with git.operation("checkout for the checks"):
-            await run_as(user, _make_folders, room)
-            await init_worktree(git, None, source)
-            await git.run("checkout", "--quiet", "--force", "HEAD")
+        await _fill(
+            _WithoutLogin(tools, rig, RigReport(rig.rig_id), place=str(place.tree), user=user), source, room
+        )
         yield place
     finally:
         with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
             await place.end_all()
             if not await trio.to_thread.run_sync(remove_tree, str(room)):
                 log.warning("git.not_removed", directory=str(room))
+
+
+async def _fill(git: RigGit, source: Source, room: Path) -> None:
+    try:
+        with git.operation("checkout for the checks"):
+            await run_as(git.user, _make_folders, room)
+            await init_worktree(git, None, source)
+            await git.run("checkout", "--quiet", "--force", "HEAD")
+    except GitTimedOut as error:  # of which a merge would think that its push may have come through
+        raise GitError(str(error)) from None
 
 
 def _make_folders(room: Path) -> None:

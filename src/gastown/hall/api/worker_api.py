@@ -187,9 +187,13 @@ async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Answer
 
 def _end_of_merge(result: ReviewResult) -> facts.Fact:
     if result.status == "merged":
-        return facts.Merged(merge_id=result.entry_id, commit=result.commit_sha)
-    if result.reason == "failed":
-        return facts.MergeFailed(merge_id=result.entry_id, reason=result.message)
+        nothing = bool(result.nothing_to_merge)
+        return facts.Merged(merge_id=result.entry_id, commit=result.commit_sha, nothing=nothing)
+    if result.reason in ("failed", "checks"):
+        checks = result.reason == "checks"
+        return facts.MergeFailed(merge_id=result.entry_id, reason=result.message, checks=checks)
+    if result.reason == "moved":
+        return facts.MergeMoved(merge_id=result.entry_id, head=result.head)
     return facts.MergeConflicted(merge_id=result.entry_id, files=result.conflicting_files or ())
 
 

@@ -16,7 +16,7 @@ from gastown.hall.domain.town import RigRecord, TownRecord, town_config
 from gastown.hall.hall import Hall
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Action, Merge, Start
-from gastown.hall.reconcile.state import Leaving, TownState
+from gastown.hall.reconcile.state import Leaving, TownState, Work
 from gastown.hall.reconcile.step import outstanding
 from gastown.hall.reconcile.waiting import next_look
 from gastown.hall.store import beads, rig_agents
@@ -124,12 +124,13 @@ class Dispatcher:
 
     async def _merge(self, action: Merge) -> None:
         """Ask for the merge. Its result is reported by the container, and comes in as a fact by itself."""
-        town = await self.hall.town()
-        rig = _rig(town, (await self._work_rig(action.bead_id)))
+        town, state = await self.hall.town(), await self.hall.store.state(self.hall.town_id)
+        rig = _rig(town, _work(state, action.bead_id).rig_id)
         self._merging.add(action.merge_id)
         try:
-            await self.control.merge(merge_request(town, rig, action), town_config(town, self.hall.url))
-        except ControlCallFailed as error:
+            request = merge_request(town, rig, action, state.rules.rigs[rig.rig_id])
+            await self.control.merge(request, town_config(town, self.hall.url))
+        except (ControlCallFailed, ValueError) as error:
             if await self._is_gone(error):
                 await self._tell(facts.ContainerLost(reason="it does not answer, or drains"))
             else:
@@ -172,12 +173,6 @@ class Dispatcher:
 
         return await self.hall.store.transaction(self.hall.town_id, read)
 
-    async def _work_rig(self, bead_id: str) -> str:
-        work = (await self.hall.store.state(self.hall.town_id)).work.get(bead_id)
-        if work is None:
-            raise LookupError(f"bead {bead_id} is gone")
-        return work.rig_id
-
     async def _tell(self, *given: facts.Fact) -> None:
         await self.hall.store.transaction(self.hall.town_id, lambda board: take(board, *given))
 
@@ -212,6 +207,13 @@ def _key(action: Action) -> Hashable:
     if isinstance(action, Merge):
         return action.merge_id
     return action
+
+
+def _work(state: TownState, bead_id: str) -> Work:
+    work = state.work.get(bead_id)
+    if work is None:
+        raise LookupError(f"bead {bead_id} is gone")
+    return work
 
 
 def _rig(town: TownRecord, rig_id: str) -> RigRecord:

@@ -11,7 +11,7 @@ from gastown.hall.domain.rig_agent import RigAgent
 from gastown.hall.domain.town import DEFAULT_MODEL, DEFAULT_SMALL_MODEL, RigRecord, TownRecord, variables_of
 from gastown.hall.prompts import prompt_of
 from gastown.hall.reconcile.actions import Merge, Start
-from gastown.hall.reconcile.state import Work
+from gastown.hall.reconcile.state import RigRules, Work
 
 __all__ = ["Task", "merge_request", "message_for", "start_request"]
 
@@ -71,8 +71,11 @@ def message_for(task: Task) -> str:
     )
 
 
-def merge_request(town: TownRecord, rig: RigRecord, merge: Merge) -> MergeRequest:
-    """The merge of a branch. Its id makes a second request for it the same merge."""
+def merge_request(town: TownRecord, rig: RigRecord, merge: Merge, rules: RigRules) -> MergeRequest:
+    """The merge of a branch. Its id makes a second request for it the same merge.
+
+    Raises ValueError for checks that no container would run.
+    """
     return MergeRequest(
         town_id=town.id,
         rig_id=rig.rig_id,
@@ -83,6 +86,9 @@ def merge_request(town: TownRecord, rig: RigRecord, merge: Merge) -> MergeReques
         bead_id=merge.bead_id,
         agent_id=merge.agent_id,
         env_vars=variables_of(town),
+        head=merge.head,
+        checks=rules.checks,
+        check_seconds=rules.check_seconds,
     )
 
 

@@ -23,10 +23,12 @@ class RigPolicy:
     """How a repository's work is reviewed and merged.
 
     `merge`: ask a person, or merge as soon as it may. `review`: whether a refinery reads the change first.
-    `checks` are commands that the merge result must pass. `slots` bounds the agents of this repository alone.
+    `checks` are commands that the merge result must pass, each within `check_seconds`. `slots` bounds the agents
+    of this repository alone.
     """
 
     merge: Literal["ask", "auto"] = "ask"
     review: Literal["none", "refinery"] = "none"
     checks: tuple[str, ...] = ()
+    check_seconds: float = 900
     slots: int | None = None

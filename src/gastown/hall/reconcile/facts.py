@@ -18,8 +18,10 @@ __all__ = [
     "ContainerReady",
     "Fact",
     "HandedIn",
+    "HeadSeen",
     "MergeConflicted",
     "MergeFailed",
+    "MergeMoved",
     "Merged",
     "Ordered",
     "Rejected",
@@ -122,6 +124,15 @@ class HandedIn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadSeen:
+    """The commit that the branch of a hand-in has: what is looked at, and what an approval is of."""
+
+    bead_id: str
+    hand_in_id: str
+    head: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReviewPassed:
     bead_id: str
     agent_id: str
@@ -154,10 +165,14 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True)
 class Merged:
-    """The container says that the branch is on the target. `commit` is the one on it."""
+    """The container says that the branch is on the target. `commit` is the one on it.
+
+    `nothing`: the branch had no commit that the target did not have.
+    """
 
     merge_id: str
     commit: str | None
+    nothing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +188,14 @@ class MergeFailed:
     merge_id: str
     reason: str
     checks: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeMoved:
+    """The branch has another commit, `head`, than the one that was approved; it was not merged."""
+
+    merge_id: str
+    head: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +249,7 @@ Fact = (
     | AgentStopped
     | TurnEnded
     | HandedIn
+    | HeadSeen
     | ReviewPassed
     | ChangesAsked
     | Approved
@@ -233,6 +257,7 @@ Fact = (
     | Merged
     | MergeConflicted
     | MergeFailed
+    | MergeMoved
     | Retried
     | Closed
     | RulesChanged

@@ -51,6 +51,7 @@ class Folding:
             facts.AgentStopped: self._agent_stopped,
             facts.TurnEnded: self._turn_ended,
             facts.HandedIn: self._handed_in,
+            facts.HeadSeen: self._head_seen,
             facts.ReviewPassed: self._review_passed,
             facts.ChangesAsked: self._changes_asked,
             facts.Approved: self._approved,
@@ -58,6 +59,7 @@ class Folding:
             facts.Merged: self._merged,
             facts.MergeConflicted: self._merge_conflicted,
             facts.MergeFailed: self._merge_failed,
+            facts.MergeMoved: self._merge_moved,
             facts.Retried: self._retried,
             facts.Closed: self._closed,
             facts.RulesChanged: self._rules_changed,
@@ -190,6 +192,14 @@ class Folding:
             tries=_without(work.tries, Cause.UNFINISHED, Cause.LOST),
         )
 
+    def _head_seen(self, fact: facts.HeadSeen) -> None:
+        work = self.work.get(fact.bead_id)
+        hand_in = work.hand_in if work is not None else None
+        if work is None or hand_in is None or hand_in.id != fact.hand_in_id:
+            return
+        if hand_in.phase is not HandInPhase.MERGING and hand_in.head != fact.head:
+            self._keep(work, hand_in=hand_in.moved_to(fact.head))
+
     def _review_passed(self, fact: facts.ReviewPassed) -> None:
         work = self._reviewed_by(fact.bead_id, fact.agent_id)
         if work is not None and work.hand_in is not None:
@@ -233,8 +243,10 @@ class Folding:
         if work := self._merging(fact.merge_id):
             target = self.state.rules.rigs[work.rig_id].target if work.rig_id in self.state.rules.rigs else "?"
             work = self._dismiss(work, "the work is merged")
-            self._keep(work, state=BeadState.CLOSED, hand_in=None, rework=None, question=None, commit=fact.commit)
-            self._tell(work, words.merged(work.title, work.bead_id, target, fact.commit))
+            commit = None if fact.nothing else fact.commit
+            self._keep(work, state=BeadState.CLOSED, hand_in=None, rework=None, question=None, commit=commit)
+            said = words.nothing_to_merge if fact.nothing else words.merged
+            self._tell(work, said(work.title, work.bead_id, target, commit))
 
     def _merge_conflicted(self, fact: facts.MergeConflicted) -> None:
         if work := self._merging(fact.merge_id):
@@ -252,6 +264,12 @@ class Folding:
             return
         work = self._keep(work, hand_in=replace(work.hand_in, phase=HandInPhase.QUEUED, merge_id=None))
         self._count(work, Cause.MERGE, fact.reason, MERGE_PAUSES)
+
+    def _merge_moved(self, fact: facts.MergeMoved) -> None:
+        work = self._merging(fact.merge_id)
+        if work is not None and work.hand_in is not None:
+            back = replace(work.hand_in, phase=HandInPhase.QUEUED, merge_id=None)
+            self._keep(work, hand_in=back.moved_to(fact.head))
 
     # The town
 

@@ -95,7 +95,8 @@ class HandIn:
     """Work that was handed in, on its way to the target branch.
 
     `id` is its review bead. `head` is the branch's commit, once it is known; `approved` the one that a person has
-    approved. `merge_id` names the merge that runs. `reviewed`: a reviewer has agreed.
+    approved. `merge_id` names the merge that runs. `reviewed`: a reviewer has agreed. `moved_from` is a commit
+    that was approved, and is the branch's no more.
     """
 
     id: str
@@ -106,10 +107,17 @@ class HandIn:
     approved: str | None = None
     merge_id: str | None = None
     reviewed: bool = False
+    moved_from: str | None = None
 
     @property
     def is_approved(self) -> bool:
         return self.approved is not None and self.approved in (ANY_HEAD, self.head)
+
+    def moved_to(self, head: str | None) -> HandIn:
+        """The hand-in with another commit on its branch: what was said of the one before does not count for it."""
+        if self.head is None or self.approved == ANY_HEAD:
+            return replace(self, head=head)
+        return replace(self, head=head, approved=None, reviewed=False, moved_from=self.approved or self.moved_from)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +210,7 @@ class RigRules:
     merge: Literal["ask", "auto"] = "ask"
     review: Literal["none", "refinery"] = "none"
     checks: tuple[str, ...] = ()
+    check_seconds: float = 900
     slots: int | None = None
 
 

@@ -10,7 +10,7 @@ from gastown.hall.reconcile.actions import Action, Merge, Start
 from gastown.hall.reconcile.facts import Fact
 from gastown.hall.reconcile.fold import Folding
 from gastown.hall.reconcile.plan import Plan
-from gastown.hall.reconcile.state import ANY_HEAD, AttemptPhase, HandInPhase, TownState, Work
+from gastown.hall.reconcile.state import ANY_HEAD, AttemptPhase, HandIn, HandInPhase, TownState, Work
 from gastown.hall.reconcile.waiting import explained
 
 __all__ = ["outstanding", "step"]
@@ -59,5 +59,12 @@ def _merge(work: Work) -> Merge | None:
         bead_id=work.bead_id,
         agent_id=work.author or "",
         branch=hand_in.branch,
-        head=None if hand_in.approved in (None, ANY_HEAD) else hand_in.approved,
+        head=_agreed(hand_in),
     )
+
+
+def _agreed(hand_in: HandIn) -> str | None:
+    """The commit that somebody has agreed to; None: whichever the branch has."""
+    if hand_in.approved == ANY_HEAD:
+        return None
+    return hand_in.approved or (hand_in.head if hand_in.reviewed else None)

@@ -64,7 +64,9 @@ def _on_its_way(state: TownState, work: Work, phase: HandInPhase, now: datetime)
     if phase is HandInPhase.REVIEWING:
         return Waiting(what=WaitsFor.REVIEW, reason=f"{work.reviewer} reviews it", since=now)
     if phase is HandInPhase.ASKING:
-        reason = f"somebody must look at {work.branch} and approve its merge"
+        moved = work.hand_in.moved_from if work.hand_in is not None else None
+        since = f": it has moved since {moved[:12]} was approved" if moved is not None else ""
+        reason = f"somebody must look at {work.branch} and approve its merge{since}"
         return Waiting(what=WaitsFor.PERSON, reason=reason, since=now)
     if phase is HandInPhase.MERGING:
         rules = state.rules.rigs.get(work.rig_id)

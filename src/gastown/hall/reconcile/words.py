@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from gastown.hall.reconcile.limits import LIMITS, Cause
 
-__all__ = ["asked", "checks_failed", "conflict", "go_on", "merged", "question", "wants_changes"]
+__all__ = [
+    "asked",
+    "checks_failed",
+    "conflict",
+    "go_on",
+    "merged",
+    "nothing_to_merge",
+    "question",
+    "wants_changes",
+]
 
 _MOST_FILES = 50
 _HAPPENED = {
@@ -68,6 +77,11 @@ def question(cause: Cause, tries: int, reason: str) -> str:
 def asked(title: str, why: str) -> str:
     """To the mayor: a person is needed."""
     return f"“{title}” waits for a person: {why}"
+
+
+def nothing_to_merge(title: str, bead_id: str, target: str, _commit: str | None) -> str:
+    """To the mayor: work has ended without a change."""
+    return f"“{title}” ({bead_id}) is closed with nothing to merge: its branch has nothing that {target} lacks."
 
 
 def merged(title: str, bead_id: str, target: str, commit: str | None) -> str:

@@ -51,6 +51,7 @@ def rules(transaction: Transaction) -> Rules:
             merge=of_rig.merge,
             review=of_rig.review,
             checks=of_rig.checks,
+            check_seconds=of_rig.check_seconds,
             slots=of_rig.slots,
         )
     slots = town.slots or max(_FEWEST_SLOTS, os.cpu_count() or 1)
