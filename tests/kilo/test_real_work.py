@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from gastown.hall.domain.bead import BeadState
 from gastown.hall.domain.policy import RigPolicy
+from gastown.hall.drivers.process import Container
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import HandInPhase, WaitsFor
 from gastown.testing.script import When, bash, call, say, when
 from tests.git.server import GitServer, open_git_server
-from tests.kilo.working_town import landed, working_town
+from tests.kilo.working_town import closed, keep_up, landed, open_working_hall, sling, until, working_town
 
 FILES = {"README.md": "a repository\n", "list.txt": "first\n"}
 TASK = r"Your task, bead (?P<bead>\S+): (?P<title>[^\n]+)[\s\S]*branch (?P<branch>\S+) of"
@@ -168,3 +172,20 @@ async def test_a_model_that_never_hands_in_is_reminded_and_then_a_person_is_aske
             ("unfinished", "unfinished"),
             ("unfinished", "unfinished"),
         ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_container_that_ends_in_the_middle_costs_no_work_and_repeats_none(
+    tmp_path: Path, server: GitServer, number: signal.Signals
+) -> None:
+    """Five beads, and an end of the container once the first has landed: all five are on main, each once."""
+    data, current = tmp_path / "town", list[Container]()
+    turns = polecat("echo {{bead}} > {{bead}}.txt")
+    async with open_working_hall(data, server, turns, slots=2) as hall, trio.open_nursery() as nursery:
+        nursery.start_soon(keep_up, hall, data, current)
+        made = [await sling(hall, f"task {place}") for place in range(5)]
+        await until(hall, lambda at: any(one.commit for one in at.work.values()))
+        os.kill(current[0].pid, number)
+        await closed(hall, *made)
+        assert sorted(landed(server)) == sorted(made)
+        nursery.cancel_scope.cancel(reason="the test is over")

@@ -1,4 +1,4 @@
-"""A town that works on real parts: hall, dispatcher, container, kilos, git over HTTP. Only the model is a script."""
+"""A town on real parts: hall, dispatcher, container, kilos, git over HTTP. Only the model is a script."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from gastown.hall.domain.town import RigRecord
 from gastown.hall.drivers.process import (
     Container,
     ContainerDied,
+    ContainerLeft,
     ContainerOptions,
     base_environment,
     choose_port,
@@ -38,7 +39,17 @@ from tests.kilo.town import KILO
 
 _LOST = facts.ContainerLost(reason="killed by the test")
 
-__all__ = ["WorkingTown", "open_container", "open_working_hall", "working_town"]
+__all__ = [
+    "WorkingTown",
+    "closed",
+    "keep_up",
+    "landed",
+    "open_container",
+    "open_working_hall",
+    "sling",
+    "until",
+    "working_town",
+]
 
 PATIENCE = 240
 """Seconds that the slowest of these towns may take on two cores; a hang becomes a failure."""
@@ -160,9 +171,9 @@ async def open_container(hall: Hall, data: Path, **environment: str) -> AsyncIte
 
 
 async def keep_up(hall: Hall, data: Path, current: list[Container]) -> None:
-    """One container after the other, as `gastown up` does; `current` holds the newest."""
+    """One container after the other, however they end; `current` holds the newest."""
     while True:
-        with suppress(ContainerDied, ControlCallFailed, BaseExceptionGroup):
+        with suppress(ContainerDied, ContainerLeft, ControlCallFailed):
             async with open_container(hall, data) as town:
                 current[:] = [town.container]
                 await trio.sleep_forever()
