@@ -261,3 +261,25 @@ def test_a_reason_keeps_its_time() -> None:
     waiting = world.one(2).waiting
     assert waiting is not None
     assert waiting.since == since
+
+
+def test_the_end_of_the_turn_before_a_message_is_no_end_of_the_new_one() -> None:
+    """The agent still ran, and the event of its older turn comes after the message was given."""
+    world = World.of()
+    (start,) = world.take(*added(1))
+    assert isinstance(start, Start)
+    world.take(facts.Started(attempt_id=start.attempt_id, session_id="s", known_as="attempt-before"))
+    ended = facts.TurnEnded(agent_id="polecat-1", session_id="s", reason="completed")
+    world.take(ended)
+    assert world.one().attempt is not None
+    world.take(facts.TurnBegan(agent_id="polecat-1", session_id="s"), ended)
+    assert world.one().attempt is None
+
+
+def test_the_turn_of_a_subagent_ends_nothing() -> None:
+    world = World.of()
+    (start,) = world.take(*added(1))
+    assert isinstance(start, Start)
+    world.take(facts.Started(attempt_id=start.attempt_id, session_id="s"))
+    world.take(facts.TurnEnded(agent_id="polecat-1", session_id="of a subagent", reason="completed"))
+    assert world.one().attempt is not None

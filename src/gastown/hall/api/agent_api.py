@@ -13,7 +13,7 @@ from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_json, re
 from gastown.hall.api.context import on_board
 from gastown.hall.api.responses import DrainNonce
 from gastown.hall.api.worker_api import require_identifiers, require_token
-from gastown.hall.reconcile.facts import TurnEnded
+from gastown.hall.reconcile.facts import Fact, TurnBegan, TurnEnded
 from gastown.hall.store import records, rig_agents
 from gastown.hall.store.records import AgentEventRecord
 from gastown.hall.store.town_state import take
@@ -38,11 +38,16 @@ class _Event(BaseModel):
     data: dict[str, Any]
 
     @property
-    def end_of_turn(self) -> TurnEnded | None:
+    def fact(self) -> Fact | None:
+        """What it says about the agent's work: that a turn has begun or ended."""
         session, reason = self.data.get("sessionID"), self.data.get("reason")
-        if self.event_type != "session.turn.close" or not isinstance(session, str) or reason == "superseded":
+        if not isinstance(session, str):
             return None
-        return TurnEnded(agent_id=self.agent_id, session_id=session, reason=str(reason)[:200])
+        if self.event_type == "session.turn.open":
+            return TurnBegan(agent_id=self.agent_id, session_id=session)
+        if self.event_type == "session.turn.close" and reason != "superseded":
+            return TurnEnded(agent_id=self.agent_id, session_id=session, reason=str(reason)[:200])
+        return None
 
     def to_record(self) -> AgentEventRecord:
         return AgentEventRecord(self.agent_id, self.event_type, self.data)
@@ -72,12 +77,12 @@ async def post_events(town_id: str, rig_id: str) -> Answer[None]:
 
 async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]:
     kept = [event.to_record() for event in events]
-    ended = [fact for event in events if (fact := event.end_of_turn) is not None]
+    turns = [fact for event in events if (fact := event.fact) is not None]
 
     def work(board: Transaction) -> None:
         records.add_agent_events(board, rig_id, kept)
-        if ended:
-            take(board, *ended)
+        if turns:
+            take(board, *turns)
 
     await on_board(town_id, work)
     kept_all = ok()

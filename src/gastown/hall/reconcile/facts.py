@@ -32,6 +32,7 @@ __all__ = [
     "RulesChanged",
     "StartFailed",
     "Started",
+    "TurnBegan",
     "TurnEnded",
 ]
 
@@ -103,6 +104,14 @@ class AgentEnded:
     agent_id: str
     attempt_id: str | None = None
     reason: str = "no reason given"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnBegan:
+    """An agent's model has begun to answer."""
+
+    agent_id: str
+    session_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +256,7 @@ Fact = (
     | StartFailed
     | AgentEnded
     | AgentStopped
+    | TurnBegan
     | TurnEnded
     | HandedIn
     | HeadSeen

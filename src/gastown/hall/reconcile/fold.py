@@ -49,6 +49,7 @@ class Folding:
             facts.StartFailed: self._start_failed,
             facts.AgentEnded: self._agent_ended,
             facts.AgentStopped: self._agent_stopped,
+            facts.TurnBegan: self._turn_began,
             facts.TurnEnded: self._turn_ended,
             facts.HandedIn: self._handed_in,
             facts.HeadSeen: self._head_seen,
@@ -158,10 +159,17 @@ class Folding:
                 self._count(freed, Cause.UNFINISHED, fact.reason, START_PAUSES)
                 return
 
+    def _turn_began(self, fact: facts.TurnBegan) -> None:
+        for work, attempt in self._attempts():
+            if attempt.agent_id == fact.agent_id and not attempt.has_turn:
+                self._keep(work.with_attempt(replace(attempt, has_turn=True)))
+                return
+
     def _turn_ended(self, fact: facts.TurnEnded) -> None:
         for work, attempt in self._attempts():
             ours = attempt.agent_id == fact.agent_id and attempt.session_id == fact.session_id
-            if ours and attempt.phase is AttemptPhase.RUNNING:
+            of_now = attempt.known_as is None or attempt.has_turn
+            if ours and of_now and attempt.phase is AttemptPhase.RUNNING:
                 reason = f"its turn ended ({fact.reason}) without gt_done"
                 freed = self._end(work, attempt, Outcome.UNFINISHED, reason)
                 self._count(freed, Cause.UNFINISHED, reason, START_PAUSES)

@@ -58,7 +58,8 @@ class Attempt:
     """One go of an agent at a piece of work, as its author or as its reviewer.
 
     `cause` says why there is one after the first; None for the first. `known_as` is the attempt by which the
-    container knows the agent, where that is an older one. `reason` is what is known of its end.
+    container knows the agent, where that is an older one: what ends then must have begun since (`has_turn`), as
+    the end of the turn before may still be on its way. `reason` is what is known of its end.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Attempt:
     phase: AttemptPhase = AttemptPhase.STARTING
     known_as: str | None = None
     session_id: str | None = None
+    has_turn: bool = False
     outcome: Outcome | None = None
     ended_at: datetime | None = None
     reason: str | None = None
