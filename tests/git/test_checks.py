@@ -80,10 +80,14 @@ GOOD = {
     "https://GitHub.com/O/R": ("https://github.com", "O/R"),
     "https://gl.test/group/sub/r.git": ("https://gl.test", "group/sub/r.git"),
     "git@github.com:o/r.git": ("ssh://github.com", "o/r.git"),
+    "ssh://git@github.com/o/r.git": ("ssh://github.com", "o/r.git"),
+    "ssh://me.x@GIT.test:2222/~/r": ("ssh://git.test", "~/r"),
+    "ssh://git.test/o/r": ("ssh://git.test", "o/r"),
     "https://[::1]:9/r": ("https://[::1]:9", "r"),
 }
 BAD = [
-    "", "x", "ext::sh -c 'touch /x'", "file:///etc/passwd", "/etc/passwd", "../x", "ssh://git@h/x", "git://h/x",
+    "", "x", "ext::sh -c 'touch /x'", "file:///etc/passwd", "/etc/passwd", "../x", "git://h/x",
+    "ssh://u:p@h/x", "ssh://-u@h/x", "ssh://-oX/x", "ssh://h/-x", "ssh://h", "ssh://h:x/y", "ssh://h/x?y", "ssh://h/../x",
     "ftp://h/x", "https://", "https:///x", "https://h", "https://h/", "https://-oProxyCommand=x/r", "git@-oX:r",
     "git@h:-x", "git@h:", "git@h:../x", "git@h:a/../../x", "https://h/../x", "https://h/a/%2e%2e/x", "https://h/x\n",
     "https://h/x y", "https://h/x?y", "https://h/x#y", "https://h:99999/x", "https://h:x/x", "https://h\\@evil/x", "-https://h/x",
@@ -130,14 +134,14 @@ def test_credentials_in_an_address_are_taken_out_of_it(url, login):
 @settings(max_examples=500)
 @given(
     st.one_of(AWKWARD, st.text(max_size=60)),
-    st.sampled_from(["https://h.test/", "http://u:p@h.test/", "git@h.test:", ""]),
+    st.sampled_from(["https://h.test/", "http://u:p@h.test/", "ssh://u@h.test/", "git@h.test:", ""]),
 )
 def test_an_address_that_we_take_is_an_argument_and_a_host_that_cannot_be_mistaken(rest, start):
     try:
         remote = Remote.parse(start + rest)
     except ValueError:
         return
-    assert remote.url.startswith(("https://", "http://", "git@"))
+    assert remote.url.startswith(("https://", "http://", "ssh://", "git@"))
     assert "@" not in remote.host
     assert ".." not in remote.path.split("/")
     assert not any(character.isspace() or ord(character) < 32 for character in remote.url)

@@ -274,6 +274,11 @@ async def test_an_ssh_address_is_cloned_over_https_where_there_is_a_token(place)
         life.credentials.register_rig("r", Remote.parse("git@git.test:o/r.git"), given={"GIT_TOKEN": Secret("t")})
         assert life.credentials.address("r") == "https://git.test/o/r.git"
         assert await Asking(place, life)("r", "https://git.test/o/r.git") == "x-access-token:t"
+        ssh = Remote.parse("ssh://git@git.test:2222/o/r.git")
+        life.credentials.register_rig("s", ssh)
+        assert life.credentials.address("s") == "ssh://git@git.test:2222/o/r.git"
+        life.credentials.register_rig("s", ssh, given={"GIT_TOKEN": Secret("t")})
+        assert life.credentials.address("s") == "https://git.test/o/r.git"
 
 
 async def test_a_rig_that_moves_to_another_host_leaves_its_tokens_behind(place):

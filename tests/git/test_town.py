@@ -234,6 +234,6 @@ async def test_a_mayors_rigs_are_checked_out_for_it_behind_its_start_and_listed(
             f"- r1: `{town.root}/r1/browse` (branch main)\n- r2: `{town.root}/r2/browse` (branch main)\n" in text
         )
         assert "- r3: not available: git clone failed" in text
-        assert "- r4: not available: Its address must begin with https://, http:// or git@" in text
+        assert "- r4: not available: Its address must begin with https://, http://, ssh:// or git@" in text
         await town.town.client.put("/agents/mayor-1/system-prompt", json={"systemPrompt": "Be brief."})
         assert listed.read_text() == text.replace("Be kind.", "Be brief.")

@@ -48,6 +48,7 @@ _TOKEN = re.compile(
 _NO_PASSWORDS = ("", "x-oauth-basic")
 """What stands for a password where the user name is the token."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SSH_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _SCP_LIKE = re.compile(r"git@(?P<host>[^:/@]+):(?P<path>[^-].*)\Z", re.DOTALL)
 
 
@@ -107,7 +108,7 @@ class Remote:
 
     @classmethod
     def parse(cls, text: str) -> Remote:
-        """Read an http(s) or `git@host:path` address; raises `ValueError`, whose sentence repeats none of it."""
+        """Read an http(s), ssh or `git@host:path` address; raises `ValueError`, which repeats none of it."""
         if not text.isprintable() or " " in text or "\\" in text or len(text) > 2000:
             raise ValueError("must not hold spaces, control characters or backslashes")
         if found := _SCP_LIKE.match(text):
@@ -119,9 +120,26 @@ class Remote:
             port = parts.port
         except ValueError:
             raise ValueError("is not an address that can be read") from None
+        if parts.scheme == "ssh":
+            return cls._of_ssh(parts, port)
         if parts.scheme not in ("http", "https"):
-            raise ValueError("must begin with https://, http:// or git@")
+            raise ValueError("must begin with https://, http://, ssh:// or git@")
         return cls._of_parts(parts, port)
+
+    @classmethod
+    def _of_ssh(cls, parts: SplitResult, port: int | None) -> Remote:
+        """As `git@host:path`, with a user and a port of its own. The port is ssh's, and says nothing of https."""
+        if parts.query or parts.fragment:
+            raise ValueError("must not have a query or a fragment")
+        user, at, place = parts.netloc.rpartition("@")
+        if ":" in user:
+            raise ValueError("must not hold a password: ssh takes none from an address")
+        if at and not _SSH_USER.match(user):
+            raise ValueError("has no usable user name")
+        host = place.removesuffix(f":{port}") if port is not None else place.removesuffix(":")
+        _check_place(host, parts.path.lstrip("/"))
+        shown = host if port is None else f"{host}:{port}"
+        return cls(f"ssh://{user}{at}{shown}{parts.path}", "ssh", host.lower(), parts.path.lstrip("/"))
 
     @classmethod
     def _of_parts(cls, parts: SplitResult, port: int | None) -> Remote:

@@ -9,7 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
+from hypercorn.typing import ASGIFramework
+
+from gastown.asgi.origins import App
 from gastown.contract.agents import PublicAgent
 from gastown.contract.secret import Secret
 from gastown.hall.api.context import HallContext, StandIn
@@ -24,6 +28,8 @@ from gastown.hall.domain.town import (
     secrets_of,
     town_config,
 )
+from gastown.hall.git_http.addresses import town_at
+from gastown.hall.git_http.route import GitOverHttp
 from gastown.hall.server import serving
 from gastown.hall.stand_in.script import Script, ScriptUnusable, read_script
 from gastown.hall.store.database import Store, TownChanges, open_store
@@ -75,8 +81,8 @@ class Hall:
     now: Callable[[], datetime]
 
     async def town(self) -> TownRecord:
-        """The town as it is configured now."""
-        town = await self.store.town(self.town_id)
+        """The town as it is configured now, with the addresses of now."""
+        town = await town_at(self.store, self.town_id, self.url, self.now())
         if town is None:
             raise LookupError(f"town {self.town_id} is gone from the store")
         return town
@@ -119,17 +125,20 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
             town = await _settle_town(store, options)
             options.secrets[:] = secrets_of(town)
             real = town.kilocode_token not in (None, STAND_IN_TOKEN)
-            stand_in = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN, script=script)
-            context = HallContext(
-                store=store, now=options.now, stand_in=stand_in if options.stand_in and not real else None
-            )
+            plays = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN, script=script)
+            stand_in = plays if options.stand_in and not real else None
+
+            def make(url: str) -> ASGIFramework:
+                app = create_app(HallContext(url=url, store=store, now=options.now, stand_in=stand_in))
+                return cast(ASGIFramework, GitOverHttp(cast(App, app), store, options.now))
+
             logger = logging.getLogger(f"{LOGGER}.server")
-            async with serving(create_app(context), host=options.host, port=options.port, logger=logger) as url:
+            async with serving(make, host=options.host, port=options.port, logger=logger) as url:
                 logging.getLogger(LOGGER).info("the hall of town %s answers at %s", options.town_id, url)
                 yield Hall(
                     url=url,
                     town_id=options.town_id,
-                    stand_in=context.stand_in is not None,
+                    stand_in=stand_in is not None,
                     store=store,
                     now=options.now,
                 )

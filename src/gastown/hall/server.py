@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -27,16 +27,19 @@ class PortTaken(Exception):
 
 
 @asynccontextmanager
-async def serving(app: ASGIFramework, *, host: str, port: int, logger: logging.Logger) -> AsyncIterator[str]:
-    """Serve `app` for the length of the block; the value is its URL, and it answers when the block begins.
+async def serving(
+    make: Callable[[str], ASGIFramework], *, host: str, port: int, logger: logging.Logger
+) -> AsyncIterator[str]:
+    """Serve what `make` makes of its URL, for the length of the block; the value is that URL, and it answers when
+    the block begins.
 
     Port 0 is any free port. PortTaken when the address cannot be had. At the end no new request is taken,
     those in flight have a second to finish, and no task or socket is left. No web page may call it.
     """
     callers = Callers(loopback_only=is_loopback(host))
-    guarded = cast(ASGIFramework, GuardOrigins(cast(App, app), callers, _refusal))
     listener = _listen(host, port)
     url = f"http://{host}:{listener.getsockname()[1]}"
+    guarded = cast(ASGIFramework, GuardOrigins(cast(App, make(url)), callers, _refusal))
     config = Config()
     config.include_server_header = False
     config.graceful_timeout = _GRACE_SECONDS

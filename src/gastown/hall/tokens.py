@@ -1,9 +1,10 @@
-"""The container's token: a JWT that names the town of its bearer."""
+"""The hall's tokens: JWTs that name the town of their bearer, and what they are good for."""
 
 from __future__ import annotations
 
 import secrets
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 import jwt
@@ -12,28 +13,34 @@ import jwt.types
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.secret import Secret
 
-__all__ = ["LIFETIME", "REFRESH_WINDOW", "InvalidToken", "claimed_town", "mint", "verify"]
+__all__ = ["LIFETIME", "REFRESH_WINDOW", "InvalidToken", "Scope", "claimed_town", "mint", "verify"]
 
 LIFETIME = timedelta(hours=8)
 REFRESH_WINDOW = timedelta(hours=1)
 """For how long after its expiry a token still buys a new one."""
 
 _ALGORITHM = "HS256"
-_SCOPE = "container"
 _CLOCK_SKEW = timedelta(minutes=1)
+
+
+class Scope(StrEnum):
+    """What a token is good for, and for nothing else."""
+
+    CONTAINER = "container"
+    GIT = "git"
 
 
 class InvalidToken(Exception):
     """The token is not valid, or no longer. The text never quotes it."""
 
 
-def mint(secret: Secret, town_id: str, now: datetime) -> Secret:
+def mint(secret: Secret, town_id: str, now: datetime, scope: Scope = Scope.CONTAINER) -> Secret:
     """A token for the container of `town_id`, good for eight hours from `now` (which must be aware)."""
     claims = {
         # Two tokens of one second must differ: a refresh with the same token would change nothing.
         "jti": secrets.token_hex(8),
         "sub": town_id,
-        "scope": _SCOPE,
+        "scope": scope.value,
         "iat": int(now.timestamp()),
         "exp": int((now + LIFETIME).timestamp()),
     }
@@ -49,15 +56,23 @@ def claimed_town(token: Secret) -> str:
     return town
 
 
-def verify(token: Secret, secret: Secret, now: datetime, expired_by: timedelta = timedelta()) -> str:
+def verify(
+    token: Secret,
+    secret: Secret,
+    now: datetime,
+    expired_by: timedelta = timedelta(),
+    scope: Scope = Scope.CONTAINER,
+) -> str:
     """The town whose container holds `token`; InvalidToken when it is not (or no longer) valid.
 
     `expired_by` is how long ago it may have expired.
     """
     claims = _decode(token, secret)
     town, issued, expires = claims.get("sub"), claims.get("iat"), claims.get("exp")
-    if claims.get("scope") != _SCOPE or not isinstance(town, str):
-        raise InvalidToken("the token is not a container's")
+    if claims.get("scope") != scope.value or not isinstance(town, str):
+        raise InvalidToken(
+            "the token is not a container's" if scope is Scope.CONTAINER else "the token is not git's"
+        )
     if not isinstance(issued, int) or not isinstance(expires, int):
         raise InvalidToken("the token says no time")
     moment = now.timestamp()

@@ -35,11 +35,14 @@ class StandIn:
 
 @dataclass(frozen=True, kw_only=True)
 class HallContext:
-    """`now` is the wall clock, aware; `stand_in` is None when the town uses the real gateway."""
+    """`url` is the hall's own address. `now` is the wall clock, aware; `stand_in` is None when the town uses the
+    real gateway.
+    """
 
     store: Store
     now: Callable[[], datetime]
     stand_in: StandIn | None = None
+    url: str = ""
 
 
 class HallApp(QuartTrio):

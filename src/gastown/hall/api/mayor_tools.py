@@ -68,7 +68,10 @@ async def list_rigs(town_id: str) -> Answer[list[RigShown]]:
     return ok(
         [
             RigShown(
-                id=rig.rig_id, name=rig.rig_id, git_url=_address(rig.git_url), default_branch=rig.default_branch
+                id=rig.rig_id,
+                name=rig.rig_id,
+                git_url=rig.folder or _address(rig.git_url),
+                default_branch=rig.default_branch,
             )
             for rig in rigs
         ]

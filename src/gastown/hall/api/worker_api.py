@@ -24,6 +24,7 @@ from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_bytes, r
 from gastown.hall.api.context import context, on_board
 from gastown.hall.api.responses import StoredRegistry, Token, TokenGiven
 from gastown.hall.domain.town import TownRecord, mayor_context, registry_to_keep, resumed_registry
+from gastown.hall.git_http.addresses import git_token, town_at
 from gastown.hall.reconcile import facts
 from gastown.hall.store.town_state import take
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
@@ -144,9 +145,11 @@ async def refresh_token(town_id: str) -> Answer[TokenGiven]:
 
 
 @worker_api.post("/rigs/<rig_id>/refresh-git-token")
-async def refresh_git_token(town_id: str, **_path: str) -> Answer[TokenGiven]:
-    """The town's GitHub token, which is the one for all its rigs."""
-    token = (await _town(town_id)).git_auth.github_token
+async def refresh_git_token(town_id: str, rig_id: str) -> Answer[TokenGiven]:
+    """For a folder a new token of ours; for all other rigs the town's GitHub token."""
+    here, town = context(), await _town(town_id)
+    is_folder = any(rig.rig_id == rig_id and rig.folder is not None for rig in town.rigs)
+    token = await git_token(here.store, town_id, here.now()) if is_folder else town.git_auth.github_token
     if not token:
         raise ApiError(404, "The town has no git token")
     return reply_with_secrets(TokenGiven(data=Token(token=token)))
@@ -205,7 +208,8 @@ def _valid(kind: type[_Report], body: dict[str, Any]) -> _Report:
 
 
 async def _town(town_id: str) -> TownRecord:
-    town = await context().store.town(town_id)
+    here = context()
+    town = await town_at(here.store, town_id, here.url, here.now())
     if town is None:
         raise ApiError(404, "Not found")
     return town

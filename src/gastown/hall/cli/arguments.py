@@ -8,11 +8,11 @@ from pathlib import Path
 from gastown.contract.git import Remote, is_branch_name
 from gastown.contract.identifiers import is_identifier
 from gastown.hall.domain.town import RigRecord
+from gastown.hall.folders import NoFolder, find_folder
 
 __all__ = ["add_arguments", "add_hall_arguments"]
 
 _EXAMPLE = "site=https://code.example/you/site.git"
-_ADDRESSES = "the address of a server that has it (https://…, http://… or git@HOST:PATH)"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -52,8 +52,10 @@ def _add_common(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         dest="rigs",
-        metavar="ID=URL[#BRANCH]",
-        help="a repository of the town, from now on; may be repeated (default branch: main)",
+        metavar="[ID=]PLACE[#BRANCH]",
+        help="a repository of the town, from now on: a folder of this machine, as in --rig . (if not told"
+        " otherwise, its ID is its name, and its branch the one that is checked out), or an address with an ID, as"
+        " in site=https://code.example/you/site.git (branch: main); may be repeated",
     )
     parser.add_argument(
         "--turn-seconds",
@@ -79,14 +81,15 @@ def _rig(text: str) -> RigRecord:
     """A repository of the town. No sentence repeats an address, which may hold a login."""
     rig_id, equals, place = text.partition("=")
     if not equals or "/" in rig_id:
-        hint = _hint(text)
-        raise ArgumentTypeError(f"must be ID=URL, as in {_EXAMPLE}" + (f"; {hint}" if hint else ""))
+        if _is_address(text):
+            raise ArgumentTypeError(f"an address needs an ID, as in {_EXAMPLE}")
+        return _folder(None, text)
+    if not is_identifier(rig_id):
+        raise ArgumentTypeError("ID=PLACE: the ID has letters, digits and . _ : @ - only")
+    if not _is_address(place):
+        return _folder(rig_id, place)
     url, _, branch = place.partition("#")
     branch = branch or "main"
-    if not is_identifier(rig_id):
-        raise ArgumentTypeError("ID=URL: the ID has letters, digits and . _ : @ - only")
-    if hint := _hint(url):
-        raise ArgumentTypeError(f"the URL of {rig_id}: {hint}")
     try:
         Remote.parse(url)
     except ValueError as error:
@@ -96,17 +99,23 @@ def _rig(text: str) -> RigRecord:
     return RigRecord(rig_id=rig_id, git_url=url, default_branch=branch)
 
 
-def _hint(place: str) -> str:
-    """What to give in place of a folder or an `ssh://` address; empty for everything else."""
-    if place.startswith("ssh://"):
-        return "write git@HOST:PATH instead of ssh:// (a port belongs into ~/.ssh/config, under a Host of its own)"
-    if (
-        place.startswith(("/", "./", "../", "~", "file:"))
-        or place in (".", "..")
-        or "/" in place.partition(":")[0]
-    ):
-        return f"a folder cannot be a rig: agents fetch and push over the network, so give {_ADDRESSES}"
-    return ""
+def _is_address(place: str) -> bool:
+    """Whether a place is elsewhere: `SCHEME://…`, or `HOST:PATH` as git has it. Everything else is a folder."""
+    return not place.startswith("file:") and ("://" in place or ":" in place.partition("/")[0])
+
+
+def _folder(rig_id: str | None, text: str) -> RigRecord:
+    text = text.removeprefix("file://")
+    place, _, branch = (text, "", "") if Path(text).is_dir() else text.rpartition("#")
+    place = place or text
+    try:
+        found = find_folder(place, branch if place != text else None)
+    except NoFolder as error:
+        raise ArgumentTypeError(f"{place} {error}. A rig is a folder, or an address as in {_EXAMPLE}") from None
+    name = rig_id or found.name
+    if not is_identifier(name):
+        raise ArgumentTypeError(f"{found.place} needs an ID, as in --rig ID={place}: its name cannot be one")
+    return RigRecord(rig_id=name, git_url="", default_branch=found.branch, folder=found.place)
 
 
 def _some_text(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gastown.contract.agents import Rig, Role, StartAgentRequest
@@ -20,6 +20,7 @@ __all__ = [
     "STAND_IN_TOKEN",
     "RigRecord",
     "TownRecord",
+    "located",
     "mayor_context",
     "mayor_start_request",
     "registry_to_keep",
@@ -38,13 +39,17 @@ STAND_IN_TOKEN = Secret("stand-in")  # a placeholder that only the gateway stand
 
 @dataclass(frozen=True, kw_only=True)
 class RigRecord:
-    """A repository of the town. `model` is for the rig's own agents and never for the mayor."""
+    """A repository of the town. `model` is for the rig's own agents and never for the mayor.
+
+    `folder` is the absolute path of one on this machine: then `git_url` is empty, until `located` has filled it.
+    """
 
     rig_id: str
     git_url: str = field(repr=False)
     default_branch: str
     model: str | None = None
     platform_integration_id: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,14 @@ def secrets_of(town: TownRecord) -> Iterator[Secret]:
         with suppress(ValueError):  # an unusable address
             if password := Remote.parse(rig.git_url).password:
                 yield password
+
+
+def located(town: TownRecord, url: str, token: Secret) -> TownRecord:
+    """The town, with addresses for its folders: the hall serves them at `url`, and `token` is the password."""
+    scheme, _, host = url.partition("://")
+    home = f"{scheme}://gastown:{token.reveal()}@{host}/git/{town.id}"
+    rigs = (rig if rig.folder is None else replace(rig, git_url=f"{home}/{rig.rig_id}.git") for rig in town.rigs)
+    return replace(town, rigs=tuple(rigs))
 
 
 def mayor_context(town: TownRecord) -> MayorContext:
@@ -159,13 +172,20 @@ def _without_token(outer: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def resumed_registry(entries: Sequence[Any], town: TownRecord) -> list[Any]:
-    """The kept registry for the next container: its mayor has the rigs and the organisation of now."""
+    """The kept registry for the next container: its mayor has the rigs and the organisation of now, and agents in
+    folders have their addresses of now.
+    """
     rigs = [rig.model_dump(by_alias=True, exclude_none=True) for rig in _rigs(town)]
     now = {"rigs": rigs, "organizationId": town.organization_id or None}
-    return [
-        entry | {"request": entry["request"] | now} if entry.get("agentId") == town.mayor_agent_id else entry
-        for entry in entries
-    ]
+    folders = {rig.rig_id: {"gitUrl": rig.git_url} for rig in town.rigs if rig.folder is not None}
+
+    def changes(entry: dict[str, Any]) -> dict[str, Any]:
+        if entry.get("agentId") == town.mayor_agent_id:
+            return now
+        rig_id = entry["request"].get("rigId", entry["request"].get("rig_id"))
+        return folders.get(rig_id, {})
+
+    return [entry | {"request": entry["request"] | changes(entry)} for entry in entries]
 
 
 def _rigs(town: TownRecord) -> tuple[Rig, ...]:

@@ -152,7 +152,11 @@ class Store:
 
     async def save_rig(self, town_id: str, rig: RigRecord) -> None:
         """Add the rig to the town, or replace the one of that id."""
-        config = {"model": rig.model, "platform_integration_id": rig.platform_integration_id}
+        config = {
+            "model": rig.model,
+            "platform_integration_id": rig.platform_integration_id,
+            "folder": rig.folder,
+        }
         values = (town_id, rig.rig_id, rig.git_url, rig.default_branch, json.dumps(config))
         sql = "INSERT OR REPLACE INTO rigs (town_id, id, git_url, default_branch, config) VALUES (?, ?, ?, ?, ?)"
 
@@ -375,6 +379,7 @@ def _town_record(row: sqlite3.Row, of_this_run: dict[str, Any]) -> TownRecord:
             default_branch=rig["default_branch"],
             model=rig["config"].get("model"),
             platform_integration_id=rig["config"].get("platform_integration_id"),
+            folder=rig["config"].get("folder"),
         )
         for rig in json.loads(values["rigs"])
     )
