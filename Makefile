@@ -4,6 +4,8 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 export PYTHON ?= python3
+# pip would leave out of .venv what lies on the caller's own path, and our tests would run with it.
+unexport PYTHONPATH PYTHONHOME
 ARGS ?=
 # The pinned kilo, unless the caller names another one.
 export GASTOWN_KILO_BIN ?= $(CURDIR)/.tools/kilo/bin/kilo

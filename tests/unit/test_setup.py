@@ -53,11 +53,11 @@ def write(machine: Path, program: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def setup(machine: Path, *arguments: str) -> tuple[int, list[str]]:
+def setup(machine: Path, *arguments: str, **more: str) -> tuple[int, list[str]]:
     done = subprocess.run(
         ["make", "setup", *arguments],
         cwd=machine,
-        env={"PATH": str(machine / "bin")},
+        env={"PATH": str(machine / "bin")} | more,
         capture_output=True,
         text=True,
         timeout=60,
@@ -111,3 +111,13 @@ def test_a_program_that_does_not_run_is_missing_too(machine: Path) -> None:
         "setup: python3 does not run: no reason given",
         "setup: npm does not run: env: node: No such file or directory",
     ]
+
+
+def test_what_lies_on_the_callers_python_path_is_not_looked_at(machine: Path) -> None:
+    """pip would take a package there for one that .venv has."""
+    (machine / "bin" / "npm").unlink()
+    planted = machine / "planted"
+    planted.mkdir()
+    (planted / "sitecustomize.py").write_text(f"open({str(planted / 'ran')!r}, 'w')")
+    setup(machine, PYTHONPATH=str(planted))
+    assert not (planted / "ran").exists()
