@@ -58,6 +58,7 @@ IN_THE_HALL: dict[str, set[str]] = {
     "control_client": set(),
     "store": {"domain", "reconcile"},
     "stand_in": {"prompts"},
+    "demo": set(),
     "drivers": {"domain", "server", "control_client"},
     "folders": set(),
     "git_http": {"domain", "reconcile", "store", "tokens", "folders"},
