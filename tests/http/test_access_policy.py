@@ -58,6 +58,7 @@ NEEDED = {
     "POST /repos/setup": "control",
     "POST /git/merge": "control",
     "GET /git/merges/<entry_id>": "read",
+    "GET /rigs/<rig_id>/changes": "control",
     "POST /drain": "control",
 }
 """Who may do what, written down a second time: a new route belongs here before it is served."""

@@ -12,12 +12,12 @@ from typing import Any, cast
 import pytest
 import trio
 
-from gastown.contract.git import ReviewResult
+from gastown.contract.git import Changes, ReviewResult
 from gastown.contract.secret import Secret
 from gastown.hall.api.context import HallContext
 from gastown.hall.api.worker_api import _end_of_merge as end_of_merge
 from gastown.hall.app import create_app
-from gastown.hall.control_client import ControlClient
+from gastown.hall.control_client import ControlCallFailed, ControlClient
 from gastown.hall.dispatch.dispatcher import Dispatcher
 from gastown.hall.domain.policy import Policy, RigPolicy
 from gastown.hall.domain.town import RigRecord
@@ -275,3 +275,28 @@ async def test_a_merge_is_asked_for_with_the_rigs_checks_and_the_commit_that_was
 
 async def kept(asked: list[Any], request: Any) -> None:
     asked.append(request)
+
+
+async def test_the_commit_of_what_is_handed_in_is_seen_and_an_approval_is_of_it(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    async def changes(rig_id: str, branch: str, target: str) -> Any:
+        asked.append((rig_id, branch, target))
+        if len(asked) < 3:
+            raise ControlCallFailed(502, {"error": "no route to host"}, call="GET changes")
+        return Changes(
+            rig_id=rig_id, branch=branch, target=target, head="c" * 40, base="b" * 40,
+            files=(), files_cut=False, patch="", patch_cut=False,
+        )  # fmt: skip
+
+    async with driven_town(tmp_path, rig=RigPolicy(merge="ask")) as town:
+        town.control.changes = changes  # type: ignore[method-assign]
+        bead_id = await town.sling()
+        await town.running(bead_id)
+        await town.done(bead_id)
+        await town.until(lambda state: state.work[bead_id].hand_in.head)
+        branch = (await town.work(bead_id)).branch
+        assert asked == [("r", branch, "main")] * 3
+        await town.change(lambda at: town_state.take(at, facts.Approved(bead_id=bead_id)))
+        (merge,) = await town.merges()
+        assert merge.head == "c" * 40

@@ -17,7 +17,13 @@ from tools.site.markdown import anchor, beneath, code, prose, sentence, table
 
 __all__ = ["Operation", "describe_api", "error_kinds", "operations", "page", "shapes_page", "sockets", "type_of"]
 
-_GROUPS = {"agents": "Agents", "drain": "Leaving", "git": "Repositories", "repos": "Repositories"}
+_GROUPS = {
+    "agents": "Agents",
+    "drain": "Leaving",
+    "git": "Repositories",
+    "repos": "Repositories",
+    "rigs": "Repositories",
+}
 _ALWAYS = {"400", "401", "403", "500", "default"}
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "AgentNotFound",
     "AgentNotRunning",
     "BearerNeeded",
+    "ChangesNotRead",
     "ControlError",
     "Draining",
     "ErrorBody",
@@ -21,6 +22,7 @@ __all__ = [
     "InvalidRequest",
     "Issue",
     "PtyNotFound",
+    "RigNotFound",
     "ScopeTooSmall",
     "StartDeadlineExceeded",
     "StartFailed",
@@ -109,6 +111,25 @@ class AgentNotRunning(ControlError):
 
     def __init__(self, agent_id: str, state: str) -> None:
         super().__init__(f"Agent {agent_id} is {state}, not running", status=state)
+
+
+class RigNotFound(ControlError):
+    """404: the container has not heard of that rig."""
+
+    status = 404
+
+    def __init__(self, rig_id: str) -> None:
+        super().__init__(f"Rig {printable(rig_id)} not found", action="POST /repos/setup makes it known")
+
+
+class ChangesNotRead(ControlError):
+    """What a branch changes cannot be told: 404 without such a branch, 502 where git cannot read it."""
+
+    status = 502
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class MergeNotFound(ControlError):

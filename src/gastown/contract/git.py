@@ -17,6 +17,8 @@ __all__ = [
     "NO_BRANCH",
     "Accepted",
     "BranchName",
+    "ChangedFile",
+    "Changes",
     "CheckResult",
     "Command",
     "CommitId",
@@ -302,6 +304,33 @@ class MergeState(Wire):
     checks: tuple[CheckResult, ...] | None = None
     began_at: Timestamp
     ended_at: Timestamp | None = None
+
+
+class ChangedFile(Wire):
+    """A file that a branch changes, and how many lines of it; without them, it is no text."""
+
+    path: str
+    added: int | None = None
+    removed: int | None = None
+
+
+class Changes(Wire):
+    """`GET /rigs/:rigId/changes`: what a branch has, at its commit `head`, that its target has not.
+
+    `base` is the newest commit that both have. `files` and `patch` are what has changed from there to `head`;
+    `files_cut` and `patch_cut` say that there is more of it. Both are as somebody pushed them: `patch` may hold
+    control characters. Without `files`, there is nothing to merge.
+    """
+
+    rig_id: str
+    branch: str
+    target: str
+    head: str
+    base: str
+    files: tuple[ChangedFile, ...]
+    files_cut: bool
+    patch: str
+    patch_cut: bool
 
 
 class Progress(Wire):

@@ -15,7 +15,7 @@ import trio
 
 from gastown.concurrency.processes import end_group, send, start_group
 from gastown.contract.secret import Secret
-from gastown.git.errors import GitError, GitFailed, failure
+from gastown.git.errors import GitError, GitFailed, PrintedTooMuch, failure
 from gastown.git.progress import OnProgress, read_progress
 from gastown.isolation.users import User
 from gastown.logs import redacted
@@ -122,7 +122,7 @@ async def run_git(  # noqa: PLR0913 - keywords
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             await _close_pipes(process)
     if said.too_much:
-        raise GitError(f"git {arguments[0]} printed more than {said.most} bytes")
+        raise PrintedTooMuch(arguments[0], said.most, bytes(said.stdout))
     if process.returncode:
         raise failure(arguments[0], process.returncode, redacted(said.stderr, secrets), bytes(said.stdout))
     return said.stdout.decode(errors="surrogateescape")
@@ -179,6 +179,7 @@ class _Said:
         async for chunk in process.stdout:
             if len(self.stdout) + len(chunk) > self.most:
                 self.too_much = True
+                self.stdout += chunk[: self.most - len(self.stdout)]
                 send(os.killpg, process.pid, signal.SIGKILL)
                 return
             self.stdout += chunk

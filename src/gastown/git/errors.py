@@ -18,6 +18,7 @@ __all__ = [
     "NameAmbiguous",
     "NamesCollide",
     "NetworkFailed",
+    "PrintedTooMuch",
     "PushRaced",
     "RepositoryNotFound",
     "failure",
@@ -47,6 +48,14 @@ class GitTimedOut(GitError):
 
     def __init__(self, operation: str, seconds: float) -> None:
         super().__init__(f"git {operation} did not end within {seconds:g} s")
+
+
+class PrintedTooMuch(GitError):
+    """git printed more than its caller takes; `stdout` is the beginning of it."""
+
+    def __init__(self, verb: str, most: int, stdout: bytes) -> None:
+        super().__init__(f"git {verb} printed more than {most} bytes")
+        self.stdout = stdout
 
 
 class Conflict(GitError):

@@ -149,7 +149,8 @@ class Repositories:
     """Made by `open_repositories`. Clones are tasks of `tasks`, limited by `limits.clone`.
 
     `worktrees` are the locks of the worktrees, by path. Whatever needs both takes the worktree's first. `checking`
-    lets the checks of a rig run one after the other, and holds up nothing else.
+    lets the checks of a rig run one after the other, and holds up nothing else. `rigs` are those that requests
+    have named, as the last one did.
     """
 
     def __init__(self, tasks: Supervisor, tools: Tools) -> None:
@@ -158,6 +159,7 @@ class Repositories:
         self.browsing = trio.CapacityLimiter(_BROWSING)
         self.worktrees = NamedLocks()
         self.checking = NamedLocks()
+        self.rigs: dict[str, Rig] = {}
         self._locks = NamedLocks()
         self._known: dict[str, _Known] = {}
 

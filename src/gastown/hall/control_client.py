@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import httpx2
 import trio
@@ -29,7 +30,7 @@ from gastown.contract.agents import (
     StopRequest,
 )
 from gastown.contract.events import AgentEvent, EventPage, StreamTicket
-from gastown.contract.git import MergeRequest
+from gastown.contract.git import Changes, MergeRequest, SetupRequest
 from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import Health, RefreshAnswer, RefreshTokenRequest, TownConfig
 from gastown.contract.wire import Wire
@@ -47,6 +48,7 @@ START_SECONDS = 60
 REFRESH_SECONDS = 10
 _QUICK_SECONDS = 10
 _MESSAGE_SECONDS = 30
+_CHANGES_SECONDS = 60  # the rig is fetched first, and may be busy
 _STOP_SECONDS = 60  # what is in the worktree is saved first
 _MOST_BYTES = 32 * 1024 * 1024
 """Of an answer, and of an event: far more than a container has to say. Agents work in it, and may mean harm."""
@@ -132,6 +134,15 @@ class ControlClient:
     async def merge(self, request: MergeRequest, config: TownConfig) -> None:
         """Ask for a merge, whose result is reported later. The same one may be asked for again."""
         await self._call("POST", "/git/merge", _QUICK_SECONDS, request, config)
+
+    async def changes(self, rig_id: str, branch: str, target: str) -> Changes:
+        """What a branch has that its target has not, as the remote has both now. The rig must have been named."""
+        query = urlencode({"branch": branch, "target": target})
+        return _parse(Changes, await self._call("GET", f"/rigs/{rig_id}/changes?{query}", _CHANGES_SECONDS))
+
+    async def set_up(self, request: SetupRequest, config: TownConfig) -> None:
+        """Name a rig to the container, which clones it in the background."""
+        await self._call("POST", "/repos/setup", _QUICK_SECONDS, request, config)
 
     async def message(self, agent_id: str, prompt: str, config: TownConfig) -> None:
         """Give a running agent its next prompt."""

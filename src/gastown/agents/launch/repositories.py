@@ -62,6 +62,7 @@ def register_rig(
     services.repositories.tools.credentials.register_rig(
         rig_id, rig.remote, given=variables, integration_id=integration_id, since=since
     )
+    services.repositories.rigs[rig_id] = rig
     return rig
 
 

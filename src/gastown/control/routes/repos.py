@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from functools import partial
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from gastown.agents.launch.repositories import register_rig, set_up
-from gastown.contract.errors import MergeNotFound, WorkerNotConfigured
-from gastown.contract.git import Accepted, MergeRequest, MergeState, SetupRequest
+from gastown.contract.access import Scope
+from gastown.contract.errors import (
+    ChangesNotRead,
+    InvalidRequest,
+    Issue,
+    MergeNotFound,
+    RigNotFound,
+    WorkerNotConfigured,
+)
+from gastown.contract.git import (
+    NO_BRANCH,
+    Accepted,
+    Changes,
+    MergeRequest,
+    MergeState,
+    SetupRequest,
+    is_branch_name,
+)
 from gastown.control.context import town
 from gastown.control.requests import check_town, parse
 from gastown.control.responses import reply
 from gastown.control.route_table import Routes
+from gastown.git.errors import BranchMissing, GitError
+from gastown.git.merging.changes import look_at_changes
 
 __all__ = ["blueprint", "routes"]
 
@@ -65,3 +83,25 @@ async def merge_state(entry_id: str) -> Response:
     if record is None:
         raise MergeNotFound(entry_id)
     return reply(record, without_unset=True)
+
+
+@routes.get("/rigs/<rig_id>/changes", answers={200: Changes}, scope=Scope.CONTROL)
+async def changes(rig_id: str) -> Response:
+    """What `?branch=` has that `?target=` has not, to be looked at before a merge.
+
+    Without `target` it is the rig's default branch. The newest state of the remote is fetched
+    first; nothing is checked out. The `head` of the answer is what a merge may be bound to.
+    """
+    branch, target = request.args.get("branch", ""), request.args.get("target")
+    for name, value in (("branch", branch), ("target", target)):
+        if value is not None and not is_branch_name(value):
+            raise InvalidRequest([Issue(path=(name,), message=NO_BRANCH)])
+    repositories = town().services.repositories
+    rig = repositories.rigs.get(rig_id)
+    if rig is None:
+        raise RigNotFound(rig_id)
+    try:
+        found = await look_at_changes(repositories, rig, branch, target or rig.default_branch)
+    except GitError as error:
+        raise ChangesNotRead(str(error), 404 if isinstance(error, BranchMissing) else 502) from error
+    return reply(found, without_unset=True)

@@ -10,14 +10,15 @@ import trio
 
 from gastown.contract.agents import AgentState
 from gastown.hall.control_client import ControlCallFailed, ControlClient
+from gastown.hall.dispatch.look import see_head
 from gastown.hall.dispatch.requests import Task, merge_request, message_for, start_request
 from gastown.hall.domain.errors import BoardError
 from gastown.hall.domain.town import RigRecord, TownRecord, town_config
 from gastown.hall.hall import Hall
 from gastown.hall.reconcile import facts
-from gastown.hall.reconcile.actions import Action, Merge, Start
+from gastown.hall.reconcile.actions import Action, Look, Merge, Start
 from gastown.hall.reconcile.state import Leaving, TownState, Work
-from gastown.hall.reconcile.step import outstanding
+from gastown.hall.reconcile.step import outstanding, unseen
 from gastown.hall.reconcile.waiting import next_look
 from gastown.hall.store import beads, rig_agents
 from gastown.hall.store.lane import StoreBusy
@@ -47,6 +48,7 @@ class Dispatcher:
     control: ControlClient
     _under_way: set[Hashable] = field(default_factory=set[Hashable])
     _merging: set[Hashable] = field(default_factory=set[Hashable])
+    _looks: set[Look] = field(default_factory=set[Look])
 
     async def run(self) -> None:
         """Wait until the container takes starts, and carry out what is to be done; so each time that it was away.
@@ -73,6 +75,10 @@ class Dispatcher:
             if key not in self._under_way | self._merging:
                 self._under_way.add(key)
                 nursery.start_soon(self._contained, key, action, name=f"dispatch {key}")
+        looks = set(unseen(state))
+        for look in looks - self._looks:
+            nursery.start_soon(see_head, self.hall, self.control, look, name=f"look {look.hand_in_id}")
+        self._looks = looks
         with trio.move_on_after(self._seconds_to_look(state)) as scope:
             await stepped.wait(after=before)
         if scope.cancelled_caught:

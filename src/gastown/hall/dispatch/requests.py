@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gastown.contract.agents import StartAgentRequest
-from gastown.contract.git import MergeRequest
+from gastown.contract.git import MergeRequest, SetupRequest
 from gastown.hall.domain.bead import Bead
 from gastown.hall.domain.rig_agent import RigAgent
 from gastown.hall.domain.town import DEFAULT_MODEL, DEFAULT_SMALL_MODEL, RigRecord, TownRecord, variables_of
@@ -13,7 +13,7 @@ from gastown.hall.prompts import prompt_of
 from gastown.hall.reconcile.actions import Merge, Start
 from gastown.hall.reconcile.state import RigRules, Work
 
-__all__ = ["Task", "merge_request", "message_for", "start_request"]
+__all__ = ["Task", "merge_request", "message_for", "setup_request", "start_request"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,17 @@ def merge_request(town: TownRecord, rig: RigRecord, merge: Merge, rules: RigRule
         head=merge.head,
         checks=rules.checks,
         check_seconds=rules.check_seconds,
+    )
+
+
+def setup_request(town: TownRecord, rig: RigRecord) -> SetupRequest:
+    """What names a rig to a container."""
+    return SetupRequest(
+        rig_id=rig.rig_id,
+        git_url=rig.git_url,
+        default_branch=rig.default_branch,
+        env_vars=variables_of(town),
+        platform_integration_id=rig.platform_integration_id,
     )
 
 

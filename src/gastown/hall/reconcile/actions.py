@@ -8,7 +8,7 @@ from typing import Literal
 from gastown.hall.reconcile.limits import Cause
 from gastown.hall.reconcile.state import Leaving
 
-__all__ = ["Action", "Merge", "Start", "Tell"]
+__all__ = ["Action", "Look", "Merge", "Start", "Tell"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,16 @@ class Merge:
     agent_id: str
     branch: str
     head: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """See which commit a branch has that was handed in: an approval is of that one."""
+
+    bead_id: str
+    rig_id: str
+    hand_in_id: str
+    branch: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from gastown.hall.reconcile.actions import Action, Merge, Start
+from gastown.hall.reconcile.actions import Action, Look, Merge, Start
 from gastown.hall.reconcile.facts import Fact
 from gastown.hall.reconcile.fold import Folding
 from gastown.hall.reconcile.plan import Plan
 from gastown.hall.reconcile.state import ANY_HEAD, AttemptPhase, HandIn, HandInPhase, TownState, Work
 from gastown.hall.reconcile.waiting import explained
 
-__all__ = ["outstanding", "step"]
+__all__ = ["outstanding", "step", "unseen"]
 
 
 def step(state: TownState, facts: Sequence[Fact], now: datetime) -> tuple[TownState, list[Action]]:
@@ -48,6 +48,16 @@ def outstanding(state: TownState) -> Iterator[Action]:
                 )
         if (merge := _merge(work)) is not None:
             yield merge
+
+
+def unseen(state: TownState) -> Iterator[Look]:
+    """What is handed in, is to be looked at, and whose commit is not known yet. Nothing waits for it."""
+    for work in state.work.values():
+        hand_in = work.hand_in
+        if hand_in is None or hand_in.head is not None or work.is_finished:
+            continue
+        if hand_in.phase in (HandInPhase.REVIEWING, HandInPhase.ASKING):
+            yield Look(bead_id=work.bead_id, rig_id=work.rig_id, hand_in_id=hand_in.id, branch=hand_in.branch)
 
 
 def _merge(work: Work) -> Merge | None:

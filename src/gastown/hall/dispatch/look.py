@@ -1,0 +1,59 @@
+"""Seeing which commit a branch has that was handed in, so that an approval is of that one."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import trio
+
+from gastown.hall.control_client import ControlCallFailed, ControlClient
+from gastown.hall.dispatch.requests import setup_request
+from gastown.hall.domain.errors import BoardError
+from gastown.hall.domain.town import town_config
+from gastown.hall.hall import Hall
+from gastown.hall.reconcile import facts
+from gastown.hall.reconcile.actions import Look
+from gastown.hall.store.lane import StoreBusy
+from gastown.hall.store.town_state import take
+from gastown.hall.store.transaction import Transaction
+
+__all__ = ["see_head"]
+
+_PAUSES = (2.0, 10.0, 60.0, 300.0)
+"""Seconds between the tries. After the last one an approval is of whichever commit the branch has then."""
+_LOGGER = "gastown.hall.dispatch"
+
+
+async def see_head(hall: Hall, control: ControlClient, look: Look) -> None:
+    """Ask the container, a bounded number of times, and tell the reconciler. Raises nothing of these calls."""
+    for pause in (*_PAUSES, None):
+        try:
+            head = await _head(hall, control, look)
+            fact = facts.HeadSeen(bead_id=look.bead_id, hand_in_id=look.hand_in_id, head=head)
+            await hall.store.transaction(hall.town_id, partial(_told, fact))
+        except (ControlCallFailed, BoardError, StoreBusy, LookupError) as error:
+            logging.getLogger(_LOGGER).warning("The commit of %s was not seen: %s", look.branch, error)
+        else:
+            return
+        if pause is not None:
+            await trio.sleep(pause)
+
+
+def _told(fact: facts.Fact, board: Transaction) -> None:
+    take(board, fact)
+
+
+async def _head(hall: Hall, control: ControlClient, look: Look) -> str:
+    town = await hall.town()
+    rig = next((one for one in town.rigs if one.rig_id == look.rig_id), None)
+    if rig is None:
+        raise LookupError(f"the town has no rig {look.rig_id}")
+    try:
+        return (await control.changes(rig.rig_id, look.branch, rig.default_branch)).head
+    except ControlCallFailed as error:
+        if error.status != 404:
+            raise
+    # It may be a container that has not heard of the rig yet.
+    await control.set_up(setup_request(town, rig), town_config(town, hall.url))
+    return (await control.changes(rig.rig_id, look.branch, rig.default_branch)).head
