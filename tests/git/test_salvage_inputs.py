@@ -334,6 +334,17 @@ async def test_a_merge_in_progress_is_a_commit_with_both_parents_on_the_branch(d
     assert desk.git("status", "--porcelain") == ""
 
 
+async def test_what_is_staged_of_a_file_that_has_changed_again_is_saved(desk):
+    """Two contents of one file: that of the index, and that of the file itself."""
+    desk.commit("a.txt", "at first\n")
+    desk.write("a.txt", "staged\n")
+    desk.git("add", "a.txt")
+    desk.write("a.txt", "changed again\n")
+    receipt = await desk.salvage()
+    kept = {desk.read(ref, "a.txt") for ref in (BRANCH, *(one.ref for one in receipt.rescued))}
+    assert {"staged\n", "changed again\n"} <= kept
+
+
 async def test_what_is_staged_and_in_no_file_any_more_is_saved(desk):
     desk.write("staged.txt", "staged\n")
     desk.git("add", "staged.txt")
