@@ -408,3 +408,24 @@ async def test_the_results_of_more_merges_than_reports_may_wait_arrive_all(git_t
         await town.until(lambda: len(town.town.worker.reports("POST /complete")) == 3)
         with trio.fail_after(60):
             await town.town.opened.town.merges.finished()
+
+
+async def test_a_checkout_with_changes_is_reported_as_a_persons_affair(git_town, quick_clock, tmp_path):
+    """A folder of somebody: its branch is not moved, and the report says what to do there."""
+    server = git_town.server
+    make_branch(server)
+    before = server.tip("r", "main")
+    for name, value in (("core.bare", "false"), ("core.worktree", str(tmp_path / "tree"))):
+        server.git("r", "config", name, value)
+    server.git("r", "config", "receive.denyCurrentBranch", "updateInstead")
+    (tmp_path / "tree").mkdir()
+    server.git("r", "--work-tree", str(tmp_path / "tree"), "reset", "--hard", "--quiet")
+    (tmp_path / "tree" / "a.txt").write_text("mine\n")
+    async with git_town() as town:
+        await town.town.client.post("/git/merge", json=merge_body(server))
+        what = "The repository's own checkout of main has changes that are not committed"
+        why = f"{what}: commit or stash what is there"
+        assert await town.until(lambda: town.town.worker.reports("POST /complete")) == [
+            not_merged("person", f"Not merged: {why}")
+        ]
+        assert server.tip("r", "main") == before

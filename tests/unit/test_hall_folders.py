@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 from argparse import ArgumentParser
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from gastown.contract.secret import Secret
 from gastown.hall.cli.arguments import add_arguments
+from gastown.hall.cli.boot import Boot, UpOptions
+from gastown.hall.cli.bringup import _name_the_folder
+from gastown.hall.cli.screen import Screen
 from gastown.hall.domain.town import RigRecord, TownRecord, located, resumed_registry
 from gastown.hall.folders import Folder, NoFolder, find_folder
+from gastown.hall.hall import HallOptions, open_hall
 
 
 def git(place: Path, *arguments: str) -> None:
@@ -61,6 +68,25 @@ def test_a_folder_needs_nothing_but_its_place(site: Path, monkeypatch: pytest.Mo
     assert rig_of("here=site#other") == RigRecord(
         rig_id="here", git_url="", default_branch="other", folder=str(site)
     )
+
+
+async def test_in_a_repository_a_town_without_rigs_is_told_the_command(
+    site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is named, and nothing is changed; elsewhere, and in a town that has a rig, nothing is said."""
+    options = HallOptions(data_dir=tmp_path / "town")
+    for place, rigs, wanted in (
+        (site, [], f"rigs     none; for the repository in {site}: gastown up --rig .\n"),
+        (tmp_path, [], ""),
+        (site, [REMOTE], ""),
+    ):
+        monkeypatch.chdir(place)
+        shown = StringIO()
+        async with open_hall(replace(options, rigs=rigs)) as hall:
+            boot = Boot(UpOptions(hall=options, environment={}), Screen(shown), hall, Mock(), 0, hall.now())
+            await _name_the_folder(boot)
+            assert list((await hall.town()).rigs) == rigs
+        assert shown.getvalue() == wanted
 
 
 def test_a_bare_repository_is_named_without_its_ending(site: Path, tmp_path: Path) -> None:

@@ -282,3 +282,17 @@ def test_above_the_budget_no_agent_begins_and_merges_go_on() -> None:
     world.hand_in(2)
     world.take(facts.Approved(bead_id="bead-2"))
     assert merging(world) == ["bead-2"]
+
+
+def test_a_merge_that_needs_a_person_asks_at_once_and_goes_on_after_a_retry() -> None:
+    """Trying five times does not make a folder clean; the work stays handed in."""
+    world = World.of(rules(rig={"merge": "auto"}))
+    world.take(*added(1))
+    world.start_all()
+    world.hand_in()
+    (merge,) = [one for one in world.outstanding if isinstance(one, Merge)]
+    world.take(facts.MergeFailed(merge_id=merge.merge_id, reason="Not merged: main has changes", for_person=True))
+    assert "main has changes" in (world.one().question or "")
+    assert merging(world) == []
+    world.take(facts.Retried(bead_id="bead-1"))
+    assert merging(world) == ["bead-1"]

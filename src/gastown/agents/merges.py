@@ -18,7 +18,7 @@ from gastown.agents.services import AgentServices
 from gastown.concurrency.signal import Signal
 from gastown.concurrency.supervise import Start
 from gastown.contract.git import CheckResult, MergeRequest, MergeState, Remote, ReviewResult
-from gastown.git.errors import BranchMoved, Conflict, GitError, GitTimedOut, NetworkFailed
+from gastown.git.errors import BranchMoved, CheckedOut, Conflict, GitError, GitTimedOut, NetworkFailed
 from gastown.git.identity import IDENTITY, identity
 from gastown.git.init_worktree import Source
 from gastown.git.merging.checks import Checks, ChecksFailed, run_checks
@@ -303,6 +303,8 @@ def _not_merged(record: MergeRecord, error: GitError, why: str) -> ReviewResult:
     failed = _failed(record, why)
     if isinstance(error, BranchMoved):
         return failed.model_copy(update={"reason": "moved", "head": error.head})
+    if isinstance(error, CheckedOut):
+        return failed.model_copy(update={"reason": "person"})
     if isinstance(error, ChecksFailed):
         return failed.model_copy(update={"reason": "checks", "message": str(error)})
     return failed

@@ -199,7 +199,7 @@ CommitId = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{
 """A commit's whole name: one that is cut short could be made to name another commit."""
 Command = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(_one_argument)]
 """What a shell runs."""
-MergeReason = Literal["conflict", "failed", "checks", "moved"]
+MergeReason = Literal["conflict", "failed", "checks", "moved", "person"]
 """Why a branch was not merged."""
 RemoteUrl = Annotated[str, Field(repr=False), AfterValidator(_address)]
 
@@ -248,8 +248,9 @@ class ReviewResult(Wire):
     """What became of a merge. The worker knows two words: `conflict` is everything that is not merged.
 
     `reason` tells what it is: `conflict` in `conflicting_files`, `checks` that the result did not pass (`message`
-    has the end of their output), `moved` for a branch that has another commit (`head`) than was asked for, or
-    `failed`, as for a remote that could not be reached. `nothing_to_merge`: it is merged, since the branch had no
+    has the end of their output), `moved` for a branch that has another commit (`head`) than was asked for,
+    `person` where somebody must do something in the repository first (`message` says what), or `failed`, as for a
+    remote that could not be reached. `nothing_to_merge`: it is merged, since the branch had no
     commit that the target did not have.
 
     Where the name of a file is not UTF-8, `conflicting_files` has a replacement character for what is no text in

@@ -10,6 +10,7 @@ __all__ = [
     "BranchMissing",
     "BranchMoved",
     "Busy",
+    "CheckedOut",
     "Conflict",
     "GitError",
     "GitFailed",
@@ -158,6 +159,26 @@ class NameAmbiguous(GitFailed):
         self.args = (f"{already}, and git pushes to neither: {what_to_do}",)
 
 
+class CheckedOut(GitFailed):
+    """The branch is checked out where it would be pushed to, and what is there stands in the way. Trying again
+    does not help: somebody has to look. Neither the branch nor a file was touched.
+    """
+
+    of_rig = False
+
+    def __init__(self, verb: str, returncode: int, stderr: str, stdout: bytes = b"") -> None:
+        super().__init__(verb, returncode, stderr, stdout)
+        found = _CHECKED_OUT.search(stderr)
+        branch, why = (found[1], found[2]) if found else ("the branch", "")
+        what = {
+            "Working directory has unstaged changes": "has changes that are not committed",
+            "Working directory has staged changes": "has changes that are staged and not committed",
+            "Could not update working tree to new HEAD": "has a file, in no commit, that it would overwrite",
+        }.get(why, "cannot be updated")
+        do = "commit or stash what is there" if what.startswith("has") else "check another branch out there"
+        self.args = (f"The repository's own checkout of {branch} {what}: {do}",)
+
+
 class PushRaced(GitFailed):
     """Somebody else pushed first; after a fetch the push may work."""
 
@@ -171,9 +192,14 @@ class Busy(GitFailed):
 
 
 _TWICE = re.compile(r"dst refspec (\S{1,300}) matches more than one")
+_CHECKED_OUT = re.compile(
+    r"\[remote rejected\] \S+ -> (\S+) \((Working directory has (?:un)?staged changes|Up-to-date check failed"
+    r"|Could not update working tree to new HEAD|branch is currently checked out)\)"
+)
 # The order matters: a refused login is also an "unable to access".
 _KINDS: tuple[tuple[type[GitFailed], re.Pattern[str]], ...] = (
     (NameAmbiguous, _TWICE),
+    (CheckedOut, _CHECKED_OUT),
     (
         AuthFailed,
         re.compile(

@@ -192,9 +192,11 @@ def _end_of_merge(result: ReviewResult) -> facts.Fact:
     if result.status == "merged":
         nothing = bool(result.nothing_to_merge)
         return facts.Merged(merge_id=result.entry_id, commit=result.commit_sha, nothing=nothing)
-    if result.reason in ("failed", "checks"):
-        checks = result.reason == "checks"
-        return facts.MergeFailed(merge_id=result.entry_id, reason=result.message, checks=checks)
+    if result.reason in ("failed", "checks", "person"):
+        checks, for_person = result.reason == "checks", result.reason == "person"
+        return facts.MergeFailed(
+            merge_id=result.entry_id, reason=result.message, checks=checks, for_person=for_person
+        )
     if result.reason == "moved":
         return facts.MergeMoved(merge_id=result.entry_id, head=result.head)
     return facts.MergeConflicted(merge_id=result.entry_id, files=result.conflicting_files or ())

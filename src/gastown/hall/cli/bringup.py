@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from gastown.hall.drivers.process import (
     end_strays,
     run_container,
 )
+from gastown.hall.folders import NoFolder, find_folder
 from gastown.hall.hall import Hall, open_hall
 from gastown.hall.reconcile.facts import ContainerLost
 from gastown.hall.store.town_state import take
@@ -100,6 +101,7 @@ async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> t
                 boot = Boot(options, screen, hall, control, began, began_at, url)
                 boot.seen.hall_ms = boot.ms(trio.current_time())
                 _introduce(boot)
+                await _name_the_folder(boot)
                 if interrupts.told:
                     return _interrupted(boot, interrupts, is_up=False), _DOWN
                 next_options = partial(_container_options, options, hall, port, token)
@@ -226,6 +228,15 @@ def _introduce(boot: Boot) -> None:
     screen.line(f"hall     {hall.url}")
     screen.line(f"control  {boot.control_url} (log: {data / 'serve.log'}, bearer: {data / CONTROL_TOKEN})")
     screen.line(f"gateway  {gateway}")
+
+
+async def _name_the_folder(boot: Boot) -> None:
+    """In a repository, with a town that has none: say how it becomes the town's."""
+    if (await boot.hall.town()).rigs:
+        return
+    with suppress(NoFolder):
+        found = await trio.to_thread.run_sync(find_folder, ".")
+        boot.screen.line(f"rigs     none; for the repository in {found.place}: gastown up --rig .")
 
 
 async def _container_options(options: UpOptions, hall: Hall, port: int, token: Secret) -> ContainerOptions:

@@ -192,11 +192,14 @@ class MergeConflicted:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeFailed:
-    """It did not come to a merge. `checks`: because the result did not pass the rig's checks."""
+    """It did not come to a merge. `checks`: because the result did not pass the rig's checks. `for_person`: trying
+    again does not help, before somebody has done what `reason` says.
+    """
 
     merge_id: str
     reason: str
     checks: bool = False
+    for_person: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -271,7 +271,10 @@ class Folding:
             self._rework(work, Cause.CHECKS, says, fact.reason)
             return
         work = self._keep(work, hand_in=replace(work.hand_in, phase=HandInPhase.QUEUED, merge_id=None))
-        self._count(work, Cause.MERGE, fact.reason, MERGE_PAUSES)
+        if fact.for_person:
+            self._ask(work, words.look_first(fact.reason))
+        else:
+            self._count(work, Cause.MERGE, fact.reason, MERGE_PAUSES)
 
     def _merge_moved(self, fact: facts.MergeMoved) -> None:
         work = self._merging(fact.merge_id)

@@ -74,6 +74,11 @@ def question(cause: Cause, tries: int, reason: str) -> str:
     return f"{what.capitalize()} {often} (the limit is {LIMITS[cause]}). The last time: {reason} — {ask}."
 
 
+def look_first(reason: str) -> str:
+    """To a person, where trying again does not help by itself."""
+    return f"{reason} — retry it once that is done."
+
+
 def asked(title: str, why: str) -> str:
     """To the mayor: a person is needed."""
     return f"“{title}” waits for a person: {why}"
