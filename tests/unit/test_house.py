@@ -62,9 +62,10 @@ IN_THE_HALL: dict[str, set[str]] = {
     "drivers": {"domain", "server", "control_client"},
     "folders": set(),
     "git_http": {"domain", "reconcile", "store", "tokens", "folders"},
-    "api": {"domain", "reconcile", "store", "tokens", "stand_in", "git_http"},
+    "api": {"domain", "reconcile", "control_client", "store", "tokens", "stand_in", "git_http"},
+    "user_api": {"domain", "reconcile", "control_client", "store", "api"},
     "gateway_stub": {"domain", "api", "stand_in"},
-    "app": {"api", "gateway_stub"},
+    "app": {"api", "user_api", "gateway_stub"},
     "hall": {"domain", "server", "tokens", "control_client", "store", "stand_in", "git_http", "api", "app"},
     "dispatch": {"prompts", "domain", "reconcile", "control_client", "store", "hall"},
     "cli": {
@@ -98,7 +99,7 @@ THE_DOMAIN_MAY_USE = {
 
 # name: the files and folders below gastown/ that may use it. A name covers all that is inside it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "quart": ("control/", "hall/api/", "hall/gateway_stub.py", "testing/"),
+    "quart": ("control/", "hall/api/", "hall/user_api/", "hall/gateway_stub.py", "testing/"),
     "quart_schema": ("control/",),
     "quart_trio": ("control/", "hall/api/", "testing/"),
     "httpx2": (

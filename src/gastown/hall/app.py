@@ -1,4 +1,4 @@
-"""The hall's web application: the worker API, the tools' routes, the gateway stand-in, `/health`."""
+"""The hall's web application: the worker API, the tools' routes, the user API, the gateway stand-in, `/health`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gastown.hall.api.responses import Status
 from gastown.hall.api.rig_tools import rig_tools
 from gastown.hall.api.worker_api import SNAPSHOT_LIMIT, worker_api
 from gastown.hall.gateway_stub import gateway
+from gastown.hall.user_api.table import install_user_api
 
 __all__ = ["LOGGER", "create_app"]
 
@@ -27,6 +28,7 @@ def create_app(hall: HallContext) -> HallApp:
     app.add_url_rule("/health", view_func=_health)
     for blueprint in (worker_api, agent_api, mayor_tools, rig_tools):
         app.register_blueprint(blueprint)
+    install_user_api(app)
     if hall.stand_in is not None:
         app.register_blueprint(gateway)
     return app

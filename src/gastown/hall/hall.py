@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from hypercorn.typing import ASGIFramework
 from gastown.asgi.origins import App
 from gastown.contract.agents import PublicAgent
 from gastown.contract.secret import Secret
-from gastown.hall.api.context import HallContext, StandIn
+from gastown.hall.api.context import Desk, HallContext, StandIn
 from gastown.hall.app import LOGGER, create_app
 from gastown.hall.control_client import ControlClient
 from gastown.hall.domain.town import (
@@ -35,8 +37,14 @@ from gastown.hall.stand_in.script import Script, ScriptUnusable, read_script
 from gastown.hall.store.database import Store, TownChanges, open_store
 from gastown.hall.store.lock import only_one
 from gastown.hall.tokens import mint
+from gastown.isolation.ownership import write_whole
 
-__all__ = ["Hall", "HallOptions", "open_hall"]
+__all__ = ["ADDRESS", "USER_TOKEN", "Hall", "HallOptions", "open_hall"]
+
+USER_TOKEN = "user.token"  # noqa: S105  a file name
+"""The file in a town's directory that holds the bearer of its user API while the hall is open."""
+ADDRESS = "hall.json"
+"""The file beside it that says where: `{"town", "url", "pid"}`."""
 
 
 def _wall_clock() -> datetime:
@@ -72,13 +80,17 @@ class HallOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Hall:
-    """An open hall. `url` answers; `stand_in` says which gateway the town's agents talk to."""
+    """An open hall. `url` answers; `stand_in` says which gateway the town's agents talk to.
+
+    At the `desk` people are served; whoever runs the town's container says so there.
+    """
 
     url: str
     town_id: str
     stand_in: bool
     store: Store
     now: Callable[[], datetime]
+    desk: Desk
 
     async def town(self) -> TownRecord:
         """The town as it is configured now, with the addresses of now."""
@@ -128,21 +140,45 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
             plays = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN, script=script)
             stand_in = plays if options.stand_in and not real else None
 
+            desk = Desk()
+
             def make(url: str) -> ASGIFramework:
-                app = create_app(HallContext(url=url, store=store, now=options.now, stand_in=stand_in))
+                context = HallContext(url=url, store=store, now=options.now, stand_in=stand_in, desk=desk)
+                app = create_app(context)
                 return cast(ASGIFramework, GitOverHttp(cast(App, app), store, options.now))
 
             logger = logging.getLogger(f"{LOGGER}.server")
             async with serving(make, host=options.host, port=options.port, logger=logger) as url:
                 logging.getLogger(LOGGER).info("the hall of town %s answers at %s", options.town_id, url)
-                yield Hall(
-                    url=url,
-                    town_id=options.town_id,
-                    stand_in=stand_in is not None,
-                    store=store,
-                    now=options.now,
-                )
+                with _found_at(options, url, desk, store):
+                    yield Hall(
+                        url=url,
+                        town_id=options.town_id,
+                        stand_in=stand_in is not None,
+                        store=store,
+                        now=options.now,
+                        desk=desk,
+                    )
                 logging.getLogger(LOGGER).info("the hall of town %s closes", options.town_id)
+
+
+@contextmanager
+def _found_at(options: HallOptions, url: str, desk: Desk, store: Store) -> Iterator[None]:
+    """For the length of the block, the hall's address and its user's token in files for their owner only.
+
+    At the end the streams of events end, too.
+    """
+    token, address = options.data_dir / USER_TOKEN, options.data_dir / ADDRESS
+    try:
+        write_whole(token, f"{desk.token.reveal()}\n", 0o600)
+        place = {"town": options.town_id, "url": url, "pid": os.getpid()}
+        write_whole(address, json.dumps(place) + "\n", 0o600)
+        yield
+    finally:
+        for path in (address, token):
+            path.unlink(missing_ok=True)
+        desk.closing.set()
+        store.stepped.send()
 
 
 async def _script_of(options: HallOptions) -> Script | None:

@@ -19,6 +19,7 @@ from gastown.hall.store.lane import StoreBusy
 
 __all__ = [
     "JSON_LIMIT",
+    "STATUSES",
     "Answer",
     "ApiError",
     "answer",
@@ -39,7 +40,7 @@ JSON_LIMIT = 32 * 1024 * 1024
 MOST_LEVELS = 200
 """How deep a body may be nested, as at the control API: what is kept is written again, with more around it."""
 _BODY_SECONDS = 60
-_STATUSES: dict[type[Exception], int] = {NotFound: 404, Invalid: 400, Conflict: 409, BoardError: 400}
+STATUSES: dict[type[Exception], int] = {NotFound: 404, Invalid: 400, Conflict: 409, BoardError: 400}
 """The status of each refusal of the board; the first kind that fits holds."""
 
 
@@ -177,7 +178,7 @@ async def _refused(error: Exception) -> Response:
 
 
 async def _board_refused(error: Exception) -> Response:
-    status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
+    status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     return _refusal(str(error), status)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar, cast
 
+import trio
 from quart import current_app
 from quart_trio import QuartTrio
 
 from gastown.contract.secret import Secret
 from gastown.hall.stand_in.failures import Failures
 from gastown.hall.stand_in.script import Script
+from gastown.hall.control_client import ControlClient
 from gastown.hall.store.database import Store
 from gastown.hall.store.transaction import Transaction
 
-__all__ = ["HallApp", "HallContext", "StandIn", "context", "on_board"]
+__all__ = ["Desk", "HallApp", "HallContext", "MayorPrompted", "StandIn", "context", "on_board"]
 
 _T = TypeVar("_T")
 
@@ -33,6 +36,32 @@ class StandIn:
     failures: Failures = field(default_factory=Failures)
 
 
+@dataclass(kw_only=True)
+class Desk:
+    """Where people reach a town. `token` is theirs, for as long as the hall is open.
+
+    While a container runs, whoever runs it puts in its client and how its mayor is told something; `end` asks for
+    the end of the town. `closing` is set before the hall closes, so that no open stream holds it up.
+    """
+
+    token: Secret = field(default_factory=lambda: Secret(secrets.token_urlsafe(32)))
+    container: ControlClient | None = None
+    tell_mayor: Callable[[str], Awaitable[MayorPrompted]] | None = None
+    end: Callable[[], None] | None = None
+    closing: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MayorPrompted:
+    """How the mayor was told something: by a start or a message, and what of its events came before."""
+
+    agent_id: str
+    by: str
+    session_id: str | None
+    after: int
+    told_at: datetime
+
+
 @dataclass(frozen=True, kw_only=True)
 class HallContext:
     """`url` is the hall's own address. `now` is the wall clock, aware; `stand_in` is None when the town uses the
@@ -43,6 +72,7 @@ class HallContext:
     now: Callable[[], datetime]
     stand_in: StandIn | None = None
     url: str = ""
+    desk: Desk = field(default_factory=Desk)
 
 
 class HallApp(QuartTrio):

@@ -6,7 +6,11 @@ __all__ = ["BoardError", "Conflict", "IllegalEdge", "Invalid", "NotFound"]
 
 
 class BoardError(Exception):
-    """The board refuses what was asked; nothing was changed."""
+    """The board refuses what was asked; nothing was changed. `action`, if there is one, is what to do instead."""
+
+    def __init__(self, sentence: str, action: str | None = None) -> None:
+        super().__init__(sentence)
+        self.action = action
 
 
 class NotFound(BoardError):

@@ -19,6 +19,7 @@ __all__ = [
     "Fact",
     "HandedIn",
     "HeadSeen",
+    "Held",
     "MergeConflicted",
     "MergeFailed",
     "MergeMoved",
@@ -218,6 +219,14 @@ class Retried:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """A person has stopped the work: it goes on when one says so. `reason` is the question of then."""
+
+    bead_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Closed:
     """A person, or a tool that may, has ended the work without a merge."""
 
@@ -272,6 +281,7 @@ Fact = (
     | MergeFailed
     | MergeMoved
     | Retried
+    | Held
     | Closed
     | RulesChanged
     | ContainerReady

@@ -62,6 +62,7 @@ class Folding:
             facts.MergeFailed: self._merge_failed,
             facts.MergeMoved: self._merge_moved,
             facts.Retried: self._retried,
+            facts.Held: self._held,
             facts.Closed: self._closed,
             facts.RulesChanged: self._rules_changed,
             facts.ContainerReady: self._container_ready,
@@ -116,6 +117,15 @@ class Folding:
             return
         state = BeadState.OPEN if work.is_finished else work.state
         self._keep(work, state=state, tries=_NOTHING, not_before=None, question=None)
+
+    def _held(self, fact: facts.Held) -> None:
+        work = self.work.get(fact.bead_id)
+        if work is None or work.is_finished:
+            return
+        for attempt in tuple(work.attempts):
+            self._leave(attempt.agent_id, work.bead_id, final=False)
+            work = self._end(work, attempt, Outcome.STOPPED, fact.reason)
+        self._keep(work, question=fact.reason, not_before=None)
 
     def _closed(self, fact: facts.Closed) -> None:
         work = self.work.get(fact.bead_id)

@@ -14,6 +14,7 @@ from gastown.hall.reconcile.limits import PROBE_MOST, PROBE_PAUSE, TRIPS_AT, Cau
 __all__ = [
     "ANY_HEAD",
     "OPEN_PHASES",
+    "STARTING",
     "Attempt",
     "AttemptPhase",
     "Breaker",
@@ -227,13 +228,17 @@ class Rules:
     rigs: Mapping[str, RigRules] = field(default_factory=dict)
 
 
+STARTING = "the container is starting"
+"""Why a container that nothing has been heard of yet takes no starts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Container:
     """`ready`: it takes starts. `reason` says why it is not."""
 
     ready: bool = False
     since: datetime
-    reason: str = "the container is starting"
+    reason: str = STARTING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.domain.town import RigRecord, TownRecord
 from gastown.hall.reconcile.state import TownState
+from gastown.hall.store.history import FACTS, StoredFact, stored_fact
 from gastown.hall.store.lane import BUSY_SECONDS, Lane, StoreBusy, StoreError, is_busy
 from gastown.hall.store.town_state import state_of, take_rules
 from gastown.hall.store.transaction import Transaction
@@ -213,6 +214,15 @@ class Store:
         """The id of the town's newest container event; 0 when there is none."""
         rows = await self._read("SELECT max(id) AS id FROM container_events WHERE town_id = ?", (town_id,))
         return int(rows[0]["id"] or 0)
+
+    async def facts(self, town_id: str, after: int, most: int) -> list[StoredFact]:
+        """The town's facts with a number greater than `after`, oldest first, at most so many."""
+        return [stored_fact(row) for row in await self._read(FACTS, (town_id, after, most))]
+
+    async def last_fact(self, town_id: str) -> int:
+        """The number of the town's newest fact; 0 when there is none."""
+        rows = await self._read("SELECT max(number) AS number FROM facts WHERE town_id = ?", (town_id,))
+        return int(rows[0]["number"] or 0)
 
     async def transaction(self, town_id: str, work: Callable[[Transaction], _T]) -> _T:
         """Do `work` on the town's board, on the worker thread; an exception undoes all of it."""

@@ -27,6 +27,7 @@ __all__ = [
     "HALL",
     "agent",
     "agents",
+    "all_agents",
     "caller",
     "find_agent",
     "keep_checkpoint",
@@ -65,6 +66,11 @@ def caller(transaction: Transaction, rig_id: str, agent_id: str) -> RigAgent:
 def agents(transaction: Transaction, rig_id: str) -> list[RigAgent]:
     rows = transaction.rows("SELECT * FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2 ORDER BY number", rig_id)
     return [_agent(row) for row in rows]
+
+
+def all_agents(transaction: Transaction) -> list[RigAgent]:
+    """The agents of all rigs, in the order in which they were made."""
+    return [_agent(row) for row in transaction.rows("SELECT * FROM rig_agents WHERE town_id = ?1 ORDER BY number")]
 
 
 def make_agent(transaction: Transaction, rig_id: str, role: str, agent_id: str | None = None) -> RigAgent:

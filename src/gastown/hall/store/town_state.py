@@ -16,7 +16,7 @@ from gastown.contract.wire import iso
 from gastown.hall.domain.bead import FINISHED, Bead, BeadState, BeadType
 from gastown.hall.domain.rig_agent import RigAgent
 from gastown.hall.reconcile.actions import Tell
-from gastown.hall.reconcile.facts import Fact, RulesChanged
+from gastown.hall.reconcile.facts import Added, Fact, RulesChanged
 from gastown.hall.reconcile.state import Attempt, Breaker, Container, Leaving, TownState, Work
 from gastown.hall.reconcile.step import step
 from gastown.hall.store import policies
@@ -77,7 +77,7 @@ def take(transaction: Transaction, *facts: Fact) -> None:
     before, now = state_of(transaction), transaction.moment
     after, actions = step(before, facts, now)
     for fact in facts:
-        _keep_fact(transaction, fact)
+        _keep_fact(transaction, fact, _bead_of(fact, before))
     _save(transaction, before, after)
     transaction.state = after
     told = [action.says for action in actions if isinstance(action, Tell)]
@@ -231,11 +231,28 @@ def _save_attempt(transaction: Transaction, attempt: Attempt) -> None:
     )
 
 
-def _keep_fact(transaction: Transaction, fact: Fact) -> None:
+def _bead_of(fact: Fact, state: TownState) -> str | None:
+    """The bead that a fact is about: most name it, the others its attempt, its merge or its agent."""
+    if isinstance(fact, Added):
+        return fact.work.bead_id
+    named: str | None = getattr(fact, "bead_id", None)
+    attempt_id, merge_id, agent_id = (getattr(fact, name, None) for name in ("attempt_id", "merge_id", "agent_id"))
+    if named is not None or (attempt_id, merge_id, agent_id) == (None, None, None):
+        return named
+    for work in state.work.values():
+        for attempt in work.attempts:
+            if attempt_id in (attempt.id, attempt.known_as) if attempt_id else attempt.agent_id == agent_id:
+                return work.bead_id
+        if merge_id is not None and work.hand_in is not None and work.hand_in.merge_id == merge_id:
+            return work.bead_id
+    return None
+
+
+def _keep_fact(transaction: Transaction, fact: Fact, bead_id: str | None) -> None:
     body = json.dumps(_FACT.dump_python(fact, mode="json"))
     transaction.run(
         "INSERT INTO facts (town_id, at, kind, bead_id, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-        *(transaction.now, type(fact).__name__, getattr(fact, "bead_id", None), body),
+        *(transaction.now, type(fact).__name__, bead_id, body),
     )
     number = transaction.row("SELECT max(number) AS number FROM facts WHERE town_id = ?1")
     if number is not None and number["number"] % 1000 == 0:

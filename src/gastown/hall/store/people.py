@@ -1,0 +1,129 @@
+"""What a person decides about a piece of work: its merge, another try, its end."""
+
+from __future__ import annotations
+
+from gastown.hall.domain.bead import Bead, BeadState, BeadType, check_edge
+from gastown.hall.domain.errors import Conflict, NotFound
+from gastown.hall.reconcile import facts
+from gastown.hall.reconcile.state import HandIn, HandInPhase, Work
+from gastown.hall.store.beads import bead, find_bead, make_bead, move_bead, set_blockers
+from gastown.hall.store.board import add_work
+from gastown.hall.store.town_state import state_of, take, work_of
+from gastown.hall.store.transaction import Transaction
+
+__all__ = ["approve", "close", "named", "reject", "retry", "sling", "stop", "stop_agent"]
+
+_SHOWN_BEADS = 3
+
+
+def named(transaction: Transaction, text: str) -> Bead:
+    """The bead of that id, or the only one whose id begins so; NotFound when there is none, or several."""
+    found = find_bead(transaction, text)
+    if found is not None:
+        return found
+    prefix = text if text.startswith("bead-") else f"bead-{text}"
+    # substr and not LIKE: an id may hold the characters that LIKE gives a meaning.
+    sql = "SELECT id FROM beads WHERE town_id = ?1 AND substr(id, 1, ?2) = ?3 ORDER BY number LIMIT ?4"
+    ids = [row["id"] for row in transaction.rows(sql, len(prefix), prefix, _SHOWN_BEADS)] if text else []
+    if len(ids) == 1:
+        return bead(transaction, ids[0])
+    if ids:
+        raise NotFound(f"Several beads begin with {text}: {', '.join(ids)}", "give more of the id")
+    raise NotFound(f"There is no bead {text}", "gastown beads lists them")
+
+
+def sling(
+    transaction: Transaction,
+    rig_id: str,
+    title: str,
+    body: str | None = None,
+    priority: str = "medium",
+    depends_on: tuple[str, ...] = (),
+) -> Bead:
+    """Make a piece of work, which begins as soon as it may. NotFound for an unknown rig or blocker."""
+    transaction.require_rig(rig_id)
+    made = make_bead(transaction, rig_id, BeadType.ISSUE, title, body=body, priority=priority)
+    if depends_on:
+        set_blockers(transaction, made.id, [named(transaction, one).id for one in depends_on])
+    add_work(transaction, [bead(transaction, made.id)])
+    return bead(transaction, made.id)
+
+
+def approve(transaction: Transaction, bead_id: str, head: str | None) -> Bead:
+    """Agree to the merge of a bead's work, as it is now, or at its commit `head`. Said twice, it is the same.
+
+    Conflict when there is nothing that could be approved, or the branch has another commit by now.
+    """
+    work, hand_in = _handed_in(transaction, bead_id)
+    if hand_in.phase is HandInPhase.REVIEWING:
+        raise Conflict(f"Bead {bead_id} is still being reviewed by {work.reviewer or 'an agent'}")
+    if hand_in.phase is HandInPhase.ASKING:
+        take(transaction, facts.Approved(bead_id=bead_id, head=head))
+        _, after = _handed_in(transaction, bead_id)
+        if after.phase is HandInPhase.ASKING:
+            action = f"look at it again: gastown review show {bead_id}"
+            raise Conflict(f"The branch of bead {bead_id} is at {hand_in.head}, and not at {head}", action)
+    return bead(transaction, bead_id)
+
+
+def reject(transaction: Transaction, bead_id: str, message: str) -> Bead:
+    """Send a bead's work back to its author, with what to change; Conflict when none is handed in."""
+    _, hand_in = _handed_in(transaction, bead_id)
+    if hand_in.phase is HandInPhase.MERGING:
+        raise Conflict(f"Bead {bead_id} is being merged")
+    take(transaction, facts.Rejected(bead_id=bead_id, message=message))
+    return bead(transaction, bead_id)
+
+
+def retry(transaction: Transaction, bead_id: str) -> Bead:
+    """Let a bead go on, also a finished one: what went wrong before counts no more."""
+    found = bead(transaction, bead_id)
+    if work_of(transaction, bead_id) is not None:
+        take(transaction, facts.Retried(bead_id=bead_id))
+    elif found.is_finished:
+        move_bead(transaction, bead_id, BeadState.OPEN, is_retry=True)
+    return bead(transaction, bead_id)
+
+
+def close(transaction: Transaction, bead_id: str, *, failed: bool) -> Bead:
+    """End a bead without a merge; what is on its branch stays there. IllegalEdge when it has ended otherwise."""
+    to = BeadState.FAILED if failed else BeadState.CLOSED
+    found, work = bead(transaction, bead_id), work_of(transaction, bead_id)
+    if not check_edge(found, to):
+        return found
+    if work is None:
+        return move_bead(transaction, bead_id, to)
+    _check_not_merging(work)
+    take(transaction, facts.Closed(bead_id=bead_id, failed=failed))
+    return bead(transaction, bead_id)
+
+
+def stop(transaction: Transaction, bead_id: str) -> Bead:
+    """End what agents do with a bead; it waits for a person from now on. Conflict when it is finished."""
+    found, work = bead(transaction, bead_id), work_of(transaction, bead_id)
+    if work is None or work.is_finished:
+        raise Conflict(f"Bead {bead_id} is {found.status}: there is nothing to stop")
+    _check_not_merging(work)
+    reason = "a person stopped it: retry it to let it go on, or close it"
+    take(transaction, facts.Held(bead_id=bead_id, reason=reason))
+    return bead(transaction, bead_id)
+
+
+def stop_agent(transaction: Transaction, agent_id: str) -> Bead:
+    """End what an agent does; its bead, which is returned, waits for a person. NotFound when it does nothing."""
+    for work in state_of(transaction).work.values():
+        if any(attempt.agent_id == agent_id for attempt in work.attempts):
+            return stop(transaction, work.bead_id)
+    raise NotFound(f"No agent {agent_id} is at work", "gastown status lists them")
+
+
+def _handed_in(transaction: Transaction, bead_id: str) -> tuple[Work, HandIn]:
+    found, work = bead(transaction, bead_id), work_of(transaction, bead_id)
+    if work is None or work.hand_in is None:
+        raise Conflict(f"Bead {bead_id} is {found.status}, and has nothing handed in", f"gastown why {bead_id}")
+    return work, work.hand_in
+
+
+def _check_not_merging(work: Work) -> None:
+    if work.hand_in is not None and work.hand_in.phase is HandInPhase.MERGING:
+        raise Conflict(f"Bead {work.bead_id} is being merged")

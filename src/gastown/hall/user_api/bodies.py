@@ -1,0 +1,77 @@
+"""The bodies of the user API. A key that is not named here is refused: it is a person's slip."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from gastown.contract.identifiers import Identifier
+
+__all__ = ["Approval", "Changes", "Closing", "Empty", "Prompt", "Rejection", "Settings", "Slung"]
+
+Line = Annotated[
+    str, StringConstraints(strict=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
+Words = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200_000, pattern=r"\S")]
+Priority = Literal["low", "medium", "high", "critical"]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+
+class Empty(Body):
+    """Nothing is to be said."""
+
+
+class Slung(Body):
+    """A piece of work. It begins once each bead of `dependsOn` is closed."""
+
+    rig: Identifier
+    title: Line
+    body: Words | None = None
+    priority: Priority = "medium"
+    depends_on: Annotated[tuple[Line, ...], Field(max_length=100)] = ()
+
+
+class Changes(Body):
+    """What a bead says from now on; keys that are left out stay as they are."""
+
+    title: Line | None = None
+    body: Words | None = None
+    priority: Priority | None = None
+    depends_on: Annotated[tuple[Line, ...], Field(max_length=100)] | None = None
+
+
+class Approval(Body):
+    """`head` is the commit that was looked at. With it, a branch that has gone on is not approved."""
+
+    head: Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")] | None = None
+
+
+class Rejection(Body):
+    """`message` is told to the author."""
+
+    message: Words
+
+
+class Closing(Body):
+    """`failed`: it was not done, and what waits for it goes on waiting."""
+
+    failed: StrictBool = False
+
+
+class Settings(Body):
+    """A town's settings; keys that are left out stay. `slots`: null is as many as the machine has cores."""
+
+    slots: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
+
+
+class Prompt(Body):
+    """What to tell the mayor."""
+
+    text: Words

@@ -1,0 +1,206 @@
+"""What the user API answers with: allow-lists, so that nothing that is not named here can leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from gastown.contract.wire import Timestamp, Wire
+
+__all__ = [
+    "AgentShown",
+    "Attempt",
+    "BeadShown",
+    "Configuration",
+    "ContainerShown",
+    "Detail",
+    "Error",
+    "Happening",
+    "MayorTold",
+    "NeedsYou",
+    "ReviewShown",
+    "Slots",
+    "Spent",
+    "TownStatus",
+    "WaitingShown",
+    "Why",
+]
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+class Error(Wire):
+    """Why something was refused, in one sentence; `action` is what to do instead, where that is known."""
+
+    error: str
+    action: str | None = Field(default=None, exclude_if=_is_none)
+
+
+class WaitingShown(Wire):
+    """Why a piece of work does not go on. `for` is one of bead, slot, person, budget, backoff, container, checks,
+    merge, review, paused and staged; `bead` the one that it waits for; `until` when it is looked at again.
+    """
+
+    what: str = Field(alias="for")
+    reason: str
+    since: Timestamp
+    until: Timestamp | None = Field(default=None, exclude_if=_is_none)
+    bead: str | None = Field(default=None, exclude_if=_is_none)
+
+
+class BeadShown(Wire):
+    """A piece of work, or an escalation. `agent` is its author; `head` its branch's commit, once it is known;
+    `commit` the one on the target branch. `attempts` counts the starts of agents for it. `cost` is in USD, null
+    where it is not known.
+    """
+
+    id: str
+    rig: str
+    title: str
+    type: str
+    status: str
+    agent: str | None
+    agent_name: str | None
+    waiting: WaitingShown | None
+    branch: str | None
+    head: str | None
+    commit: str | None
+    attempts: int
+    cost: float | None
+    created_at: str
+    updated_at: str
+
+
+class Attempt(Wire):
+    """One go of an agent at a bead. `cause` says why there is one after the first; `outcome` how it ended."""
+
+    id: str
+    agent: str
+    role: str
+    cause: str | None
+    phase: str
+    outcome: str | None
+    reason: str | None
+    started_at: str
+    ended_at: str | None
+
+
+class Happening(Wire):
+    """A fact of the town: `says` is it in plain words. Numbers grow, and are cursors of the stream of events."""
+
+    number: int
+    at: str
+    kind: str
+    bead: str | None
+    says: str
+
+
+class Why(Wire):
+    """`says` is how a bead stands, and `moves` what would move it: sentences, or commands."""
+
+    bead: str
+    status: str
+    waiting: WaitingShown | None
+    says: str
+    moves: tuple[str, ...]
+
+
+class Detail(Wire):
+    """A bead and all that is known of it. The history has what is still kept."""
+
+    bead: BeadShown
+    body: str | None
+    priority: str
+    depends_on: tuple[str, ...]
+    convoy: str | None
+    why: Why
+    attempts: tuple[Attempt, ...]
+    history: tuple[Happening, ...]
+
+
+class ReviewShown(Wire):
+    """Work that was handed in. `phase` is reviewing (by an agent), asking (for a person), queued or merging."""
+
+    bead: str
+    rig: str
+    title: str
+    agent: str | None
+    agent_name: str | None
+    branch: str
+    head: str | None
+    target: str | None
+    phase: str
+    since: Timestamp
+    summary: str | None
+
+
+class ContainerShown(Wire):
+    """`state` is ready, starting or lost (the next one is started); `reason` why it takes no work."""
+
+    state: str
+    reason: str | None = Field(default=None, exclude_if=_is_none)
+
+
+class AgentShown(Wire):
+    """An agent that works or is up. `state` is the container's word, `condition` the word of its condition."""
+
+    id: str
+    name: str
+    role: str
+    rig: str | None
+    state: str
+    condition: str | None
+    bead: str | None
+    since: str | None
+
+
+class Slots(Wire):
+    used: int
+    most: int
+
+
+class NeedsYou(Wire):
+    """A bead that waits for a person, and what it asks."""
+
+    bead: str
+    question: str
+    since: str
+
+
+class Spent(Wire):
+    """In USD, `today` in the town's time zone; null where it is not known, or where there is no budget."""
+
+    today: float | None
+    budget: float | None
+
+
+class TownStatus(Wire):
+    """How a town is now."""
+
+    town: str
+    paused: bool
+    container: ContainerShown
+    agents: tuple[AgentShown, ...]
+    slots: Slots
+    needs_you: tuple[NeedsYou, ...]
+    spent: Spent
+
+
+class Configuration(Wire):
+    """A town's settings. `slots`: null is as many as the machine has cores, and at least three."""
+
+    slots: int | None
+    paused: bool
+
+
+class MayorTold(Wire):
+    """The mayor was told, by a start or a message. Its events with an id greater than `after` come afterwards."""
+
+    agent_id: str
+    by: str
+    session_id: str | None
+    after: int
+    told_at: Timestamp
