@@ -1,4 +1,7 @@
-"""`gastown serve | up | hall | openapi`. `serve` starts fast, because it imports nothing of the other commands."""
+"""The command `gastown`: a container, a town, a hall, or a question to a town that is up.
+
+Each imports what it needs and no more: `serve` starts fast, and so does what asks a running town.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,11 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 1 for a failure, 2 for a wrong call or setting, 130 for Ctrl-C."""
+    """Run one command; its exit code.
+
+    0, 1 for a failure, 2 for a wrong call or setting, 3 for no such town or bead, 4 where a person is needed, 130
+    for Ctrl-C.
+    """
     if arguments is None:
         _in_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -48,11 +55,18 @@ def _command(given: Sequence[str]) -> Callable[[], int]:
     if list(given) == ["serve"]:
         return _prepare_to_serve()
 
-    options = build_parser().parse_args(given)
+    from gastown.hall.cli.commands.arguments import spelled_out
+
+    options = build_parser().parse_args(spelled_out(given))
     if options.command == "serve":
         return _prepare_to_serve()
     if options.command == "openapi":
         return _prepare_openapi()
+
+    if options.command not in ("up", "hall"):
+        from gastown.hall.cli.commands.run import run
+
+        return lambda: run(options, os.environ)
 
     from gastown.hall.cli import up
 
@@ -99,6 +113,7 @@ def build_parser() -> ArgumentParser:
     import argparse
 
     from gastown.hall.cli import arguments
+    from gastown.hall.cli.commands.arguments import add_town_commands
 
     parser = argparse.ArgumentParser(prog="gastown", description="Run a team of coding agents in one container.")
     parser.add_argument("--version", action="version", version=f"gastown {__version__}")
@@ -107,6 +122,7 @@ def build_parser() -> ArgumentParser:
     commands.add_parser("openapi", help="print the control API's OpenAPI description")
     arguments.add_arguments(commands.add_parser("up", help="run a whole town on this machine, until Ctrl-C"))
     arguments.add_hall_arguments(commands.add_parser("hall", help="run the embedded orchestrator alone"))
+    add_town_commands(commands)
     return parser
 
 

@@ -78,6 +78,7 @@ IN_THE_HALL: dict[str, set[str]] = {
         "stand_in",
         "drivers",
         "folders",
+        "api",
         "app",
         "hall",
         "dispatch",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 from gastown.contract.git import Remote, is_branch_name
@@ -10,7 +11,7 @@ from gastown.contract.identifiers import is_identifier
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.folders import NoFolder, find_folder
 
-__all__ = ["add_arguments", "add_hall_arguments"]
+__all__ = ["a_town", "add_arguments", "add_hall_arguments", "some_text", "town_folder"]
 
 _EXAMPLE = "site=https://code.example/you/site.git"
 
@@ -20,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument(
         "--message",
-        type=_some_text,
+        type=some_text,
         help="what to say to the mayor first (default: a greeting, in a new town or for the first answer)",
     )
     parser.add_argument("--port", type=_port, default=8080, help="control API's port; 0: any (default 8080)")
@@ -39,7 +40,7 @@ def add_hall_arguments(parser: ArgumentParser) -> None:
 
 
 def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument("--town", type=_town, default="town", help="the town's name (default: town)")
+    parser.add_argument("--town", type=a_town, default="town", help="the town's name (default: town)")
     parser.add_argument(
         "--dir",
         type=Path,
@@ -71,7 +72,14 @@ def _add_common(parser: ArgumentParser) -> None:
     )
 
 
-def _town(text: str) -> str:
+def town_folder(options: Namespace, env: Mapping[str, str]) -> Path:
+    """Where a town's data is: `--dir`, or its usual place."""
+    state = Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME") or "/") / ".local" / "state")
+    folder: Path = options.dir or state / "gastown" / options.town
+    return folder.absolute()
+
+
+def a_town(text: str) -> str:
     if not is_identifier(text):
         raise ArgumentTypeError("letters, digits and . _ : @ - only")
     return text
@@ -118,7 +126,7 @@ def _folder(rig_id: str | None, text: str) -> RigRecord:
     return RigRecord(rig_id=name, git_url="", default_branch=found.branch, folder=found.place)
 
 
-def _some_text(text: str) -> str:
+def some_text(text: str) -> str:
     if not text.strip():
         raise ArgumentTypeError("must not be empty")
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import secrets
@@ -16,17 +17,19 @@ import trio
 
 from gastown.concurrency.backoff import delays
 from gastown.contract.secret import Secret
+from gastown.hall.api.context import MayorPrompted
 from gastown.hall.app import LOGGER
 from gastown.hall.cli.boot import Boot, UpFailed, UpOptions
 from gastown.hall.cli.first_turn import first_turn
 from gastown.hall.cli.interrupts import Interrupts
-from gastown.hall.cli.mayor import MayorLost
+from gastown.hall.cli.mayor import MayorLost, tell
 from gastown.hall.cli.renewal import renew
 from gastown.hall.cli.rigs import watch_rigs
 from gastown.hall.cli.screen import Screen
 from gastown.hall.cli.turn import Turn
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.dispatch.dispatcher import Dispatcher
+from gastown.hall.domain.errors import Conflict
 from gastown.hall.drivers.process import (
     REFUSED,
     Container,
@@ -50,6 +53,9 @@ __all__ = ["CONTROL_TOKEN", "INTERRUPTED", "bring_up"]
 
 CONTROL_TOKEN = "control.token"  # noqa: S105  a file name
 """The file in the town's data directory that holds the bearer of its control port while the town is up."""
+
+CONTROL_ADDRESS = "control.json"
+"""The file beside it that says where: `{"url"}`."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, where that is not the usual end."""
@@ -96,7 +102,11 @@ async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> t
         port = choose_port(_HOST, options.port)
         url = f"http://{_HOST}:{port}"
         token = Secret(options.environment.get("GASTOWN_CONTROL_TOKEN") or secrets.token_urlsafe(32))
-        with _written(data / CONTROL_TOKEN, token):
+        hall.desk.end = interrupts.end
+        with (
+            _written(data / CONTROL_TOKEN, f"{token.reveal()}\n"),
+            _written(data / CONTROL_ADDRESS, json.dumps({"url": url}) + "\n"),
+        ):
             async with open_control_client(url, token) as control:
                 boot = Boot(options, screen, hall, control, began, began_at, url)
                 boot.seen.hall_ms = boot.ms(trio.current_time())
@@ -207,9 +217,9 @@ async def _seconds_to_its_end(control: ControlClient) -> float:
 
 
 @contextmanager
-def _written(path: Path, token: Secret) -> Iterator[None]:
-    """The token of the control port in a file for its owner only, for the length of the block."""
-    write_whole(path, f"{token.reveal()}\n", 0o600)
+def _written(path: Path, text: str) -> Iterator[None]:
+    """A file for its owner only, for the length of the block."""
+    write_whole(path, text, 0o600)
     try:
         yield
     finally:
@@ -266,9 +276,29 @@ async def _container_options(options: UpOptions, hall: Hall, port: int, token: S
 
 async def _stay_up(boot: Boot) -> None:
     """Give the container what there is to do, and keep its token fresh, until cancelled."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Dispatcher(boot.hall, boot.control).run, name="dispatch")
-        await _keep_token_fresh(boot)
+    desk = boot.hall.desk
+    desk.container, desk.tell_mayor = boot.control, partial(_tell_mayor, boot)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Dispatcher(boot.hall, boot.control).run, name="dispatch")
+            await _keep_token_fresh(boot)
+    finally:
+        desk.container = desk.tell_mayor = None
+
+
+async def _tell_mayor(boot: Boot, text: str) -> MayorPrompted:
+    """Tell the mayor what a person says. Conflict when it can be told nothing; ControlCallFailed."""
+    mayor_id = (await boot.hall.town()).mayor_agent_id
+    if mayor_id is None:
+        raise Conflict("The town has no mayor")
+    try:
+        told = await tell(boot.hall, boot.control, mayor_id, text)
+    except (MayorLost, ValueError) as error:
+        raise Conflict(str(error)) from error
+    await boot.hall.remember_session(told.session_id)
+    return MayorPrompted(
+        agent_id=mayor_id, by=told.by, session_id=told.session_id, after=told.after, told_at=told.told_at
+    )
 
 
 async def _keep_token_fresh(boot: Boot) -> NoReturn:

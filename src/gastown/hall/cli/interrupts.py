@@ -60,6 +60,12 @@ class Interrupts:
             else:
                 self.container.kill()
 
+    def end(self) -> None:
+        """End the town in order, as the first signal does."""
+        if not self.told:
+            self._count += 1
+            self._end()
+
     def _end(self) -> None:
         if self.container is not None:
             self._screen.line("stopping: the container drains (Ctrl-C again hurries it)")

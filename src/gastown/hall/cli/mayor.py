@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -13,7 +13,9 @@ from gastown.contract.agents import AgentState, AgentStatus, Condition
 from gastown.contract.events import AgentEvent
 from gastown.hall.cli.turn import Turn, TurnReader, is_held_up
 from gastown.hall.control_client import ControlCallFailed, ControlClient, EventStream
-from gastown.hall.hall import Hall
+
+if TYPE_CHECKING:  # a command that only follows a turn needs no hall, and starts the sooner
+    from gastown.hall.hall import Hall
 
 __all__ = ["MayorLost", "Told", "at_rest", "follow", "tell"]
 

@@ -15,6 +15,7 @@ import trio
 
 from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
+from gastown.hall.cli.arguments import town_folder
 from gastown.hall.cli.awake_clock import AwakeClock
 from gastown.hall.cli.boot import UpFailed, UpOptions
 from gastown.hall.cli.bringup import INTERRUPTED, bring_up
@@ -72,6 +73,7 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
             await nursery.start(interrupts.handle_signals)
             nursery.start_soon(interrupts.watch_reader, name="reader of the output")
             async with open_hall(options) as hall, _kept_written(hall, path, own_gateway):
+                hall.desk.end = interrupts.end
                 gateway = "that of KILO_API_URL" if own_gateway else "Kilo's"
                 gateway = "the stand-in, no language model" if hall.stand_in else gateway
                 screen.line(f"hall     {hall.url}, town {hall.town_id} in {options.data_dir}")
@@ -86,10 +88,8 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
 
 
 def _hall_options(args: Namespace, env: Mapping[str, str], *, port: int) -> HallOptions:
-    home = Path(env.get("HOME") or "/")
-    state = Path(env.get("XDG_STATE_HOME") or home / ".local" / "state")
     return HallOptions(
-        data_dir=(args.dir or state / "gastown" / args.town).absolute(),
+        data_dir=town_folder(args, env),
         town_id=args.town,
         port=port,
         kilocode_token=Secret(env["KILOCODE_TOKEN"]) if env.get("KILOCODE_TOKEN") else None,
