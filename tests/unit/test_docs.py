@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from gastown.agents.lifecycle.states import EDGES
 from gastown.contract.agents import MessageRequest, StartAgentRequest
@@ -18,9 +19,10 @@ from gastown.contract.drain import DrainRequest
 from gastown.contract.git import MergeRequest
 from gastown.contract.tools import tools
 from gastown.contract.town import Hydration, RefreshTokenRequest
+from gastown.hall.user_api.shown import BeadShown, TownStatus
 from gastown.metrics.table import METRICS
 from gastown.testing.faults import FAULTS
-from tools.site import cli, http_api, log_events, settings, worker_api
+from tools.site import cli, http_api, log_events, settings, user_api, worker_api
 from tools.site.__main__ import NotBuilt, build
 from tools.site.pages import DOCS, REPOSITORY, SOURCE, reference, stage
 from tools.site.tree import Node, parse_tree, read_rooms, read_tree
@@ -351,3 +353,20 @@ def test_broken_links_are_an_error_that_names_each(tmp_path: Path, monkeypatch: 
     named = re.findall(r"(page|anchor) does not exist\n.*reference/cli\.md", str(problem.value))
     assert named == ["page", "anchor", "anchor"]
     assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize(("number", "model"), [(0, TownStatus), (1, BeadShown)])
+def test_the_forms_that_scripts_rely_on_are_shown_as_the_hall_answers_them(
+    number: int, model: type[BaseModel]
+) -> None:
+    """Key for key, in their order, and nothing else."""
+    page = (DOCS / "how-to" / "follow-and-steer-a-town.md").read_text("utf-8")
+    shown = json.loads(re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[number])
+    answered = model.model_validate(shown).model_dump(mode="json", by_alias=True)
+    assert json.dumps(answered) == json.dumps(shown)
+
+
+def test_every_route_of_the_user_api_is_told_with_its_meaning() -> None:
+    routes = [one for path in user_api.described()["paths"].values() for one in path.values()]
+    assert [one["operationId"] for one in routes if one["summary"] not in made("user-api.md")] == []
+    assert "BeadShown" in made("user-openapi.json")

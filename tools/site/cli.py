@@ -6,17 +6,28 @@ import argparse
 from collections.abc import Iterator
 
 from gastown.cli import build_parser
-from tools.site.markdown import code, table
+from tools.site.markdown import anchor, code, table
 
 __all__ = ["commands", "options", "page"]
 
 
+_Told = tuple[argparse.ArgumentParser, str]
+
+
 def commands() -> dict[str, tuple[argparse.ArgumentParser, str]]:
     """Each command's parser, and what it is for."""
-    actions = build_parser()._actions  # noqa: SLF001 - argparse has no other way to ask
-    sub = next(action for action in actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
-    helps = {choice.dest: choice.help or "" for choice in sub._choices_actions}  # noqa: SLF001
-    return {name: (parser, helps.get(name, "")) for name, parser in sub.choices.items()}
+    return dict(_below(build_parser(), ""))
+
+
+def _below(parser: argparse.ArgumentParser, before: str) -> Iterator[tuple[str, _Told]]:
+    """The commands of a parser, and in place of one that has commands of its own, these."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to ask
+        if not isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            continue
+        helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
+        for name, inner in action.choices.items():
+            deeper = dict(_below(inner, f"{before}{name} "))
+            yield from deeper.items() if deeper else [(f"{before}{name}", (inner, helps.get(name, "")))]
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
@@ -35,7 +46,7 @@ def page() -> str:
     found = commands()
     lines = [
         _HEAD,
-        table(("Command", "What it does"), ((f"[`gastown {n}`](#gastown-{n})", t) for n, (_, t) in found.items())),
+        table(("Command", "What it does"), ((_link(name), told) for name, (_, told) in found.items())),
     ]
     for name, (parser, told) in found.items():
         lines.append(f"## gastown {name}\n")
@@ -47,9 +58,17 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def _link(name: str) -> str:
+    return f"[`gastown {name}`](#{anchor(f'gastown {name}')})"
+
+
 _HEAD = """\
 # Commands
 
-Exit codes: 0 well, 1 a failure, 2 a wrong call or setting, 130 Ctrl-C before the command had done what it is for
-(a town that is up ends with 0). What went wrong is one line on stderr.
+Exit codes: 0 well, 1 a failure, 2 a wrong call or setting, 3 no such town, rig, bead or agent, 4 it waits for a
+person (`gastown why`), 130 Ctrl-C before the command had done what it is for (a town that is up ends with 0). What
+went wrong is one line on stderr; with `--json` it is `{"error", "action"?}`.
+
+The commands from `status` on ask a town that is up, over [the user API](user-api.md), and print with `--json` what
+that answers.
 """

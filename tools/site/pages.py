@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
 
-from tools.site import agent_tools, cli, http_api, log_events, metrics, settings, worker_api
+from tools.site import agent_tools, cli, http_api, log_events, metrics, settings, user_api, worker_api
 from tools.site.markdown import sentence, title_and_lead
 from tools.site.tree import draw_rooms, draw_tree_of, read_rooms
 
@@ -34,10 +34,12 @@ def reference() -> Mapping[str, Callable[[], str]]:
         "worker-api.md": lambda: worker_api.page(SOURCE),
         "settings.md": lambda: settings.page(SOURCE),
         "cli.md": cli.page,
+        "user-api.md": user_api.page,
         "tools.md": agent_tools.page,
         "metrics.md": metrics.page,
         "log-events.md": lambda: log_events.page(SOURCE),
         "openapi.json": lambda: json.dumps(described, indent=1, sort_keys=True),
+        "user-openapi.json": lambda: json.dumps(user_api.described(), indent=1, sort_keys=True),
     }
 
 
@@ -97,6 +99,7 @@ _ORDER: Mapping[str, Iterable[str]] = {
         "worker-api.md",
         "settings.md",
         "cli.md",
+        "user-api.md",
         "metrics.md",
         "log-events.md",
         "tools.md",

@@ -13,9 +13,9 @@ from quart import current_app
 from quart_trio import QuartTrio
 
 from gastown.contract.secret import Secret
+from gastown.hall.control_client import ControlClient
 from gastown.hall.stand_in.failures import Failures
 from gastown.hall.stand_in.script import Script
-from gastown.hall.control_client import ControlClient
 from gastown.hall.store.database import Store
 from gastown.hall.store.transaction import Transaction
 

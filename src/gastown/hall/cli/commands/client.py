@@ -91,9 +91,7 @@ class TownClient:
             return CommandFailed(f"the hall of town {self.town} did not answer within {_SECONDS} s")
         if isinstance(error, ConnectionRefusedError):
             return not_up(self.town, self.folder)
-        return CommandFailed(
-            f"the hall of town {self.town} has not answered: {str(error) or repr(error)}"
-        )
+        return CommandFailed(f"the hall of town {self.town} has not answered: {str(error) or repr(error)}")
 
 
 def find_town(town: str, folder: Path) -> TownClient:

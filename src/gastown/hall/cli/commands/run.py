@@ -23,7 +23,6 @@ from gastown.hall.cli.commands.client import (
     find_town,
 )
 from gastown.hall.cli.commands.tables import plain
-from gastown.logs import complain
 
 __all__ = ["run"]
 
@@ -48,6 +47,13 @@ def _complaint(options: Namespace, failed: CommandFailed) -> str:
         return json.dumps({"error": str(failed)} | ({"action": failed.action} if failed.action else {}))
     sentence = f"{failed}; {failed.action}" if failed.action else str(failed)
     return f"{name_of(options)}: {' '.join(sentence.split())}"
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr, where anybody reads it. The log's way to it would take longer than the command."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def say(options: Namespace, found: Any, text: Text) -> int:
