@@ -82,7 +82,7 @@ async def controlled(container: ScriptedContainer) -> AsyncIterator[ControlClien
     app.add_url_rule("/<path:path>", "any", container.answer, methods=["GET", "POST"])
     app.add_websocket("/agents/<agent_id>/stream", "stream", container.stream)
     async with (
-        serving(app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url,
+        serving(lambda _: app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url,
         open_control_client(url) as control,
     ):
         yield control

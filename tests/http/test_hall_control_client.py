@@ -77,7 +77,7 @@ async def test_every_call_shows_the_token_of_the_control_port(tmp_path: Path) ->
         shown.append(request.headers.get("Authorization"))
         return {"error": "A token of this container is needed"}, 401
 
-    async with serving(app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url:
+    async with serving(lambda _: app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url:
         for token in (Secret("canary"), None):
             async with open_control_client(url, token) as control:
                 calls = (

@@ -73,4 +73,4 @@ async def test_without_a_token_only_what_is_no_secret_is_told(hall: Hall) -> Non
             for method, path in addresses(hall)
             if method not in ("HEAD", "OPTIONS") and (await stranger.request(method, path)).status_code != 401
         }
-    assert told == {("GET", "/health"), ("GET", "/api/openrouter/models")}
+    assert told == {("GET", "/health"), ("GET", "/openapi.json"), ("GET", "/api/openrouter/models")}

@@ -90,7 +90,7 @@ class Hall:
     stand_in: bool
     store: Store
     now: Callable[[], datetime]
-    desk: Desk
+    desk: Desk = field(default_factory=Desk)
 
     async def town(self) -> TownRecord:
         """The town as it is configured now, with the addresses of now."""
