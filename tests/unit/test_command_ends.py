@@ -124,6 +124,7 @@ async def up(
     process = await trio.lowlevel.open_process(
         [*prefix, sys.executable, "-c", UP, CONTAINER, "up", "--dir", str(data), "--port", "0"],
         env=environment(),
+        cwd=data.parent,  # no repository, which `up` would name
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output if output != subprocess.DEVNULL else subprocess.DEVNULL,
