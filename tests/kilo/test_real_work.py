@@ -19,6 +19,8 @@ from gastown.testing.script import When, bash, call, say, when
 from tests.git.server import GitServer, open_git_server
 from tests.kilo.working_town import closed, keep_up, landed, open_working_hall, sling, until, working_town
 
+pytestmark = pytest.mark.kilo
+
 FILES = {"README.md": "a repository\n", "list.txt": "first\n"}
 TASK = r"Your task, bead (?P<bead>\S+): (?P<title>[^\n]+)[\s\S]*branch (?P<branch>\S+) of"
 AGAIN = r"[\s\S]*Your task, bead (?P<bead>\S+):[\s\S]*Your branch: (?P<branch>\S+)\.\)"

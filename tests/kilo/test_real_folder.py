@@ -1,0 +1,112 @@
+"""What a person does, by the commands and on real parts: `gastown up` with a folder, a wish, an approval."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from gastown.testing.script import bash, call, say, script, when, write
+from tests.kilo.test_real_up import up
+from tests.kilo.town import eventually
+
+pytestmark = pytest.mark.kilo
+
+TASK = r"Your task, bead (?P<bead>\S+): [\s\S]*branch (?P<branch>\S+) of"
+COMMITS = "echo {{bead}} > {{bead}}.txt && git add -A && git commit -qm 'one more' && git push -q origin HEAD"
+POLECAT = (
+    when(TASK, role="polecat")
+    .then(say("I look at it."), bash(COMMITS))
+    .then(call("gt_done", branch="{{branch}}", summary="done"))
+    .then(say("It is handed in."))
+)
+
+
+def make_folder(place: Path) -> Path:
+    """A repository with one commit, checked out."""
+    place.mkdir()
+    for arguments in (
+        ("init", "-q", "-b", "main"),
+        ("-c", "user.name=t", "-c", "user.email=t@example.test", "commit", "-q", "--allow-empty", "-m", "first"),
+    ):
+        subprocess.run(["git", *arguments], cwd=place, check=True)
+    return place
+
+
+def git(place: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=place, check=True, capture_output=True, text=True).stdout
+
+
+async def gastown(data: Path, *words: str) -> Any:
+    """What a command prints as JSON; None where it fails, as while no town is up."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "gastown", *words, "--dir", str(data), "--json"], capture_stdout=True,
+        capture_stderr=True, check=False,
+    )  # fmt: skip
+    return json.loads(done.stdout) if done.returncode == 0 and done.stdout else None
+
+
+async def asked_about(data: Path, count: int = 1) -> list[str]:
+    """Wait until a person is asked about so many beads."""
+
+    async def look() -> list[str] | None:
+        status = await gastown(data, "status")
+        asked = [one["bead"] for one in status["needsYou"]] if status else []
+        return asked if len(asked) >= count else None
+
+    found: list[str] = await eventually(look, 180)
+    return found
+
+
+async def landed(data: Path, *beads: str) -> None:
+    async def look() -> bool:
+        known = {one["id"]: one for one in await gastown(data, "beads") or []}
+        return all(known.get(bead, {}).get("status") == "closed" and known[bead]["commit"] for bead in beads)
+
+    await eventually(look, 180)
+
+
+def merges(folder: Path) -> list[str]:
+    """The beads whose merges are on main, by its first parents."""
+    said = git(folder, "log", "--first-parent", "--format=%b", "main")
+    return sorted(line.removeprefix("Bead: ") for line in said.splitlines() if line.startswith("Bead: "))
+
+
+async def test_a_wish_about_a_folder_is_approved_and_lands_in_its_files(tmp_path: Path) -> None:
+    folder, data = make_folder(tmp_path / "site"), tmp_path / "town"
+    played = write(script("a test", POLECAT), tmp_path / "script.json")
+    async with up(data, "--rig", str(folder), "--script", str(played)):
+        made = await eventually(lambda: gastown(data, "sling", "site", "Add a file"), 120)
+        (asked,) = await asked_about(data)
+        assert merges(folder) == []
+        await gastown(data, "review", "approve", asked)
+        await landed(data, asked)
+        assert asked in json.dumps(made)
+    assert merges(folder) == [asked]
+    assert (folder / f"{asked}.txt").read_text() == f"{asked}\n"
+    assert git(folder, "status", "--porcelain") == ""
+
+
+async def test_a_town_that_is_killed_whole_goes_on_where_it_was(tmp_path: Path) -> None:
+    """SIGKILL of `up`, which takes the container with it, in the middle of three beads: each lands, and once."""
+    folder, data = make_folder(tmp_path / "site"), tmp_path / "town"
+    played = write(script("a test", POLECAT), tmp_path / "script.json")
+    async with up(data, "--rig", str(folder), "--script", str(played)) as process:
+        await eventually(lambda: gastown(data, "sling", "site", "task 0"), 120)
+        for number in (1, 2):
+            assert await gastown(data, "sling", "site", f"task {number}")
+        await asked_about(data)
+        process.kill()
+        await process.wait()
+    async with up(data, "--script", str(played)):
+        asked = await asked_about(data, 3)
+        for bead in asked:
+            assert await gastown(data, "review", "approve", bead)
+        await landed(data, *asked)
+    assert merges(folder) == sorted(asked)
+    assert {file.name for file in folder.glob("*.txt")} == {f"{bead}.txt" for bead in asked}
