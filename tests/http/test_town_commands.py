@@ -269,3 +269,14 @@ print(code, sorted(name for name in ("quart", "hypercorn", "httpx2", "trio", "st
         [sys.executable, "-c", seen], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "3 []\n"
+
+
+async def test_a_rig_is_shown_and_set(desk: Desk) -> None:
+    assert [one["merge"] for one in await desk.said("rig")] == ["ask"]
+    changed = await desk.said("rig", "set", "r1", "--merge", "auto", "--check", "make", "--check", "make test")
+    assert (changed["merge"], changed["checks"]) == ("auto", ["make", "make test"])
+    shown = await desk.text("rig", "list")
+    assert shown.splitlines()[0].split() == ["RIG", "BRANCH", "MERGE", "REVIEW", "CHECKS", "SLOTS", "PLACE"]
+    assert (await desk.said("rig", "set", "r1", "--no-checks"))["checks"] == []
+    assert (await desk.gastown("rig", "set", "r9", "--merge", "auto"))[0] == 3
+    assert (await desk.gastown("rig", "set", "r1", "--slots", "many"))[0] == 2

@@ -351,3 +351,52 @@ def town_rules() -> list[Any]:
     app = Quart("t", static_folder=None)
     app.register_blueprint(as_blueprint(USER_ROUTES))
     return list(app.url_map.iter_rules())
+
+
+async def test_a_rig_says_how_it_merges_and_is_changed_by_what_is_named(town: Town) -> None:
+    (rig,) = await town.ask("GET", "/rigs")
+    assert rig == {
+        "id": "r1",
+        "place": "https://x.test/r",
+        "branch": "main",
+        "merge": "ask",
+        "review": "none",
+        "checks": [],
+        "checkSeconds": 900,
+        "slots": None,
+    }
+    changed = await town.ask("PATCH", "/rigs/r1", {"merge": "auto", "checks": ["make test"], "slots": 2})
+    assert changed == rig | {"merge": "auto", "checks": ["make test"], "slots": 2}
+    again = await town.ask("PATCH", "/rigs/r1", {"slots": None})
+    assert again == changed | {"slots": None}
+    rules = (await town.hall.store.state("oak")).rules.rigs["r1"]
+    assert (rules.merge, rules.checks) == ("auto", ("make test",))
+
+
+@pytest.mark.parametrize(
+    ("rig", "body", "status"),
+    [
+        ("r9", {"merge": "auto"}, 404),
+        ("r1", {"merge": "never"}, 400),
+        ("r1", {"checks": ["a\0b"]}, 400),
+        ("r1", {"checks": ["x"] * 51}, 400),
+        ("r1", {"slots": 0}, 400),
+        ("r1", {"merges": "auto"}, 400),
+    ],
+)
+async def test_a_setting_of_a_rig_that_makes_no_sense_changes_nothing(
+    town: Town, rig: str, body: dict[str, Any], status: int
+) -> None:
+    before = await town.ask("GET", "/rigs")
+    assert (await town.refused("PATCH", f"/rigs/{rig}", body))[0] == status
+    assert await town.ask("GET", "/rigs") == before
+
+
+async def test_work_that_waits_for_an_approval_goes_on_when_its_rig_asks_no_more(town: Town) -> None:
+    bead = await town.sling()
+    await town.take(facts.ContainerReady())
+    await town.hand_in(bead)
+    assert [one["bead"] for one in (await town.ask("GET", "/status"))["needsYou"]] == [bead]
+    await town.ask("PATCH", "/rigs/r1", {"merge": "auto"})
+    merges = [one for one in outstanding(await town.hall.store.state("oak")) if isinstance(one, Merge)]
+    assert [one.bead_id for one in merges] == [bead]

@@ -129,6 +129,25 @@ async def test_a_rejected_review_comes_back_to_its_author_and_lands(tmp_path: Pa
         assert landed(server) == [bead_id]
 
 
+async def test_what_does_not_pass_the_checks_comes_back_and_lands_once_it_does(
+    tmp_path: Path, server: GitServer
+) -> None:
+    """The checks run on the result of the merge, and nothing is pushed before they pass."""
+    turns = (
+        when(r"does not pass the checks" + AGAIN, role="polecat")
+        .then(bash(commits("echo tested > test.txt")))
+        .then(call("gt_done", branch="{{branch}}", summary="tested"))
+        .then(say("Tested.")),
+        polecat("echo hello > hello.txt"),
+    )
+    rig = RigPolicy(merge="auto", checks=("test -f hello.txt && test -f test.txt",))
+    async with working_town(tmp_path / "town", server, *turns, rig=rig) as town:
+        bead_id = await town.sling("Greet")
+        await town.closed(bead_id)
+        assert (landed(server), server.read("r", "main", "test.txt")) == ([bead_id], "tested\n")
+        assert await town.attempts(bead_id) == [("handed_in", None), ("handed_in", "checks")]
+
+
 async def test_a_merge_that_asks_waits_for_the_person_alone(tmp_path: Path, server: GitServer) -> None:
     async with working_town(
         tmp_path / "town", server, polecat("echo hello > hello.txt"), rig=RigPolicy(merge="ask")

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic.alias_generators import to_camel
 
+from gastown.contract.git import Command
 from gastown.contract.identifiers import Identifier
 
-__all__ = ["Approval", "Changes", "Closing", "Empty", "Prompt", "Rejection", "Settings", "Slung"]
+__all__ = ["Approval", "Changes", "Closing", "Empty", "Prompt", "Rejection", "RigSettings", "Settings", "Slung"]
 
 Line = Annotated[
     str, StringConstraints(strict=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -68,6 +69,21 @@ class Closing(Body):
 class Settings(Body):
     """A town's settings; keys that are left out stay. `slots`: null is as many as the machine has cores."""
 
+    slots: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
+
+
+class RigSettings(Body):
+    """How a repository's work is reviewed and merged; keys that are left out stay.
+
+    `merge`: ask a person, or merge as soon as it may. `review`: whether a refinery reads the change first.
+    `checks` are commands that the merge result must pass, each within `checkSeconds`. `slots` bounds the
+    repository's agents; null is no bound of its own.
+    """
+
+    merge: Literal["ask", "auto"] | None = None
+    review: Literal["none", "refinery"] | None = None
+    checks: Annotated[tuple[Command, ...], Field(max_length=50)] | None = None
+    check_seconds: Annotated[int, Field(ge=1, le=86_400, strict=True)] | None = None
     slots: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
 
 

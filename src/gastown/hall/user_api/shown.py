@@ -196,6 +196,19 @@ class Configuration(Wire):
     paused: bool
 
 
+class Repository(Wire):
+    """A repository of the town, and how its work is reviewed and merged. `place` is its address or its folder."""
+
+    id: str
+    place: str
+    branch: str
+    merge: str
+    review: str
+    checks: tuple[str, ...]
+    check_seconds: float
+    slots: int | None
+
+
 class MayorTold(Wire):
     """The mayor was told, by a start or a message. Its events with an id greater than `after` come afterwards."""
 

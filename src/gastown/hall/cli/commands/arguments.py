@@ -18,6 +18,7 @@ _PRIORITIES = ("low", "medium", "high", "critical")
 _DEFAULTS: Mapping[str, tuple[str, frozenset[str]]] = {
     "bead": ("show", frozenset({"show", "set", "-h", "--help"})),
     "review": ("list", frozenset({"list", "show", "approve", "reject", "-h", "--help"})),
+    "rig": ("list", frozenset({"list", "set", "-h", "--help"})),
     "config": ("get", frozenset({"get", "set", "-h", "--help"})),
 }
 
@@ -57,6 +58,7 @@ def add_town_commands(commands: _Parsers) -> None:
     stopped.add_argument("id", metavar="BEAD|AGENT", help="a bead, or the id of an agent")
     _add(commands, "pause", "let nothing new begin; turns that run go on")
     _add(commands, "resume", "let work begin again")
+    _add_rig(commands)
     _add_config(commands)
     _add(commands, "down", "end a town in order, and wait until it is down")
 
@@ -82,6 +84,21 @@ def _add_review(commands: _Parsers) -> None:
     rejected = _add(inner, "reject", "send a bead's work back to its author")
     _bead_argument(rejected)
     rejected.add_argument("--message", type=some_text, required=True, metavar="TEXT", help="what to change")
+
+
+def _add_rig(commands: _Parsers) -> None:
+    inner = _group(commands, "rig", "list a town's repositories, or change how their work is merged")
+    _add(inner, "list", "list the repositories and how their work is reviewed and merged; `list` may be left out")
+    changed = _add(inner, "set", "change how a repository's work is reviewed and merged, which holds at once")
+    changed.add_argument("rig", metavar="RIG", help="the repository's id")
+    changed.add_argument("--merge", choices=("ask", "auto"), help="ask you first, or merge as soon as it may")
+    changed.add_argument("--review", choices=("none", "refinery"), help="whether another agent reads it first")
+    told = "a command that the merge result must pass; may be repeated, and takes the place of those before"
+    changed.add_argument("--check", action="append", dest="checks", type=some_text, metavar="CMD", help=told)
+    changed.add_argument("--no-checks", action="store_true", help="merge without checks")
+    changed.add_argument(
+        "--slots", metavar="N", help="how many of its agents work at once; `default` for no bound"
+    )
 
 
 def _add_config(commands: _Parsers) -> None:

@@ -174,12 +174,32 @@ def _config(town: TownClient, options: Namespace) -> int:
 
 
 def _set_config(town: TownClient, options: Namespace) -> int:
-    value = None if options.value == "default" else options.value
-    if value is not None:
-        if not value.isdecimal():
-            raise CommandFailed(f"{options.key} must be a number, or `default`", code=WRONG_CALL)
-        value = int(value)
-    return say(options, town.ask("PATCH", "config", body={options.key: value}), texts.config)
+    body = {options.key: _number(options.key, options.value)}
+    return say(options, town.ask("PATCH", "config", body=body), texts.config)
+
+
+def _rigs(town: TownClient, options: Namespace) -> int:
+    return say(options, town.ask("GET", "rigs"), texts.rigs)
+
+
+def _set_rig(town: TownClient, options: Namespace) -> int:
+    body: dict[str, Any] = {name: getattr(options, name) for name in ("merge", "review", "checks")}
+    body = {name: value for name, value in body.items() if value is not None}
+    if options.no_checks:
+        body["checks"] = []
+    if options.slots is not None:
+        body["slots"] = _number("--slots", options.slots)
+    changed = town.ask("PATCH", "rigs", options.rig, body=body)
+    return say(options, changed, lambda found, width: texts.rigs([found], width))
+
+
+def _number(name: str, text: str) -> int | None:
+    """A number of the command line, or the usual one for `default`."""
+    if text == "default":
+        return None
+    if not text.isdecimal():
+        raise CommandFailed(f"{name} must be a number, or `default`", code=WRONG_CALL)
+    return int(text)
 
 
 def _mayor(town: TownClient, options: Namespace) -> int:
@@ -215,6 +235,8 @@ _COMMANDS: Mapping[tuple[str, str | None], Callable[[TownClient, Namespace], int
     ("stop", None): _stop,
     ("pause", None): _pause,
     ("resume", None): _pause,
+    ("rig", "list"): _rigs,
+    ("rig", "set"): _set_rig,
     ("config", "get"): _config,
     ("config", "set"): _set_config,
     ("down", None): _down,

@@ -7,7 +7,7 @@ from typing import Any
 
 from gastown.hall.cli.commands.tables import ago, plain, short_ids, table
 
-__all__ = ["beads", "config", "detail", "happening", "review", "reviews", "status", "why"]
+__all__ = ["beads", "config", "detail", "happening", "review", "reviews", "rigs", "status", "why"]
 
 Shown = Mapping[str, Any]
 
@@ -116,6 +116,18 @@ def review(one: Shown, _width: int | None) -> Iterator[str]:
         yield from ("  " + _kept(line) for line in one["summary"].splitlines())
     yield ""
     yield f"look at it: git fetch origin {one['branch']} && git diff origin/{one['target']}...FETCH_HEAD"
+
+
+def rigs(found: Sequence[Shown], width: int | None) -> Iterator[str]:
+    """A line for each repository."""
+    if not found:
+        yield "the town has no repositories: gastown up --rig PLACE adds one"
+        return
+    rows = [
+        (one["id"], one["branch"], one["merge"], one["review"], len(one["checks"]), one["slots"], one["place"])
+        for one in found
+    ]
+    yield from table(("RIG", "BRANCH", "MERGE", "REVIEW", "CHECKS", "SLOTS", "PLACE"), rows, width)
 
 
 def config(found: Shown, _width: int | None) -> Iterator[str]:
