@@ -16,7 +16,7 @@ from gastown import __version__
 from tests.package.build import REPOSITORY, build
 
 INFO = f"gastown-{__version__}.dist-info"
-SHIPPED = {".py", ".sql", ".js", ".json", ".typed", ".html", ".css", ".svg"}
+SHIPPED = {".py", ".sql", ".md", ".js", ".json", ".typed", ".html", ".css", ".svg"}
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from gastown.hall.api.answers import Answer
 from gastown.hall.api.context import HallContext, StandIn
 from gastown.hall.api.responses import Shown
 from gastown.hall.app import create_app
+from gastown.hall.user_api.table import USER_ROUTES
 from gastown.logs import Redactor
 
 HOUSE = Path(__file__).parents[2] / "src" / "gastown"
@@ -61,6 +62,7 @@ OTHER_PROTOCOLS = {
     "gateway.models": "the stand-in speaks like the gateway, and knows nothing of the town",
     "gateway.chat_completions": "the same",
     "worker_api.get_snapshot": "a database, in bytes",
+    "_described": "the description of the user API, in OpenAPI's own form",
 }
 """Handlers of the hall whose answer is no model."""
 
@@ -145,8 +147,11 @@ def test_no_request_is_echoed() -> None:
 
 
 def test_every_handler_of_the_hall_promises_a_model_or_nothing() -> None:
+    """The user API's are made by its table, whose rows name their models."""
     without = {name for name, handler in hall_handlers().items() if answer_of(handler) is None}
-    assert without == OTHER_PROTOCOLS.keys()
+    in_the_table = {f"user_api.{route.handler.__name__}" for route in USER_ROUTES}
+    assert without - in_the_table == OTHER_PROTOCOLS.keys()
+    assert all(issubclass(route.answer, Shown | Wire) for route in USER_ROUTES)
 
 
 @pytest.mark.parametrize("handler", hall_handlers().values(), ids=hall_handlers().keys())
