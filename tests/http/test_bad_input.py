@@ -246,7 +246,7 @@ async def test_forty_megabytes_are_too_much(town_on_fakes, name: str, *, chunked
 async def test_a_route_without_a_body_survives_forty_megabytes(town_on_fakes, name: str, *, chunked: bool) -> None:
     async with town_on_fakes() as town:
         answer = await send(town, name, forty_megabytes() if chunked else MEGABYTE * 40)
-        assert answer.status_code in (200, 404, 413)
+        assert answer.status_code in (200, 400, 404, 413)  # one wants to be told a branch
         await wait_all_tasks_blocked()  # the connection with the rest of the body is of no further use
         assert (await town.health())["status"] == "ok"
 

@@ -50,7 +50,9 @@ async def control() -> AsyncIterator[int]:
 @asynccontextmanager
 async def hall() -> AsyncIterator[int]:
     with trio.fail_after(GUARD_SECONDS):
-        async with serving(refusing(), host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url:
+        async with serving(
+            lambda _: refusing(), host="127.0.0.1", port=0, logger=logging.getLogger("test")
+        ) as url:
             yield int(url.rpartition(":")[2])
 
 

@@ -15,8 +15,12 @@ import pytest
 from gastown.contract.tools import Tool, tools
 from gastown.hall.api.context import HallContext
 from gastown.hall.app import create_app
+from gastown.hall.domain.policy import RigPolicy
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
+from gastown.hall.reconcile.facts import ContainerReady
+from gastown.hall.store import policies, town_state
+from gastown.hall.store.transaction import Transaction
 from tests.kilo.plugin import Plugin, PluginError, open_plugin
 
 pytestmark = pytest.mark.kilo
@@ -105,7 +109,7 @@ CALLS: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
             "bead_id": "$bead",
             "title": "t",
             "body": "b",
-            "status": "in_progress",
+            "status": "open",
             "priority": "high",
             "labels": ["l"],
             "depends_on": ["$member"],
@@ -117,7 +121,7 @@ CALLS: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
         '"assignee_agent_id": "$idle"',
     ),
     ("mayor", "gt_bead_delete"): ({"rig_id": "r1", "bead_id": "$bead"}, "Deleted."),
-    ("mayor", "gt_agent_reset"): ({"rig_id": "r1", "agent_id": "$worker"}, '"current_hook_bead_id": null'),
+    ("mayor", "gt_agent_reset"): ({"rig_id": "r1", "agent_id": "$worker"}, '"id": "$worker"'),
     ("mayor", "gt_escalation_acknowledge"): ({"escalation_id": "$escalation"}, '"status": "in_progress"'),
     ("mayor", "gt_ui_action"): ({"action_json": '{"type":"navigate","page":"beads"}'}, "The dashboard is told."),
     ("mayor", "gt_nudge"): (
@@ -173,15 +177,15 @@ class Scene:
         """A worker with a bead in steps and mail, an idle agent, a staged convoy, an escalation."""
         steps = {"steps": [{"title": "one", "instructions": "first"}, {"title": "two"}]}
         slung = answered(await mayor.call("gt_sling", rig_id="r1", title="Paint", metadata=steps))
-        other = answered(await mayor.call("gt_sling", rig_id="r1", title="Sand"))
-        await mayor.call("gt_agent_reset", rig_id="r1", agent_id=other["agent"]["id"])
+        async with open_plugin(**self.environment("polecat", "idler")) as idler:
+            await idler.call("gt_status", message="I was started by hand")
         tasks = [{"title": "a"}, {"title": "b"}]
         batch = {"rig_id": "r1", "convoy_title": "Both", "tasks": tasks, "parallel": True, "staged": True}
         convoy = answered(await mayor.call("gt_sling_batch", **batch))
         self.ids = {
             "bead": slung["bead"]["bead_id"],
             "worker": slung["agent"]["id"],
-            "idle": other["agent"]["id"],
+            "idle": "idler",
             "convoy": convoy["convoy"]["id"],
             "member": convoy["beads"][0]["bead"]["bead_id"],
         }
@@ -235,7 +239,17 @@ async def test_the_hall_has_a_route_for_every_call_of_the_table_and_no_other(sce
         for method in rule.methods or ()
         if method not in ("HEAD", "OPTIONS")
     }
-    assert {(call.method, bare(call.path)) for tool in tools() for call in tool.calls} == routes
+    of_the_older_client = {("POST", "/api/mayor/*/tools/rigs/*/beads/delete-by-status")}
+    assert {
+        (call.method, bare(call.path)) for tool in tools() for call in tool.calls
+    } == routes - of_the_older_client
+
+
+def begin_review(board: Transaction) -> None:
+    """Let a refinery begin to read what is handed in."""
+    policies.change_rig_policy(board, "r1", RigPolicy(review="refinery"))
+    town_state.take_rules(board)
+    town_state.take(board, ContainerReady())
 
 
 @pytest.mark.parametrize("tool", tools(), ids=lambda tool: f"{tool.role}-{tool.name}")
@@ -251,6 +265,7 @@ async def test_a_tool_does_its_work_at_the_hall(scene: Scene, tool: Tool) -> Non
             if tool.name == "gt_request_changes":
                 async with open_plugin(**scene.environment("polecat", agent)) as worker:
                     await worker.call("gt_done", branch="b")
+                await scene.hall.store.transaction(scene.hall.town_id, begin_review)
                 agents = await mayor.call("gt_list_agents", rig_id="r1")
                 agent = next(a["id"] for a in json.loads(agents) if a["role"] == "refinery")
             async with open_plugin(**scene.environment("polecat", agent)) as worker:
