@@ -98,9 +98,9 @@ async def test_a_wish_becomes_work_that_is_handed_in_as_the_script_says(tmp_path
             review = await review_of(town, work)
             spent = await eventually(lambda: cost_of(town, author, 0.75))
             nursery.cancel_scope.cancel()
-        commit = server.tip("r", work.branch)
+        commits = server.git("r", "rev-list", work.branch).split()
         assert server.read("r", work.branch, "hello.txt") == "hello Ada\n"
     assert by_mayor.startswith("(A script plays here, no language model: “one wish”.)")
     assert f"It is queued as {work.bead_id}." in by_mayor
     assert f"Handed in as {review.id}." in by_author
-    assert (review.body, spent) == (f"It is {commit}", 0.75)
+    assert (str(review.body).removeprefix("It is ") in commits, spent) == (True, 0.75)
