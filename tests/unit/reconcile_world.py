@@ -41,7 +41,6 @@ def work(number: int, **changes: Any) -> Work:
         "rig_id": "r",
         "title": f"task {number}",
         "priority": 1,
-        "made_at": NOW,
         "number": number,
         "author": f"polecat-{number}",
         "branch": f"gt/polecat-{number}",
@@ -76,6 +75,8 @@ class World:
         self.ended += self.state.ended
         check_step(before, self.state, given)
         check(self.state)
+        look = next_look(self.state)
+        assert look is None or look > self.now, "a time that has passed is looked at again and again"
         return actions
 
     def one(self, number: int = 1) -> Work:

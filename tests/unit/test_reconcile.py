@@ -9,6 +9,7 @@ from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Merge, Start
 from gastown.hall.reconcile.limits import LIMITS, Cause
 from gastown.hall.reconcile.state import Leaving, WaitsFor
+from gastown.hall.reconcile.waiting import next_look
 from tests.unit.reconcile_world import World, added, rules, starts
 
 
@@ -227,6 +228,32 @@ def test_failed_starts_of_four_in_a_row_open_the_breaker_and_one_probe_closes_it
     world.start(probe)
     assert not world.state.breaker.is_open
     assert len(starts(world)) == 5
+
+
+def test_a_probe_that_is_due_while_another_start_is_open_waits_for_that_and_asks_for_no_look() -> None:
+    """A time that has passed would have the dispatcher look again at once, for as long as the start takes."""
+    world = World.of(rules(slots=10))
+    world.take(*added(*range(1, 7)))
+    for start in [one for one in world.outstanding if isinstance(one, Start)][:4]:
+        world.fail(start)
+    world.later(minutes=5)
+    assert world.state.breaker.is_open
+    assert len(starts(world)) == 2
+    look = next_look(world.state)
+    assert look is None or look > world.now
+
+
+def test_a_slot_that_is_missing_is_named() -> None:
+    """The town's, the rig's own, or the one that is left for reviews."""
+    own = World.of(rules(slots=5, rig={"slots": 1}))
+    own.take(*added(1, 2))
+    kept = World.of(rules(slots=2, rig={"review": "refinery"}))
+    kept.take(*added(1, 2))
+    said = [world.one(2).waiting for world in (own, kept)]
+    assert [one.reason if one else None for one in said] == [
+        "all 1 slots of r are taken",
+        "the last slot is left for reviews",
+    ]
 
 
 def test_a_deleted_bead_lets_go_of_its_agent_and_of_what_waits_for_it() -> None:

@@ -16,7 +16,7 @@ from gastown.hall.reconcile.state import Leaving, WaitsFor
 from gastown.hall.reconcile.waiting import next_look
 from tests.unit.reconcile_world import World, rules, work
 
-_BEADS = st.integers(1, 5)
+_BEADS = st.integers(1, 7)
 _HOW = ("well", "badly", "unheard", "conflict", "checks", "moved")
 _EVENTS = st.one_of(
     st.tuples(st.just("add"), _BEADS, st.sets(_BEADS, max_size=2), st.integers(0, 3)),
@@ -27,12 +27,13 @@ _EVENTS = st.one_of(
         _BEADS,
     ),
     st.tuples(st.just("do"), st.integers(0, 9), st.sampled_from(_HOW)),
+    st.tuples(st.just("flop"), st.integers(1, 7)),
     st.tuples(st.just("later"), st.sampled_from([1, 40, 700, 4000])),
     st.sampled_from([("lose",), ("ready", True), ("ready", False), ("pause",), ("go on",), ("ask",), ("auto",)]),
 )
 _RULES = st.fixed_dictionaries(
     {
-        "slots": st.integers(1, 4),
+        "slots": st.integers(1, 7),
         "rig": st.fixed_dictionaries(
             {"merge": st.sampled_from(["ask", "auto"]), "review": st.sampled_from(["none", "refinery"])}
         ),
@@ -89,6 +90,11 @@ class Fate:
         attempt = self.world.running.pop(f"polecat-{number}", None)
         if attempt is not None:
             self.world.take(facts.AgentEnded(agent_id=f"polecat-{number}", attempt_id=attempt))
+
+    def _flop(self, most: int) -> None:
+        """So many of the starts that are under way fail together."""
+        for action in [one for one in self.world.outstanding if isinstance(one, Start)][:most]:
+            self.world.fail(action)
 
     def _later(self, seconds: int) -> None:
         self.world.later(seconds=seconds)
@@ -184,7 +190,7 @@ def test_starts_are_bounded_by_the_limits(given_rules, events) -> None:
         if event[0] in ("retry", "reject", "add", "delete") or event[0] in ("close", "fail"):
             asked[f"bead-{event[1]}"] += 1
         if event[0] in ("lose", "ready"):
-            asked.update(f"bead-{number}" for number in range(1, 6))
+            asked.update(f"bead-{number}" for number in range(1, 8))
         fate.meet(event)
     per_round = sum(LIMITS.values())
     for bead_id, count in Counter(one.bead_id for one in fate.world.starts).items():

@@ -10,11 +10,12 @@ from typing import Any
 from gastown.hall.domain.bead import BeadState
 from gastown.hall.reconcile import facts, words
 from gastown.hall.reconcile.actions import Action, Tell
-from gastown.hall.reconcile.limits import LIMITS, MERGE_PAUSES, START_PAUSES, Cause, pause
+from gastown.hall.reconcile.limits import LIMITS, Cause, pause
 from gastown.hall.reconcile.state import (
     ANY_HEAD,
     Attempt,
     AttemptPhase,
+    Breaker,
     Container,
     HandIn,
     HandInPhase,
@@ -94,15 +95,13 @@ class Folding:
         if work is None or work.is_finished or work.hand_in is not None or work.author == fact.agent_id:
             return
         if work.attempt is not None:
-            self._leave(work.attempt.agent_id, work.bead_id, final=False)
-            work = self._end(work, work.attempt, Outcome.STOPPED, f"{fact.agent_id} goes on with it")
+            work = self._cut(work, work.attempt, f"{fact.agent_id} goes on with it")
         self._keep(work, author=fact.agent_id, branch=work.branch or fact.branch)
 
     def _reset(self, fact: facts.Reset) -> None:
         for work, attempt in self._attempts():
             if attempt.agent_id == fact.agent_id:
-                self._leave(attempt.agent_id, work.bead_id, final=False)
-                self._end(work, attempt, Outcome.STOPPED, "it was reset")
+                self._cut(work, attempt, "it was reset")
 
     def _removed(self, fact: facts.Removed) -> None:
         if work := self.work.pop(fact.bead_id, None):
@@ -123,8 +122,7 @@ class Folding:
         if work is None or work.is_finished:
             return
         for attempt in tuple(work.attempts):
-            self._leave(attempt.agent_id, work.bead_id, final=False)
-            work = self._end(work, attempt, Outcome.STOPPED, fact.reason)
+            work = self._cut(work, attempt, fact.reason)
         self._keep(work, question=fact.reason, not_before=None)
 
     def _closed(self, fact: facts.Closed) -> None:
@@ -144,7 +142,7 @@ class Folding:
                     attempt, phase=AttemptPhase.RUNNING, known_as=fact.known_as, session_id=fact.session_id
                 )
                 self._keep(work.with_attempt(running), tries=_without(work.tries, Cause.START))
-                self.state = replace(self.state, breaker=type(self.state.breaker)())
+                self.state = replace(self.state, breaker=Breaker())
                 return
 
     def _start_failed(self, fact: facts.StartFailed) -> None:
@@ -156,7 +154,7 @@ class Folding:
                 return
             freed = self._end(work, attempt, Outcome.NOT_STARTED, fact.reason)
             self._trip(work.bead_id, fact.reason)
-            self._count(freed, Cause.START, fact.reason, START_PAUSES)
+            self._count(freed, Cause.START, fact.reason)
             return
 
     def _agent_ended(self, fact: facts.AgentEnded) -> None:
@@ -166,7 +164,7 @@ class Folding:
                 continue
             if fact.attempt_id in known:
                 freed = self._end(work, attempt, Outcome.UNFINISHED, fact.reason)
-                self._count(freed, Cause.UNFINISHED, fact.reason, START_PAUSES)
+                self._count(freed, Cause.UNFINISHED, fact.reason)
                 return
 
     def _turn_began(self, fact: facts.TurnBegan) -> None:
@@ -182,7 +180,7 @@ class Folding:
             if ours and of_now and attempt.phase is AttemptPhase.RUNNING:
                 reason = f"its turn ended ({fact.reason}) without gt_done"
                 freed = self._end(work, attempt, Outcome.UNFINISHED, reason)
-                self._count(freed, Cause.UNFINISHED, reason, START_PAUSES)
+                self._count(freed, Cause.UNFINISHED, reason)
                 return
 
     def _agent_stopped(self, fact: facts.AgentStopped) -> None:
@@ -243,8 +241,7 @@ class Folding:
         if work is None or work.hand_in is None or work.hand_in.phase is HandInPhase.MERGING:
             return
         if work.review is not None:
-            self._leave(work.review.agent_id, work.bead_id, final=False)
-            work = self._end(work, work.review, Outcome.STOPPED, "a person has decided")
+            work = self._cut(work, work.review, "a person has decided")
         says = words.wants_changes(work.branch or "", fact.message)
         self._keep(
             work,
@@ -259,7 +256,7 @@ class Folding:
 
     def _merged(self, fact: facts.Merged) -> None:
         if work := self._merging(fact.merge_id):
-            target = self.state.rules.rigs[work.rig_id].target if work.rig_id in self.state.rules.rigs else "?"
+            target = self._target(work)
             work = self._dismiss(work, "the work is merged")
             commit = None if fact.nothing else fact.commit
             self._keep(work, state=BeadState.CLOSED, hand_in=None, rework=None, question=None, commit=commit)
@@ -284,7 +281,7 @@ class Folding:
         if fact.for_person:
             self._ask(work, words.look_first(fact.reason))
         else:
-            self._count(work, Cause.MERGE, fact.reason, MERGE_PAUSES)
+            self._count(work, Cause.MERGE, fact.reason)
 
     def _merge_moved(self, fact: facts.MergeMoved) -> None:
         work = self._merging(fact.merge_id)
@@ -304,7 +301,7 @@ class Folding:
             if attempt.phase is AttemptPhase.RUNNING and not known:
                 why = "its container has gone, and the next one does not know the agent"
                 freed = self._end(work, attempt, Outcome.LOST, why)
-                self._count(freed, Cause.LOST, why, None)
+                self._count(freed, Cause.LOST, why)
 
     def _container_lost(self, fact: facts.ContainerLost) -> None:
         self.state = replace(self.state, container=Container(ready=False, since=self._now, reason=fact.reason))
@@ -329,41 +326,41 @@ class Folding:
         goes_on = attempt.role == "refinery" or work.state is not BeadState.IN_PROGRESS
         return self._keep(work.with_attempt(ended), state=work.state if goes_on else BeadState.OPEN)
 
+    def _cut(self, work: Work, attempt: Attempt, reason: str) -> Work:
+        """End an attempt, and the server of its agent, which may be started again."""
+        self._leave(attempt.agent_id, work.bead_id, final=False)
+        return self._end(work, attempt, Outcome.STOPPED, reason)
+
     def _ended(self, attempt: Attempt, outcome: Outcome, reason: str | None) -> Attempt:
         ended = replace(attempt, phase=AttemptPhase.ENDED, outcome=outcome, ended_at=self._now, reason=reason)
         self.state = replace(self.state, ended=(*self.state.ended, ended))
         return ended
 
-    def _count(self, work: Work, cause: Cause, reason: str, pauses: tuple[float, ...] | None) -> None:
-        """Something went wrong: wait and try again, or ask a person once the limit is reached."""
-        tries = work.tries.get(cause, 0) + 1
-        counted = {**work.tries, cause: tries}
-        rework = work.rework
-        if rework is None and work.hand_in is None and cause in (Cause.UNFINISHED, Cause.LOST):
-            rework = Rework(cause=cause, says=words.go_on(cause))
-        if tries >= LIMITS[cause]:
-            self._ask(self._keep(work, tries=counted, rework=rework), words.question(cause, tries, reason))
-            return
-        wait = None if pauses is None else self._now + pause(pauses, tries, work.bead_id)
-        self._keep(work, tries=counted, rework=rework, not_before=wait)
+    def _count(self, work: Work, cause: Cause, reason: str) -> None:
+        """Something went wrong: it is tried again after a pause, or a person is asked at the limit."""
+        if work.rework is None and work.hand_in is None and cause in (Cause.UNFINISHED, Cause.LOST):
+            work = replace(work, rework=Rework(cause=cause, says=words.go_on(cause)))
+        work = self._tried(work, cause, reason)
+        if work.question is None and cause is not Cause.LOST:
+            self._keep(work, not_before=self._now + pause(work.tries[cause], work.bead_id))
 
     def _rework(self, work: Work, cause: Cause, says: str, reason: str) -> None:
         """Back to the author, on the same branch."""
-        tries = work.tries.get(cause, 0) + 1
-        work = self._keep(
-            work,
-            state=BeadState.IN_PROGRESS,
-            hand_in=None,
-            rework=Rework(cause=cause, says=says),
-            tries={**work.tries, cause: tries},
-            not_before=None,
-        )
-        if tries >= LIMITS[cause]:
-            self._ask(work, words.question(cause, tries, reason))
+        again = Rework(cause=cause, says=says)
+        work = replace(work, state=BeadState.IN_PROGRESS, hand_in=None, rework=again, not_before=None)
+        self._tried(work, cause, reason)
 
-    def _ask(self, work: Work, question: str) -> None:
-        self._keep(work, question=question, not_before=None)
+    def _tried(self, work: Work, cause: Cause, reason: str) -> Work:
+        """Count one more of what may go wrong; a person is asked once there were too many."""
+        tries = work.tries.get(cause, 0) + 1
+        work = self._keep(work, tries={**work.tries, cause: tries})
+        if tries < LIMITS[cause]:
+            return work
+        return self._ask(work, words.question(cause, tries, reason))
+
+    def _ask(self, work: Work, question: str) -> Work:
         self._tell(work, words.asked(work.title, question))
+        return self._keep(work, question=question, not_before=None)
 
     def _tell(self, work: Work, says: str) -> None:
         self.told.append(Tell(bead_id=work.bead_id, says=says))

@@ -8,7 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
-__all__ = ["LIMITS", "MERGE_PAUSES", "PROBE_MOST", "PROBE_PAUSE", "START_PAUSES", "TRIPS_AT", "Cause", "pause"]
+__all__ = ["LIMITS", "PROBE_MOST", "PROBE_PAUSE", "TRIPS_AT", "Cause", "pause"]
 
 
 class Cause(StrEnum):
@@ -41,9 +41,8 @@ LIMITS: Mapping[Cause, int] = MappingProxyType(
 )
 """How often each may happen before a person is asked."""
 
-START_PAUSES = (2.0, 30.0, 120.0, 600.0)
-"""Seconds before the second start, the third, …: five starts that fail in a row take a quarter of an hour."""
-MERGE_PAUSES = START_PAUSES
+_PAUSES = (2.0, 30.0, 120.0, 600.0)
+"""Seconds before the second try, the third, …: five starts that fail in a row take a quarter of an hour."""
 _SPREAD = 0.2
 
 TRIPS_AT = 4
@@ -52,8 +51,8 @@ PROBE_PAUSE = timedelta(minutes=1)
 PROBE_MOST = timedelta(minutes=30)
 
 
-def pause(pauses: tuple[float, ...], failures: int, seed: str) -> timedelta:
+def pause(failures: int, seed: str) -> timedelta:
     """How long to wait after that many failures in a row: spread by up to 20 %, always the same for one `seed`."""
-    seconds = pauses[min(failures, len(pauses)) - 1]
+    seconds = _PAUSES[min(failures, len(_PAUSES)) - 1]
     share = zlib.crc32(f"{seed}/{failures}".encode()) / 0xFFFFFFFF
     return timedelta(seconds=seconds * (1 - _SPREAD + 2 * _SPREAD * share))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ from gastown.hall.reconcile.state import (
     Work,
 )
 
-__all__ = ["Plan", "blocker_of", "is_due", "wants_agent"]
+__all__ = ["Plan", "blocker_of", "wants_agent", "wants_review"]
 
 _SLOTS_TO_KEEP_ONE = 2
 """From this many on, one is left for reviews."""
@@ -25,10 +25,10 @@ _PROBE_PATIENCE = timedelta(minutes=2)
 """A probe that has no result by then does not hold up the next one."""
 
 
-def blocker_of(state: TownState, work: Work) -> Work | None:
+def blocker_of(known: Mapping[str, Work], work: Work) -> Work | None:
     """What must be closed first. A blocker that failed holds its dependents up, too."""
     for bead_id in work.blockers:
-        blocker = state.work.get(bead_id)
+        blocker = known.get(bead_id)
         if blocker is not None and blocker.state is not BeadState.CLOSED:
             return blocker
     return None
@@ -40,6 +40,7 @@ def wants_agent(work: Work) -> bool:
 
 
 def wants_review(work: Work) -> bool:
+    """Whether a reviewer is to read it, and none does."""
     hand_in = work.hand_in
     return hand_in is not None and hand_in.phase is HandInPhase.REVIEWING and work.review is None
 
@@ -138,13 +139,15 @@ class Plan:
         )
 
     def _candidates(self) -> Iterator[Work]:
-        state = replace(self._before, work=self._work)
+        rules, stops = self._before.rules, self._before.stops
         for work in self._work.values():
-            if work.rig_id not in state.rules.rigs or not is_due(work, self._now):
+            if work.rig_id not in rules.rigs or not is_due(work, self._now):
                 continue
             agent = work.reviewer if wants_review(work) else work.author
-            is_open = wants_agent(work) and None not in (agent, work.branch) and blocker_of(state, work) is None
-            if (is_open or wants_review(work)) and agent not in state.stops:
+            is_open = (
+                wants_agent(work) and None not in (agent, work.branch) and blocker_of(self._work, work) is None
+            )
+            if (is_open or wants_review(work)) and agent not in stops:
                 yield work
 
     def _has_room(self, work: Work) -> bool:

@@ -8,12 +8,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from gastown.hall.domain.bead import BeadState
+from gastown.hall.domain.bead import FINISHED, BeadState
 from gastown.hall.reconcile.limits import PROBE_MOST, PROBE_PAUSE, TRIPS_AT, Cause
 
 __all__ = [
     "ANY_HEAD",
-    "OPEN_PHASES",
     "STARTING",
     "Attempt",
     "AttemptPhase",
@@ -37,9 +36,6 @@ class AttemptPhase(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     ENDED = "ended"
-
-
-OPEN_PHASES = frozenset({AttemptPhase.STARTING, AttemptPhase.RUNNING})
 
 
 class Outcome(StrEnum):
@@ -79,7 +75,7 @@ class Attempt:
 
     @property
     def is_open(self) -> bool:
-        return self.phase in OPEN_PHASES
+        return self.phase is not AttemptPhase.ENDED
 
 
 ANY_HEAD = "*"
@@ -160,7 +156,7 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A piece of work that is not finished, or a finished one that others wait for.
+    """A piece of work; a finished one is kept, as others may wait for it and a person may open it again.
 
     `author` keeps its branch and conversation from the first attempt on. `tries` counts since a person's last
     retry. `question` is what a person is asked: nothing goes on until it is answered.
@@ -170,7 +166,6 @@ class Work:
     rig_id: str
     title: str
     priority: int
-    made_at: datetime
     number: int = 0
     state: BeadState = BeadState.OPEN
     convoy_id: str | None = None
@@ -191,7 +186,7 @@ class Work:
 
     @property
     def is_finished(self) -> bool:
-        return self.state in (BeadState.CLOSED, BeadState.FAILED)
+        return self.state in FINISHED
 
     @property
     def attempts(self) -> Iterator[Attempt]:
@@ -224,7 +219,6 @@ class Rules:
     slots: int = 3
     paused: bool = False
     over_budget: str | None = None
-    mayor: str | None = None
     rigs: Mapping[str, RigRules] = field(default_factory=dict)
 
 

@@ -55,7 +55,7 @@ def rules(transaction: Transaction) -> Rules:
             slots=of_rig.slots,
         )
     slots = town.slots or max(_FEWEST_SLOTS, os.cpu_count() or 1)
-    return Rules(slots=slots, paused=town.paused, mayor=transaction.mayor, rigs=rigs)
+    return Rules(slots=slots, paused=town.paused, rigs=rigs)
 
 
 def _read(transaction: Transaction, rig_id: str, kind: type[_Settings]) -> _Settings:

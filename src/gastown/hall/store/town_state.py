@@ -6,7 +6,6 @@ import dataclasses
 import json
 import secrets
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -100,7 +99,6 @@ def new_work(transaction: Transaction, made: Bead, *, staged: bool = False) -> W
         rig_id=made.rig_id,
         title=made.title,
         priority=PRIORITIES.get(made.priority, 1),
-        made_at=datetime.fromisoformat(made.created_at),
         number=_number(transaction, made.id),
         state=BeadState.OPEN if made.status == BeadState.IN_PROGRESS else BeadState(made.status),
         convoy_id=made.convoy_id,
