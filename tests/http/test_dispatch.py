@@ -12,13 +12,16 @@ from typing import Any, cast
 import pytest
 import trio
 
+from gastown.contract.agents import StartAgentRequest
 from gastown.contract.git import Changes, ReviewResult
 from gastown.contract.secret import Secret
 from gastown.hall.api.context import HallContext
 from gastown.hall.api.worker_api import _end_of_merge as end_of_merge
 from gastown.hall.app import create_app
 from gastown.hall.control_client import ControlCallFailed, ControlClient
+from gastown.hall.dispatch import requests
 from gastown.hall.dispatch.dispatcher import Dispatcher
+from gastown.hall.dispatch.requests import Task
 from gastown.hall.domain.policy import Policy, RigPolicy
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall
@@ -33,6 +36,7 @@ from gastown.testing.clock import WallClock
 from gastown.testing.kilo import Script
 from gastown.testing.launchers import FakeLauncher, NeverKilo
 from gastown.testing.town import TOWN, FakeTown, open_fake_town
+from tests.http.test_hall_held_database import held
 
 pytestmark = [pytest.mark.virtual_time, pytest.mark.usefixtures("inline")]
 
@@ -300,3 +304,32 @@ async def test_the_commit_of_what_is_handed_in_is_seen_and_an_approval_is_of_it(
         await town.change(lambda at: town_state.take(at, facts.Approved(bead_id=bead_id)))
         (merge,) = await town.merges()
         assert merge.head == "c" * 40
+
+
+async def test_a_bug_in_one_action_ends_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with driven_town(tmp_path, kilo=SLOW) as town:
+        told = requests.start_request
+
+        def broken(task: Task) -> StartAgentRequest:
+            if task.bead.title == "unlucky":
+                raise RuntimeError("a bug")
+            return told(task)
+
+        monkeypatch.setattr("gastown.hall.dispatch.dispatcher.start_request", broken)
+        await town.sling("unlucky")
+        await town.running(await town.sling("lucky"))
+
+
+async def test_a_file_that_another_process_holds_stops_the_town_and_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause after an agent's end is over while the file is held: the next attempt begins afterwards."""
+    monkeypatch.setattr("gastown.hall.store.database.BUSY_SECONDS", 0.02)
+    async with driven_town(tmp_path, kilo=SLOW) as town:
+        bead_id = await town.sling()
+        agent = await town.running(bead_id)
+        await town.hall.store.tell(TOWN, facts.AgentEnded(agent_id=agent))
+        assert (await town.work(bead_id)).attempt is None
+        with held(tmp_path / "hall.db"):
+            await trio.sleep(10)
+        await town.running(bead_id)

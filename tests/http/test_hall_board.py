@@ -17,7 +17,7 @@ from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Merge
 from gastown.hall.reconcile.state import Leaving
 from gastown.hall.reconcile.step import outstanding
-from gastown.hall.store import policies, town_state
+from gastown.hall.store import beads, policies, town_state
 from gastown.hall.store.transaction import Transaction
 
 M, R = "/api/mayor/oak/tools", "/api/towns/oak/rigs/r1"
@@ -428,3 +428,17 @@ async def test_an_agent_that_was_started_by_hand_gets_work_by_name_only(board: B
     assert taker != "by-hand"
     await board.ask("POST", f"{M}/rigs/r1/beads/{bead_id}/reassign", {"agent_id": "by-hand"})
     assert (await board.agents())["by-hand"]["current_hook_bead_id"] == bead_id
+
+
+async def test_work_of_an_older_gastown_is_taken_over_once(tmp_path: Path) -> None:
+    """Its file knows the bead, and the reconciler does not: each opening finds the same author."""
+    rig = RigRecord(rig_id="r1", git_url="https://x.test/r", default_branch="m")
+    authors = []
+    for number in range(3):
+        async with open_hall(HallOptions(data_dir=tmp_path, town_id="oak", rigs=[rig])) as hall:
+            if number == 0:
+                await hall.store.transaction("oak", lambda board: beads.make_bead(board, "r1", "issue", "Mend"))
+            else:
+                (work,) = (await hall.store.state("oak")).work.values()
+                authors.append((work.author, work.branch))
+    assert authors[0] == authors[1]

@@ -6,7 +6,6 @@ from enum import StrEnum
 
 from quart import Blueprint, request
 
-from gastown.contract.git import Remote
 from gastown.hall.api.answers import Answer, ApiError, ok
 from gastown.hall.api.context import context, on_board
 from gastown.hall.api.responses import Assignment, Bead, Convoy, ConvoyParts, Deleted, RigAgent, RigShown, Total
@@ -70,7 +69,7 @@ async def list_rigs(town_id: str) -> Answer[list[RigShown]]:
             RigShown(
                 id=rig.rig_id,
                 name=rig.rig_id,
-                git_url=rig.folder or _address(rig.git_url),
+                git_url=rig.place,
                 default_branch=rig.default_branch,
             )
             for rig in rigs
@@ -229,14 +228,6 @@ async def ui_action(town_id: str) -> Answer[None]:
     body = await body_as(UiAction)
     await context().store.add_event(town_id, "ui.action", body.action.model_dump())
     return ok()
-
-
-def _address(git_url: str) -> str:
-    """A repository's address without the login in it; empty for one that cannot be read."""
-    try:
-        return Remote.parse(git_url).url
-    except ValueError:
-        return ""
 
 
 def _choice(name: str, allowed: type[StrEnum]) -> str | None:

@@ -21,12 +21,11 @@ from gastown.contract.secret import Secret
 from gastown.contract.wire import Wire
 from gastown.contract.worker import AgentCompleted, MayorContext, RegistryEntry
 from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_bytes, read_json, reply, reply_with_secrets
-from gastown.hall.api.context import context, on_board
+from gastown.hall.api.context import context
 from gastown.hall.api.responses import StoredRegistry, Token, TokenGiven
 from gastown.hall.domain.town import TownRecord, mayor_context, registry_to_keep, resumed_registry
 from gastown.hall.git_http.addresses import git_token, town_at
 from gastown.hall.reconcile import facts
-from gastown.hall.store.town_state import take
 from gastown.hall.tokens import REFRESH_WINDOW, InvalidToken, claimed_town, mint, verify
 
 __all__ = ["SNAPSHOT_LIMIT", "worker_api"]
@@ -173,7 +172,7 @@ async def post_agent_report(town_id: str, rig_id: str, agent_id: str, report: st
     if ended is not None:
         reason = ended.reason or "no reason given"
         fact = facts.AgentEnded(agent_id=agent_id, attempt_id=ended.attempt_id, reason=reason)
-        await on_board(town_id, lambda board: take(board, fact))
+        await context().store.tell(town_id, fact)
     return ok()
 
 
@@ -184,7 +183,7 @@ async def post_review_result(town_id: str, rig_id: str, entry_id: str) -> Answer
     body = await _object(_EVENT_LIMIT)
     result = _valid(ReviewResult, body | {"entry_id": entry_id})
     await context().store.add_event(town_id, "review.complete", body | place)
-    await on_board(town_id, lambda board: take(board, _end_of_merge(result)))
+    await context().store.tell(town_id, _end_of_merge(result))
     return ok()
 
 

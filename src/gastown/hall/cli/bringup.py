@@ -45,7 +45,6 @@ from gastown.hall.drivers.process import (
 from gastown.hall.folders import NoFolder, find_folder
 from gastown.hall.hall import Hall, open_hall
 from gastown.hall.reconcile.facts import ContainerLost
-from gastown.hall.store.town_state import take
 from gastown.hall.tokens import LIFETIME
 from gastown.isolation.ownership import write_whole
 
@@ -187,7 +186,7 @@ async def _lost(boot: Boot, died: ContainerDied) -> None:
     boot.screen.line(f"{died}\nthe next container is started")
     reason = str(died).partition(";")[0]
     lost = ContainerLost(reason=reason)
-    await boot.hall.store.transaction(boot.hall.town_id, lambda board: take(board, lost))
+    await boot.hall.store.tell(boot.hall.town_id, lost)
 
 
 def _interrupted(boot: Boot, interrupts: Interrupts, *, is_up: bool) -> int:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import trio
 
-from gastown.contract.agents import AgentState
+from gastown.contract.agents import AgentState, ListedAgent
 from gastown.hall.control_client import ControlCallFailed, ControlClient
 from gastown.hall.dispatch.look import see_head
 from gastown.hall.dispatch.requests import Task, merge_request, message_for, start_request
 from gastown.hall.domain.errors import BoardError
-from gastown.hall.domain.town import RigRecord, TownRecord, town_config
+from gastown.hall.domain.town import town_config
 from gastown.hall.hall import Hall
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Action, Look, Merge, Start
@@ -22,7 +22,7 @@ from gastown.hall.reconcile.step import outstanding, unseen
 from gastown.hall.reconcile.waiting import next_look
 from gastown.hall.store import beads, rig_agents
 from gastown.hall.store.lane import StoreBusy
-from gastown.hall.store.town_state import take, work_of
+from gastown.hall.store.town_state import work_of
 from gastown.hall.store.transaction import Transaction
 
 __all__ = ["Dispatcher"]
@@ -31,6 +31,7 @@ _LOOK_SECONDS = 0.05
 _IDLE_SECONDS = 2.0
 """A container that has not begun its hydration by then has none to do."""
 _AGAIN_SECONDS = 2.0
+_LOST = facts.ContainerLost(reason="it does not answer, or drains")
 _ALIVE = (AgentState.STARTING, AgentState.RUNNING)
 
 _LOGGER = "gastown.hall.dispatch"
@@ -56,11 +57,19 @@ class Dispatcher:
         """
         async with trio.open_nursery() as nursery:
             while True:
-                alive = await self._attempts_once_hydrated()
-                self._merging.clear()
-                await self._tell(facts.ContainerReady(attempts=alive))
-                while await self._once(nursery):
-                    pass
+                try:
+                    await self._serve(nursery)
+                except StoreBusy as error:  # it says so, and nothing was changed
+                    logging.getLogger(_LOGGER).warning("The town stands still: %s", error)
+                    await trio.sleep(_AGAIN_SECONDS)
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        """Meet the container once it takes starts, and carry out what is to be done until it is gone."""
+        alive = await self._attempts_once_hydrated()
+        self._merging.clear()
+        await self._tell(facts.ContainerReady(attempts=alive))
+        while await self._once(nursery):
+            pass
 
     async def _once(self, nursery: trio.Nursery) -> bool:
         """Begin what is outstanding, and wait until something has changed or is due; False without a container."""
@@ -96,6 +105,9 @@ class Dispatcher:
         except (ControlCallFailed, BoardError, StoreBusy, LookupError) as error:
             logging.getLogger(_LOGGER).warning("%s was not carried out: %s", key, error)
             await trio.sleep(_AGAIN_SECONDS)
+        except Exception:  # a boundary: a bug in one action ends no other one, and not the town
+            logging.getLogger(_LOGGER).exception("%s was not carried out", key)
+            await trio.sleep(_AGAIN_SECONDS)
         self._under_way.discard(key)
         self.hall.store.stepped.send()
 
@@ -122,33 +134,27 @@ class Dispatcher:
                 agent = await self.control.start(start_request(task), config, attempt_id=action.attempt_id)
                 started = facts.Started(attempt_id=action.attempt_id, session_id=agent.session_id)
         except (ControlCallFailed, ValueError) as error:
-            if await self._is_gone(error):
-                await self._tell(facts.ContainerLost(reason="it does not answer, or drains"))
-            await self._tell(facts.StartFailed(attempt_id=action.attempt_id, reason=str(error)))
+            lost = [_LOST] if await self._is_gone(error) else []
+            await self._tell(*lost, facts.StartFailed(attempt_id=action.attempt_id, reason=str(error)))
             return
         await self._tell(started)
 
     async def _merge(self, action: Merge) -> None:
         """Ask for the merge. Its result is reported by the container, and comes in as a fact by itself."""
         town, state = await self.hall.town(), await self.hall.store.state(self.hall.town_id)
-        rig = _rig(town, _work(state, action.bead_id).rig_id)
+        rig = town.rig(_work(state, action.bead_id).rig_id)
         self._merging.add(action.merge_id)
         try:
             request = merge_request(town, rig, action, state.rules.rigs[rig.rig_id])
             await self.control.merge(request, town_config(town, self.hall.url))
         except (ControlCallFailed, ValueError) as error:
-            if await self._is_gone(error):
-                await self._tell(facts.ContainerLost(reason="it does not answer, or drains"))
-            else:
-                await self._tell(facts.MergeFailed(merge_id=action.merge_id, reason=str(error)))
+            failed = facts.MergeFailed(merge_id=action.merge_id, reason=str(error))
+            await self._tell(_LOST if await self._is_gone(error) else failed)
 
-    async def _running(self, agent_id: str) -> _Running | None:
-        """The agent's server, where it is up: it gets a message in place of a start."""
-        status = await self.control.status(agent_id)
-        if status is None or status.status is not AgentState.RUNNING:
-            return None
-        listed = {one.agent_id: one.attempt_id for one in (await self.control.agents()).agents}
-        return _Running(status.session_id, listed.get(agent_id))
+    async def _running(self, agent_id: str) -> ListedAgent | None:
+        """The agent, where its server is up: it gets a message in place of a start."""
+        known = (await self.control.agents()).agents
+        return next((one for one in known if one.agent_id == agent_id and one.status is AgentState.RUNNING), None)
 
     async def _is_gone(self, error: Exception) -> bool:
         """Whether a call failed because the container is no more, or soon will not be."""
@@ -170,7 +176,7 @@ class Dispatcher:
                 raise LookupError(f"bead {action.bead_id} is gone")
             return Task(
                 town=town,
-                rig=_rig(town, work.rig_id),
+                rig=town.rig(work.rig_id),
                 work=work,
                 bead=beads.bead(board, action.bead_id),
                 agent=rig_agents.agent(board, work.rig_id, action.agent_id),
@@ -180,7 +186,7 @@ class Dispatcher:
         return await self.hall.store.transaction(self.hall.town_id, read)
 
     async def _tell(self, *given: facts.Fact) -> None:
-        await self.hall.store.transaction(self.hall.town_id, lambda board: take(board, *given))
+        await self.hall.store.tell(self.hall.town_id, *given)
 
     async def _attempts_once_hydrated(self) -> frozenset[str]:
         """Wait until the container takes starts; the attempts that it goes on with."""
@@ -201,12 +207,6 @@ class Dispatcher:
         return has_begun and is_open and not health.draining
 
 
-@dataclass(frozen=True)
-class _Running:
-    session_id: str | None
-    attempt_id: str | None
-
-
 def _key(action: Action) -> Hashable:
     if isinstance(action, Start):
         return action.attempt_id
@@ -220,10 +220,3 @@ def _work(state: TownState, bead_id: str) -> Work:
     if work is None:
         raise LookupError(f"bead {bead_id} is gone")
     return work
-
-
-def _rig(town: TownRecord, rig_id: str) -> RigRecord:
-    for rig in town.rigs:
-        if rig.rig_id == rig_id:
-            return rig
-    raise LookupError(f"the town has no rig {rig_id}")

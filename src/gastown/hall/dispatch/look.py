@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 import trio
 
@@ -15,8 +14,6 @@ from gastown.hall.hall import Hall
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Look
 from gastown.hall.store.lane import StoreBusy
-from gastown.hall.store.town_state import take
-from gastown.hall.store.transaction import Transaction
 
 __all__ = ["see_head"]
 
@@ -26,29 +23,25 @@ _LOGGER = "gastown.hall.dispatch"
 
 
 async def see_head(hall: Hall, control: ControlClient, look: Look) -> None:
-    """Ask the container, a bounded number of times, and tell the reconciler. Raises nothing of these calls."""
+    """Ask the container, a bounded number of times, and tell the reconciler. Raises no `Exception`."""
     for pause in (*_PAUSES, None):
         try:
             head = await _head(hall, control, look)
             fact = facts.HeadSeen(bead_id=look.bead_id, hand_in_id=look.hand_in_id, head=head)
-            await hall.store.transaction(hall.town_id, partial(_told, fact))
+            await hall.store.tell(hall.town_id, fact)
         except (ControlCallFailed, BoardError, StoreBusy, LookupError) as error:
             logging.getLogger(_LOGGER).warning("The commit of %s was not seen: %s", look.branch, error)
+        except Exception:  # a boundary: a bug in looking at one branch ends no other work
+            logging.getLogger(_LOGGER).exception("The commit of %s was not seen", look.branch)
         else:
             return
         if pause is not None:
             await trio.sleep(pause)
 
 
-def _told(fact: facts.Fact, board: Transaction) -> None:
-    take(board, fact)
-
-
 async def _head(hall: Hall, control: ControlClient, look: Look) -> str:
     town = await hall.town()
-    rig = next((one for one in town.rigs if one.rig_id == look.rig_id), None)
-    if rig is None:
-        raise LookupError(f"the town has no rig {look.rig_id}")
+    rig = town.rig(look.rig_id)
     try:
         return (await control.changes(rig.rig_id, look.branch, rig.default_branch)).head
     except ControlCallFailed as error:

@@ -51,6 +51,16 @@ class RigRecord:
     platform_integration_id: str | None = None
     folder: str | None = None
 
+    @property
+    def place(self) -> str:
+        """Where it is, as anybody may know it: its folder, or its address without a login; empty for one that
+        cannot be read.
+        """
+        try:
+            return self.folder or Remote.parse(self.git_url).url
+        except ValueError:
+            return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TownRecord:
@@ -72,6 +82,13 @@ class TownRecord:
     disable_ai_coauthor: bool = False
     env_vars: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
     rigs: tuple[RigRecord, ...] = ()
+
+    def rig(self, rig_id: str) -> RigRecord:
+        """The repository of that id; LookupError when the town has none."""
+        for rig in self.rigs:
+            if rig.rig_id == rig_id:
+                return rig
+        raise LookupError(f"the town has no rig {rig_id}")
 
 
 def secrets_of(town: TownRecord) -> Iterator[Secret]:

@@ -20,10 +20,11 @@ from gastown.contract.secret import Secret, reveal_json
 from gastown.contract.town import GitAuth
 from gastown.contract.wire import iso
 from gastown.hall.domain.town import RigRecord, TownRecord
+from gastown.hall.reconcile.facts import Fact
 from gastown.hall.reconcile.state import TownState
 from gastown.hall.store.history import FACTS, StoredFact, stored_fact
 from gastown.hall.store.lane import BUSY_SECONDS, Lane, StoreBusy, StoreError, is_busy
-from gastown.hall.store.town_state import state_of, take_rules
+from gastown.hall.store.town_state import state_of, take, take_rules
 from gastown.hall.store.transaction import Transaction
 
 __all__ = [
@@ -243,8 +244,13 @@ class Store:
         return result
 
     async def state(self, town_id: str) -> TownState:
-        """What the reconciler knows of a town now."""
-        return await self.transaction(town_id, state_of)
+        """What the reconciler knows of a town now: after the last transaction that is complete."""
+        known = self._states.get(town_id)
+        return await self.transaction(town_id, state_of) if known is None else known
+
+    async def tell(self, town_id: str, *facts: Fact) -> None:
+        """Fold facts into a town; without any, begin what has become due."""
+        await self.transaction(town_id, lambda transaction: take(transaction, *facts))
 
     async def _read(self, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
         return await self._reads.run(lambda connection: connection.execute(sql, values).fetchall())

@@ -20,7 +20,7 @@ from gastown.hall.reconcile.state import Attempt, Breaker, Container, Leaving, T
 from gastown.hall.reconcile.step import step
 from gastown.hall.store import policies
 from gastown.hall.store.beads import beads_of_type, find_bead, free_agents_of, settle_convoy
-from gastown.hall.store.rig_agents import find_agent, make_agent, nudge_mayor
+from gastown.hall.store.rig_agents import find_agent, make_agent, nudge_mayor, set_agent
 from gastown.hall.store.transaction import Transaction
 
 __all__ = [
@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 MOST_FACTS = 10_000
-"""Facts that are kept of a town."""
+"""Facts that are kept of a town, and up to a thousand more until the next time that they are counted."""
+_PRUNED_EVERY = 1000
 PRIORITIES: Mapping[str, int] = {"low": 0, "medium": 1, "high": 2, "critical": 3}
 
 _WORK = TypeAdapter(Work)
@@ -145,7 +146,10 @@ def _load(transaction: Transaction) -> TownState:
         for one in beads_of_type(transaction, BeadType.ISSUE)
         if one.id not in known and one.status not in (*FINISHED, BeadState.IN_REVIEW)
     ]
-    return dataclasses.replace(state, work=known | {one.id: new_work(transaction, one) for one in older})
+    taken = {one.id: new_work(transaction, one) for one in older}
+    for work in taken.values():
+        _save_work(transaction, None, work)
+    return dataclasses.replace(state, work=known | taken)
 
 
 def _save(transaction: Transaction, before: TownState, after: TownState) -> None:
@@ -168,12 +172,7 @@ def _save_work(transaction: Transaction, was: Work | None, work: Work) -> None:
     for attempt in work.attempts:
         _save_attempt(transaction, attempt)
     if was is None or was.state is not work.state or was.author != work.author:
-        closed_at = transaction.now if work.is_finished else None
-        transaction.run(
-            "UPDATE beads SET status = ?3, assignee = ?4, closed_at = ?5, updated_at = ?6"
-            " WHERE town_id = ?1 AND id = ?2",
-            *(work.bead_id, work.state.value, work.author, closed_at, transaction.now),
-        )
+        _show(transaction, work.bead_id, work.state, work.author)
         if work.state is not BeadState.CLOSED:
             sql = "UPDATE convoys SET landed_at = NULL WHERE town_id = ?1 AND id = ?2"
             transaction.run(sql, work.convoy_id)
@@ -187,11 +186,11 @@ def _save_hooks(transaction: Transaction, was: Work | None, work: Work) -> None:
     if was is None or holds != (not was.is_finished and was.hand_in is None) or was.author != work.author:
         free_agents_of(transaction, work.bead_id)
         if holds and work.author is not None:
-            _hook(transaction, work.author, work.bead_id)
+            set_agent(transaction, work.author, "bead_id", work.bead_id)
     if work.review is not None and (was is None or was.review is None) and work.hand_in is not None:
         if find_agent(transaction, work.review.agent_id) is None:
             make_agent(transaction, work.rig_id, Role.REFINERY, work.review.agent_id)
-        _hook(transaction, work.review.agent_id, work.hand_in.id)
+        set_agent(transaction, work.review.agent_id, "bead_id", work.hand_in.id)
         _show_review(transaction, work.hand_in.id, BeadState.IN_PROGRESS, work.review.agent_id)
     if was is not None and was.hand_in is not None and work.hand_in is None:
         free_agents_of(transaction, was.hand_in.id)
@@ -200,21 +199,19 @@ def _save_hooks(transaction: Transaction, was: Work | None, work: Work) -> None:
         free_agents_of(transaction, work.hand_in.id)
 
 
-def _hook(transaction: Transaction, agent_id: str, bead_id: str) -> None:
-    sql = "UPDATE rig_agents SET bead_id = ?3 WHERE town_id = ?1 AND id = ?2"
-    transaction.run(sql, agent_id, bead_id)
-
-
 def _show_review(transaction: Transaction, review_id: str, state: BeadState, reviewer: str | None) -> None:
     """Show on the board how a review stands. It is a part of its work, and has no life of its own."""
     found = find_bead(transaction, review_id)
-    if found is None or found.is_finished:
-        return
-    closed_at = transaction.now if state is BeadState.CLOSED else None
+    if found is not None and not found.is_finished:
+        _show(transaction, review_id, state, reviewer)
+
+
+def _show(transaction: Transaction, bead_id: str, state: BeadState, agent_id: str | None) -> None:
+    closed_at = transaction.now if state in FINISHED else None
     transaction.run(
         "UPDATE beads SET status = ?3, assignee = ?4, closed_at = ?5, updated_at = ?6"
         " WHERE town_id = ?1 AND id = ?2",
-        *(review_id, state.value, reviewer, closed_at, transaction.now),
+        *(bead_id, state.value, agent_id, closed_at, transaction.now),
     )
 
 
@@ -248,13 +245,16 @@ def _bead_of(fact: Fact, state: TownState) -> str | None:
 
 def _keep_fact(transaction: Transaction, fact: Fact, bead_id: str | None) -> None:
     body = json.dumps(_FACT.dump_python(fact, mode="json"))
-    transaction.run(
+    number = transaction.insert(
         "INSERT INTO facts (town_id, at, kind, bead_id, body) VALUES (?1, ?2, ?3, ?4, ?5)",
         *(transaction.now, type(fact).__name__, bead_id, body),
     )
-    number = transaction.row("SELECT max(number) AS number FROM facts WHERE town_id = ?1")
-    if number is not None and number["number"] % 1000 == 0:
-        transaction.run("DELETE FROM facts WHERE town_id = ?1 AND number <= ?2", number["number"] - MOST_FACTS)
+    if number % _PRUNED_EVERY == 0:
+        transaction.run(
+            "DELETE FROM facts WHERE town_id = ?1 AND number <= (SELECT number FROM facts WHERE town_id = ?1"
+            " ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+            MOST_FACTS,
+        )
 
 
 def _number(transaction: Transaction, bead_id: str) -> int:

@@ -48,6 +48,10 @@ class Transaction:
         """Run a statement; the number of rows that it touched. `?1` is the town."""
         return self.db.execute(sql, (self.town_id, *values)).rowcount
 
+    def insert(self, sql: str, *values: object) -> int:
+        """Insert a row; its number. `?1` is the town."""
+        return self.db.execute(sql, (self.town_id, *values)).lastrowid or 0
+
     def require_rig(self, rig_id: str) -> None:
         """NotFound when the town has no such rig."""
         if self.row("SELECT 1 FROM rigs WHERE town_id = ?1 AND id = ?2", rig_id) is None:

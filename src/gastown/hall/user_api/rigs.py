@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gastown.contract.git import Remote
 from gastown.hall.api.context import context, on_board
 from gastown.hall.domain.policy import RigPolicy
 from gastown.hall.domain.town import RigRecord
@@ -47,7 +46,7 @@ async def set_rig(town: str, rig: str, body: bodies.RigSettings) -> shown.Reposi
 def _shown(rig: RigRecord, policy: RigPolicy) -> shown.Repository:
     return shown.Repository(
         id=rig.rig_id,
-        place=rig.folder or _address(rig.git_url),
+        place=rig.place,
         branch=rig.default_branch,
         merge=policy.merge,
         review=policy.review,
@@ -55,14 +54,6 @@ def _shown(rig: RigRecord, policy: RigPolicy) -> shown.Repository:
         check_seconds=policy.check_seconds,
         slots=policy.slots,
     )
-
-
-def _address(git_url: str) -> str:
-    """A repository's address without the login in it; empty for one that cannot be read."""
-    try:
-        return Remote.parse(git_url).url
-    except ValueError:
-        return ""
 
 
 ROUTES = (
