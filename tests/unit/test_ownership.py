@@ -14,6 +14,7 @@ import trio
 from gastown.concurrency.processes import open_child
 from gastown.git.errors import GitError
 from gastown.git.workspace import write_agents_md
+from gastown.isolation.ending import end_processes_of
 from gastown.isolation.ownership import (
     NotOurs,
     check_path,
@@ -23,7 +24,7 @@ from gastown.isolation.ownership import (
     remove_tree,
     write_whole,
 )
-from gastown.isolation.users import as_user, end_processes_of, run_as
+from gastown.isolation.users import as_user, run_as
 from gastown.testing.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 
 pytestmark = needs_root

@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from subprocess import DEVNULL, PIPE
 
 import trio
 
 from gastown.isolation.descendants import descendants_of, loose_in, still_there
 from gastown.isolation.proc import environment_of, process_ids, started_at
+from gastown.isolation.starting import start_as
 from gastown.isolation.users import User, identity, run_as
 
 __all__ = [
@@ -140,7 +142,8 @@ async def start_group(
     argv: Sequence[str], cwd: str, env: Mapping[str, str], user: User | None, stdin: int = DEVNULL
 ) -> trio.Process:
     """Start `argv` as the leader of a session and group of its own. Its outputs are pipes. Raises `OSError`."""
-    return await trio.lowlevel.open_process(
+    start = partial(
+        trio.lowlevel.open_process,
         list(argv),
         cwd=cwd,
         env=env,
@@ -150,6 +153,7 @@ async def start_group(
         start_new_session=True,
         **identity(user),
     )
+    return await start_as(user, start)
 
 
 async def _start(argv: Sequence[str], cwd: str, env: Mapping[str, str], grace: float, user: User | None) -> Child:

@@ -10,8 +10,9 @@ import structlog
 import trio
 
 from gastown.concurrency.processes import MARK, send
+from gastown.isolation.ending import end_processes_of
 from gastown.isolation.proc import environment_of, folder_of, process_ids, started_at
-from gastown.isolation.users import User, end_processes_of, run_as
+from gastown.isolation.users import User, run_as
 
 __all__ = ["end_all_at", "end_strays", "strays_at"]
 

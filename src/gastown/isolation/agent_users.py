@@ -15,10 +15,11 @@ import trio
 
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.errors import StartFailed
+from gastown.isolation.ending import end_processes_of
 from gastown.isolation.homes import dashboard_file, temporary
 from gastown.isolation.ownership import NotOurs, give_directory
 from gastown.isolation.uids import Uids
-from gastown.isolation.users import SHARED, User, end_processes_of, run_as
+from gastown.isolation.users import SHARED, User, run_as
 
 __all__ = ["AgentUsers", "make_dashboard", "prepare_home"]
 

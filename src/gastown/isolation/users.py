@@ -11,23 +11,23 @@ import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from subprocess import DEVNULL
-from typing import Any, TypedDict, TypeVar, TypeVarTuple
+from typing import TypedDict, TypeVar, TypeVarTuple
 
 import trio
 
-from gastown.isolation.proc import process_ids, status_of
+from gastown.isolation.proc import status_of
 
 __all__ = [
     "PRIVATE",
     "SHARED",
     "User",
     "as_user",
-    "end_processes_of",
     "hide_memory",
     "identity",
     "kill_at_once",
+    "lives_as",
     "run_as",
+    "signal_those",
     "uid_of",
 ]
 
@@ -37,9 +37,6 @@ SHARED = 0o027
 """The umask of what other users of the same group may read."""
 
 _PR_SET_DUMPABLE = 4
-_KILL_SECONDS = 1.0
-_ENDING_SECONDS = 5.0
-_SWEEPS = 20
 _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -118,67 +115,24 @@ def hide_memory() -> None:
         raise OSError("prctl(PR_SET_DUMPABLE) failed")
 
 
-async def end_processes_of(user: User) -> tuple[int, ...]:
-    """KILL every process of a user that is alone; returns those that are still there. Takes seconds at most.
-
-    First one kill for all, sent as the user itself: nothing can fork away from it. But they can stop the process
-    that sends it, and a fork bomb leaves no room for it. So what is left after that we stop and kill one by one.
-    """
-    if not user.alone or user.uid == 0:
-        raise ValueError(f"user {user.uid} is not alone")
-    with trio.move_on_after(_ENDING_SECONDS):
-        for _ in range(3):
-            if not await trio.to_thread.run_sync(_processes_of, user.uid):
-                return ()
-            await _kill_all_as(user)
-            await trio.to_thread.run_sync(_kill_one_by_one, user.uid)
-            await trio.sleep(0.02)
-    return await trio.to_thread.run_sync(_processes_of, user.uid)
-
-
-async def _kill_all_as(user: User) -> None:
-    options: Any = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL, "env": {"PATH": os.defpath}}
-    command = ["/bin/sh", "-c", "kill -s KILL -- -1"]
-    with trio.move_on_after(_KILL_SECONDS), suppress(OSError):
-        await trio.run_process(
-            command, check=False, cwd="/", deliver_cancel=kill_at_once, **options, **identity(user)
-        )
-
-
 async def kill_at_once(process: trio.Process) -> None:
     """To cancel a child of a user below us (`deliver_cancel`): one that is stopped would never heed a TERM."""
     process.kill()
 
 
-def _kill_one_by_one(uid: int) -> None:
-    """Stop them all before one is killed: a stopped process cannot fork, and keeps its process slot."""
-    stopped: set[int] = set()
-    for _ in range(_SWEEPS):
-        running = set(_processes_of(uid)) - stopped
-        if not running:
-            break
-        _signal(running, uid, signal.SIGSTOP)
-        stopped |= running
-    _signal(_processes_of(uid), uid, signal.SIGKILL)
-
-
-def _signal(pids: Iterable[int], uid: int, number: signal.Signals) -> None:
+def signal_those(pids: Iterable[int], uid: int, number: signal.Signals) -> None:
     """Signal those that still belong to `uid`: a pid may have been reused meanwhile."""
     for pid in pids:
         with suppress(OSError):
             descriptor = os.pidfd_open(pid)
             try:
-                if _lives_as(uid, pid):
+                if lives_as(uid, pid):
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
 
 
-def _processes_of(uid: int) -> tuple[int, ...]:
-    """The processes with that real uid, zombies left out."""
-    return tuple(pid for pid in process_ids() if _lives_as(uid, pid))
-
-
-def _lives_as(uid: int, pid: int) -> bool:
+def lives_as(uid: int, pid: int) -> bool:
+    """Whether that is the real user of a process, which is no zombie."""
     status = status_of(pid)
     return bool(status) and int(status["Uid"].split()[0]) == uid and status["State"][0] not in "ZX"

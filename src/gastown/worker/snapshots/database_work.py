@@ -16,6 +16,7 @@ import trio
 
 from gastown.concurrency.supervise import leaves
 from gastown.contract.identifiers import printable
+from gastown.isolation.starting import start_as
 from gastown.isolation.users import User, identity, kill_at_once
 from gastown.worker.snapshots import database
 from gastown.worker.snapshots.database import CannotCopy
@@ -89,20 +90,19 @@ class DatabaseWork:
     ) -> tuple[int | None, bytes]:
         """Its return code and what it has said, once it has ended."""
         async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    [self.python, "-I", "-S", _PROGRAM, *arguments],
-                    stdin=content,
-                    stdout=PIPE,
-                    stderr=DEVNULL,
-                    check=False,
-                    cwd="/",
-                    env={},
-                    deliver_cancel=kill_at_once,
-                    **identity(user),
-                )
+            work = partial(
+                trio.run_process,
+                [self.python, "-I", "-S", _PROGRAM, *arguments],
+                stdin=content,
+                stdout=PIPE,
+                stderr=DEVNULL,
+                check=False,
+                cwd="/",
+                env={},
+                deliver_cancel=kill_at_once,
+                **identity(user),
             )
+            process: trio.Process = await start_as(user, partial(nursery.start, work))
             assert process.stdout is not None  # noqa: S101 - opened as a pipe
             said = bytearray()
             async with process.stdout:
