@@ -76,7 +76,7 @@ async def test_in_a_repository_a_town_without_rigs_is_told_the_command(
     """It is named, and nothing is changed; elsewhere, and in a town that has a rig, nothing is said."""
     options = HallOptions(data_dir=tmp_path / "town")
     for place, rigs, wanted in (
-        (site, [], f"rigs     none; for the repository in {site}: gastown up --rig .\n"),
+        (site, [], f"rigs     none; for the repository in {site}: gastown rig add . --dir {tmp_path / 'town'}\n"),
         (tmp_path, [], ""),
         (site, [REMOTE], ""),
     ):

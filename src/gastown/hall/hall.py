@@ -136,14 +136,17 @@ async def open_hall(options: HallOptions) -> AsyncIterator[Hall]:
         async with open_store(options.data_dir / "hall.db", options.now) as store:
             town = await _settle_town(store, options)
             options.secrets[:] = secrets_of(town)
-            real = town.kilocode_token not in (None, STAND_IN_TOKEN)
-            plays = StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN, script=script)
-            stand_in = plays if options.stand_in and not real else None
-
-            desk = Desk()
+            stand_in, desk = _stand_in_of(town, options, script), Desk()
 
             def make(url: str) -> ASGIFramework:
-                context = HallContext(url=url, store=store, now=options.now, stand_in=stand_in, desk=desk)
+                context = HallContext(
+                    url=url,
+                    store=store,
+                    now=options.now,
+                    stand_in=stand_in,
+                    desk=desk,
+                    secrets=options.secrets,
+                )
                 app = create_app(context)
                 return cast(ASGIFramework, GitOverHttp(cast(App, app), store, options.now))
 
@@ -187,6 +190,13 @@ async def _script_of(options: HallOptions) -> Script | None:
     if options.kilocode_token not in (None, STAND_IN_TOKEN):
         raise ScriptUnusable("a script plays in place of a language model: leave out either it or KILOCODE_TOKEN")
     return await read_script(options.script)
+
+
+def _stand_in_of(town: TownRecord, options: HallOptions, script: Script | None) -> StandIn | None:
+    """What plays in place of a language model, in a town without a token for one."""
+    if not options.stand_in or town.kilocode_token not in (None, STAND_IN_TOKEN):
+        return None
+    return StandIn(turn_seconds=options.turn_seconds, token=STAND_IN_TOKEN, script=script)
 
 
 async def _settle_town(store: Store, options: HallOptions) -> TownRecord:

@@ -40,13 +40,15 @@ class StandIn:
 class Desk:
     """Where people reach a town. `token` is theirs, for as long as the hall is open.
 
-    While a container runs, whoever runs it puts in its client and how its mayor is told something; `end` asks for
-    the end of the town. `closing` is set before the hall closes, so that no open stream holds it up.
+    While a container runs, whoever runs it puts in its client, how its mayor is told something, and what is done
+    at once about a new repository, by its id. `end` asks for the end of the town. `closing` is set before the hall
+    closes, so that no open stream holds it up.
     """
 
     token: Secret = field(default_factory=lambda: Secret(secrets.token_urlsafe(32)))
     container: ControlClient | None = None
     tell_mayor: Callable[[str], Awaitable[MayorPrompted]] | None = None
+    rig_added: Callable[[str], None] | None = None
     end: Callable[[], None] | None = None
     closing: trio.Event = field(default_factory=trio.Event)
 
@@ -65,7 +67,7 @@ class MayorPrompted:
 @dataclass(frozen=True, kw_only=True)
 class HallContext:
     """`url` is the hall's own address. `now` is the wall clock, aware; `stand_in` is None when the town uses the
-    real gateway.
+    real gateway. `secrets` is what no log may show; what comes to the town later is added to it.
     """
 
     store: Store
@@ -73,6 +75,7 @@ class HallContext:
     stand_in: StandIn | None = None
     url: str = ""
     desk: Desk = field(default_factory=Desk)
+    secrets: list[Secret] = field(default_factory=list[Secret], repr=False)
 
 
 class HallApp(QuartTrio):

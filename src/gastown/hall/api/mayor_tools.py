@@ -43,12 +43,10 @@ async def sling(town_id: str) -> Answer[Assignment]:
     body, creator = await body_as(Sling), sender()
 
     def do(board: Transaction) -> Assignment:
-        board.require_rig(body.rig_id)
-        made = beads.make_bead(
-            board, body.rig_id, BeadType.ISSUE, body.title,
+        made = work.sling(
+            board, body.rig_id, body.title,
             body=body.body, metadata=body.metadata, labels=body.labels, created_by=creator,
         )  # fmt: skip
-        work.add_work(board, [made])
         return Assignment.of(work.assignment(board, made.id))
 
     return ok(await on_board(town_id, do))

@@ -6,14 +6,11 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-from gastown.contract.git import Remote, is_branch_name
 from gastown.contract.identifiers import is_identifier
 from gastown.hall.domain.town import RigRecord
-from gastown.hall.folders import NoFolder, find_folder
+from gastown.hall.places import EXAMPLE, NoPlace, is_address, rig_at
 
-__all__ = ["a_town", "add_arguments", "add_hall_arguments", "some_text", "town_folder"]
-
-_EXAMPLE = "site=https://code.example/you/site.git"
+__all__ = ["a_town", "add_arguments", "add_hall_arguments", "some_text", "town_folder", "usual_folder"]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -74,9 +71,14 @@ def _add_common(parser: ArgumentParser) -> None:
 
 def town_folder(options: Namespace, env: Mapping[str, str]) -> Path:
     """Where a town's data is: `--dir`, or its usual place."""
+    given: Path | None = options.dir
+    return usual_folder(options.town, env) if given is None else given.absolute()
+
+
+def usual_folder(town: str, env: Mapping[str, str]) -> Path:
+    """Where the data of a town of that name is, where nothing else is said."""
     state = Path(env.get("XDG_STATE_HOME") or Path(env.get("HOME") or "/") / ".local" / "state")
-    folder: Path = options.dir or state / "gastown" / options.town
-    return folder.absolute()
+    return (state / "gastown" / town).absolute()
 
 
 def a_town(text: str) -> str:
@@ -88,42 +90,13 @@ def a_town(text: str) -> str:
 def _rig(text: str) -> RigRecord:
     """A repository of the town. No sentence repeats an address, which may hold a login."""
     rig_id, equals, place = text.partition("=")
-    if not equals or "/" in rig_id:
-        if _is_address(text):
-            raise ArgumentTypeError(f"an address needs an ID, as in {_EXAMPLE}")
-        return _folder(None, text)
-    if not is_identifier(rig_id):
-        raise ArgumentTypeError("ID=PLACE: the ID has letters, digits and . _ : @ - only")
-    if not _is_address(place):
-        return _folder(rig_id, place)
-    url, _, branch = place.partition("#")
-    branch = branch or "main"
+    has_id = bool(equals) and "/" not in rig_id
+    if not has_id and is_address(text):
+        raise ArgumentTypeError(f"an address needs an ID, as in {EXAMPLE}")
     try:
-        Remote.parse(url)
-    except ValueError as error:
-        raise ArgumentTypeError(f"the URL of {rig_id} {error}") from None
-    if not is_branch_name(branch):
-        raise ArgumentTypeError(f"the branch of {rig_id} is not a name that git takes for a branch")
-    return RigRecord(rig_id=rig_id, git_url=url, default_branch=branch)
-
-
-def _is_address(place: str) -> bool:
-    """Whether a place is elsewhere: `SCHEME://…`, or `HOST:PATH` as git has it. Everything else is a folder."""
-    return not place.startswith("file:") and ("://" in place or ":" in place.partition("/")[0])
-
-
-def _folder(rig_id: str | None, text: str) -> RigRecord:
-    text = text.removeprefix("file://")
-    place, _, branch = (text, "", "") if Path(text).is_dir() else text.rpartition("#")
-    place = place or text
-    try:
-        found = find_folder(place, branch if place != text else None)
-    except NoFolder as error:
-        raise ArgumentTypeError(f"{place} {error}. A rig is a folder, or an address as in {_EXAMPLE}") from None
-    name = rig_id or found.name
-    if not is_identifier(name):
-        raise ArgumentTypeError(f"{found.place} needs an ID, as in --rig ID={place}: its name cannot be one")
-    return RigRecord(rig_id=name, git_url="", default_branch=found.branch, folder=found.place)
+        return rig_at(place, rig_id=rig_id) if has_id else rig_at(text)
+    except NoPlace as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def some_text(text: str) -> str:

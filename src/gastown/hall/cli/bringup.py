@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import secrets
+import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -19,12 +20,13 @@ from gastown.concurrency.backoff import delays
 from gastown.contract.secret import Secret
 from gastown.hall.api.context import MayorPrompted
 from gastown.hall.app import LOGGER
+from gastown.hall.cli.arguments import usual_folder
 from gastown.hall.cli.boot import Boot, UpFailed, UpOptions
 from gastown.hall.cli.first_turn import first_turn
 from gastown.hall.cli.interrupts import Interrupts
 from gastown.hall.cli.mayor import MayorLost, tell
 from gastown.hall.cli.renewal import renew
-from gastown.hall.cli.rigs import watch_rigs
+from gastown.hall.cli.rigs import set_up_rig, watch_rigs
 from gastown.hall.cli.screen import Screen
 from gastown.hall.cli.turn import Turn
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
@@ -245,7 +247,16 @@ async def _name_the_folder(boot: Boot) -> None:
         return
     with suppress(NoFolder):
         found = await trio.to_thread.run_sync(find_folder, ".")
-        boot.screen.line(f"rigs     none; for the repository in {found.place}: gastown up --rig .")
+        named = _named(boot.options)
+        boot.screen.line(f"rigs     none; for the repository in {found.place}: gastown rig add .{named}")
+
+
+def _named(options: UpOptions) -> str:
+    """What another command needs to find this town, as it is written after the command."""
+    town, folder = options.hall.town_id, options.hall.data_dir
+    name = "" if town == "town" else f" --town {town}"
+    usual = usual_folder(town, options.environment) == folder
+    return name if usual else f"{name} --dir {shlex.quote(str(folder))}"
 
 
 async def _container_options(options: UpOptions, hall: Hall, port: int, token: Secret) -> ContainerOptions:
@@ -279,10 +290,11 @@ async def _stay_up(boot: Boot) -> None:
     desk.container, desk.tell_mayor = boot.control, partial(_tell_mayor, boot)
     try:
         async with trio.open_nursery() as nursery:
+            desk.rig_added = lambda rig_id: nursery.start_soon(set_up_rig, boot, rig_id)
             nursery.start_soon(Dispatcher(boot.hall, boot.control).run, name="dispatch")
             await _keep_token_fresh(boot)
     finally:
-        desk.container = desk.tell_mayor = None
+        desk.container = desk.tell_mayor = desk.rig_added = None
 
 
 async def _tell_mayor(boot: Boot, text: str) -> MayorPrompted:

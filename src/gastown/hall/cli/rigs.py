@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Set as AbstractSet
+
 import trio
 
+from gastown.hall.app import LOGGER
 from gastown.hall.cli.boot import Boot
 from gastown.hall.control_client import ControlCallFailed
+from gastown.hall.dispatch.requests import setup_request
+from gastown.hall.domain.town import town_config
 
-__all__ = ["watch_rigs"]
+__all__ = ["set_up_rig", "watch_rigs"]
 
 _LOOK_SECONDS = 1.0
 _PATIENCE_SECONDS = 120
 
 
-async def watch_rigs(boot: Boot, settled: trio.Event) -> None:
-    """Name each repository that cannot be had, or whose branch is not there. Sets `settled` and returns when all
-    are settled, or when nothing has begun to fetch them for two minutes.
+async def set_up_rig(boot: Boot, rig_id: str) -> None:
+    """Name a new repository to the container, which fetches it at once, and say what is wrong with it."""
+    town = await boot.hall.town()
+    try:
+        await boot.control.set_up(setup_request(town, town.rig(rig_id)), town_config(town, boot.hall.url))
+    except (ControlCallFailed, LookupError) as error:  # the container hears of it with its first work
+        logging.getLogger(LOGGER).warning("the container has not heard of rig %s yet: %s", rig_id, error)
+        return
+    boot.screen.line(f"rig {rig_id} is added")
+    await watch_rigs(boot, trio.Event(), {rig_id})
+
+
+async def watch_rigs(boot: Boot, settled: trio.Event, names: AbstractSet[str] | None = None) -> None:
+    """Name each repository that cannot be had, or whose branch is not there: of those `names`, or of all. Sets
+    `settled` and returns when all are settled, or when nothing has begun to fetch them for two minutes.
     """
-    names = {rig.rig_id for rig in (await boot.hall.town()).rigs}
+    if names is None:
+        names = {rig.rig_id for rig in (await boot.hall.town()).rigs}
     told: set[str] = set()
     ready: set[str] = set()
     last_word = trio.current_time()
@@ -27,7 +46,7 @@ async def watch_rigs(boot: Boot, settled: trio.Event) -> None:
             rigs = (await boot.control.health()).rigs or ()
         except ControlCallFailed:  # it does not answer yet, or no more
             continue
-        for rig in rigs:
+        for rig in (one for one in rigs if one.rig_id in names):
             if rig.state == "working":
                 last_word = trio.current_time()
             elif rig.state == "ready" and rig.browse is not None:

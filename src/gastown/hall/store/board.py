@@ -46,12 +46,29 @@ __all__ = [
     "order_changed",
     "request_changes",
     "reset",
+    "sling",
 ]
 
 
 def add_work(transaction: Transaction, made: Sequence[Bead], *, staged: bool = False) -> None:
     """Let the reconciler know of new beads, all of them at once."""
     take(transaction, *(facts.Added(work=new_work(transaction, one, staged=staged)) for one in made))
+
+
+def sling(
+    transaction: Transaction, rig_id: str, title: str, *, blockers: Sequence[str] = (), **columns: Any
+) -> Bead:
+    """Make a piece of work, which begins once each of `blockers` is closed. `columns` are more of the bead.
+
+    NotFound for an unknown rig or blocker.
+    """
+    transaction.require_rig(rig_id)
+    made = make_bead(transaction, rig_id, BeadType.ISSUE, title, **columns)
+    if blockers:
+        set_blockers(transaction, made.id, blockers)
+        made = bead(transaction, made.id)
+    add_work(transaction, [made])
+    return bead(transaction, made.id)
 
 
 def assignment(transaction: Transaction, bead_id: str) -> Assignment:

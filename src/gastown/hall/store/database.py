@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -24,7 +24,8 @@ from gastown.hall.reconcile.facts import Fact
 from gastown.hall.reconcile.state import TownState
 from gastown.hall.store.history import FACTS, StoredFact, stored_fact
 from gastown.hall.store.lane import BUSY_SECONDS, Lane, StoreBusy, StoreError, is_busy
-from gastown.hall.store.town_state import state_of, take, take_rules
+from gastown.hall.store.rigs import put_rig
+from gastown.hall.store.town_state import state_of, take
 from gastown.hall.store.transaction import Transaction
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "StoredEvent",
     "TownChanges",
     "open_store",
+    "towns_in",
 ]
 
 VERSION = 2
@@ -154,19 +156,7 @@ class Store:
 
     async def save_rig(self, town_id: str, rig: RigRecord) -> None:
         """Add the rig to the town, or replace the one of that id."""
-        config = {
-            "model": rig.model,
-            "platform_integration_id": rig.platform_integration_id,
-            "folder": rig.folder,
-        }
-        values = (town_id, rig.rig_id, rig.git_url, rig.default_branch, json.dumps(config))
-        sql = "INSERT OR REPLACE INTO rigs (town_id, id, git_url, default_branch, config) VALUES (?, ?, ?, ?, ?)"
-
-        def save(transaction: Transaction) -> None:
-            transaction.db.execute(sql, values)
-            take_rules(transaction)
-
-        await self.transaction(town_id, save)
+        await self.transaction(town_id, lambda transaction: put_rig(transaction, rig))
 
     async def registry(self, town_id: str) -> list[Any]:
         """The entries of the newest registry that the container sent; empty when it never did."""
@@ -263,6 +253,15 @@ class Store:
         """Blocks for some milliseconds."""
         for lane in (self._reads, self._writes):
             lane.connection.close()
+
+
+def towns_in(path: Path) -> tuple[str, ...]:
+    """The ids of the towns in a file. Blocks; StoreError when it cannot be read, or holds no towns."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return tuple(row[0] for row in connection.execute("SELECT id FROM towns ORDER BY id"))
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot use {path} as a database: {error}") from error
 
 
 @asynccontextmanager

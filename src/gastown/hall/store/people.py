@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from gastown.hall.domain.bead import Bead, BeadState, BeadType, check_edge
+from gastown.hall.domain.bead import Bead, BeadState, check_edge
 from gastown.hall.domain.errors import Conflict, NotFound
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import HandIn, HandInPhase, Work
-from gastown.hall.store.beads import bead, find_bead, make_bead, move_bead, set_blockers
-from gastown.hall.store.board import add_work
+from gastown.hall.store.beads import bead, find_bead, move_bead
 from gastown.hall.store.town_state import state_of, take, work_of
 from gastown.hall.store.transaction import Transaction
 
-__all__ = ["approve", "close", "named", "reject", "retry", "sling", "stop", "stop_agent"]
+__all__ = ["approve", "close", "named", "reject", "retry", "stop", "stop_agent"]
 
 _SHOWN_BEADS = 3
 
@@ -30,23 +29,6 @@ def named(transaction: Transaction, text: str) -> Bead:
     if ids:
         raise NotFound(f"Several beads begin with {text}: {', '.join(ids)}", "give more of the id")
     raise NotFound(f"There is no bead {text}", "gastown beads lists them")
-
-
-def sling(
-    transaction: Transaction,
-    rig_id: str,
-    title: str,
-    body: str | None = None,
-    priority: str = "medium",
-    depends_on: tuple[str, ...] = (),
-) -> Bead:
-    """Make a piece of work, which begins as soon as it may. NotFound for an unknown rig or blocker."""
-    transaction.require_rig(rig_id)
-    made = make_bead(transaction, rig_id, BeadType.ISSUE, title, body=body, priority=priority)
-    if depends_on:
-        set_blockers(transaction, made.id, [named(transaction, one).id for one in depends_on])
-    add_work(transaction, [bead(transaction, made.id)])
-    return bead(transaction, made.id)
 
 
 def approve(transaction: Transaction, bead_id: str, head: str | None) -> Bead:

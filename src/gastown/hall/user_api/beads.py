@@ -11,8 +11,8 @@ from gastown.contract.identifiers import is_identifier
 from gastown.hall.api.answers import ApiError
 from gastown.hall.api.context import on_board
 from gastown.hall.domain.bead import Bead, BeadState
+from gastown.hall.store import board as work
 from gastown.hall.store import people
-from gastown.hall.store.board import change
 from gastown.hall.store.transaction import Transaction
 from gastown.hall.user_api import bodies, shown, views
 from gastown.hall.user_api.routes import Route
@@ -30,8 +30,8 @@ async def sling(town: str, body: bodies.Slung) -> shown.BeadShown:
     """Put a piece of work on the board, without a turn of the mayor. It begins as soon as it may."""
 
     def do(board: Transaction) -> shown.BeadShown:
-        more = body.title, body.body, body.priority, body.depends_on
-        made = people.sling(board, body.rig, *more)
+        blockers = [people.named(board, one).id for one in body.depends_on]
+        made = work.sling(board, body.rig, body.title, blockers=blockers, body=body.body, priority=body.priority)
         return views.one_bead(board, made)
 
     return await on_board(town, do)
@@ -50,7 +50,7 @@ async def change_bead(town: str, bead: str, body: bodies.Changes) -> shown.BeadS
         blockers = None
         if body.depends_on is not None:
             blockers = [people.named(board, one).id for one in body.depends_on]
-        return change(board, found.rig_id, found.id, named, blockers=blockers)
+        return work.change(board, found.rig_id, found.id, named, blockers=blockers)
 
     return await _decided(town, bead, do)
 

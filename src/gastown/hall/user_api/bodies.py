@@ -10,7 +10,18 @@ from pydantic.alias_generators import to_camel
 from gastown.contract.git import Command
 from gastown.contract.identifiers import Identifier
 
-__all__ = ["Approval", "Changes", "Closing", "Empty", "Prompt", "Rejection", "RigSettings", "Settings", "Slung"]
+__all__ = [
+    "Approval",
+    "Changes",
+    "Closing",
+    "Empty",
+    "NewRig",
+    "Prompt",
+    "Rejection",
+    "RigSettings",
+    "Settings",
+    "Slung",
+]
 
 Line = Annotated[
     str, StringConstraints(strict=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -85,6 +96,18 @@ class RigSettings(Body):
     checks: Annotated[tuple[Command, ...], Field(max_length=50)] | None = None
     check_seconds: Annotated[int, Field(ge=1, le=86_400, strict=True)] | None = None
     slots: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
+
+
+class NewRig(RigSettings):
+    """A repository. `place` is the absolute path of a folder on the hall's machine, or an address.
+
+    Without an `id` it is the last part of the place; without a `branch` it is the one that is checked out in a
+    folder, and `main` of an address.
+    """
+
+    place: Line
+    id: Identifier | None = None
+    branch: Line | None = None
 
 
 class Prompt(Body):

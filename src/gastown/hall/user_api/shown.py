@@ -17,9 +17,12 @@ __all__ = [
     "Detail",
     "Error",
     "Happening",
+    "Left",
     "MayorTold",
     "NeedsYou",
+    "Repository",
     "ReviewShown",
+    "RigRemoved",
     "Slots",
     "Spent",
     "TownStatus",
@@ -207,6 +210,24 @@ class Repository(Wire):
     checks: tuple[str, ...]
     check_seconds: float
     slots: int | None
+
+
+class Left(Wire):
+    """Finished work whose branch is on no target branch, as far as the town knows."""
+
+    bead: str
+    branch: str
+    agent: str | None
+
+
+class RigRemoved(Wire):
+    """What a repository was that is no more the town's, and what of its work was not merged. Nothing is deleted:
+    branches stay in the repository, and clones and worktrees in the town's directory.
+    """
+
+    id: str
+    place: str
+    left: tuple[Left, ...]
 
 
 class MayorTold(Wire):

@@ -72,7 +72,7 @@ def _of_a_person(work: Work) -> tuple[str, ...]:
     if work.hand_in is not None and work.hand_in.phase is HandInPhase.ASKING:
         show, approve = f"gastown review show {bead}", f"gastown review approve {bead}"
         return (show, approve, f"gastown review reject {bead} --message TEXT")
-    return (f"gastown up --rig {work.rig_id}=PLACE", f"gastown close {bead}")
+    return (f"gastown rig add PLACE --id {work.rig_id}", f"gastown close {bead}")
 
 
 def told(kind: str, body: Mapping[str, Any]) -> str:

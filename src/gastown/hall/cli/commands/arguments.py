@@ -18,7 +18,7 @@ _PRIORITIES = ("low", "medium", "high", "critical")
 _DEFAULTS: Mapping[str, tuple[str, frozenset[str]]] = {
     "bead": ("show", frozenset({"show", "set", "-h", "--help"})),
     "review": ("list", frozenset({"list", "show", "approve", "reject", "-h", "--help"})),
-    "rig": ("list", frozenset({"list", "set", "-h", "--help"})),
+    "rig": ("list", frozenset({"list", "add", "set", "remove", "-h", "--help"})),
     "config": ("get", frozenset({"get", "set", "-h", "--help"})),
 }
 
@@ -87,18 +87,29 @@ def _add_review(commands: _Parsers) -> None:
 
 
 def _add_rig(commands: _Parsers) -> None:
-    inner = _group(commands, "rig", "list a town's repositories, or change how their work is merged")
+    inner = _group(commands, "rig", "list a town's repositories, add or remove one, or change how work is merged")
     _add(inner, "list", "list the repositories and how their work is reviewed and merged; `list` may be left out")
+    added = _add(inner, "add", "add a repository to a town, whether it is up or not")
+    told = "a folder of this machine, as in `.`, or an address; with #BRANCH, where it is not the usual one"
+    added.add_argument("place", type=some_text, metavar="PLACE", help=told)
+    added.add_argument("--id", type=a_town, help="its id (default: the last part of the place)")
+    told = "the branch that work is merged into (default: the one that is checked out; of an address main)"
+    added.add_argument("--branch", type=some_text, metavar="B", help=told)
+    _rig_settings(added)
     changed = _add(inner, "set", "change how a repository's work is reviewed and merged, which holds at once")
     changed.add_argument("rig", metavar="RIG", help="the repository's id")
-    changed.add_argument("--merge", choices=("ask", "auto"), help="ask you first, or merge as soon as it may")
-    changed.add_argument("--review", choices=("none", "refinery"), help="whether another agent reads it first")
-    told = "a command that the merge result must pass; may be repeated, and takes the place of those before"
-    changed.add_argument("--check", action="append", dest="checks", type=some_text, metavar="CMD", help=told)
+    _rig_settings(changed)
     changed.add_argument("--no-checks", action="store_true", help="merge without checks")
-    changed.add_argument(
-        "--slots", metavar="N", help="how many of its agents work at once; `default` for no bound"
-    )
+    removed = _add(inner, "remove", "take a repository from a town; nothing that was made for it is deleted")
+    removed.add_argument("rig", metavar="RIG", help="the repository's id")
+
+
+def _rig_settings(parser: ArgumentParser) -> None:
+    parser.add_argument("--merge", choices=("ask", "auto"), help="ask you first, or merge as soon as it may")
+    parser.add_argument("--review", choices=("none", "refinery"), help="whether another agent reads it first")
+    told = "a command that the merge result must pass; may be repeated, and takes the place of those before"
+    parser.add_argument("--check", action="append", dest="checks", type=some_text, metavar="CMD", help=told)
+    parser.add_argument("--slots", metavar="N", help="how many of its agents work at once; `default` for no bound")
 
 
 def _add_config(commands: _Parsers) -> None:

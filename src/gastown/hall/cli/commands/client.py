@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-__all__ = ["FAILED", "NEEDS_A_PERSON", "NOT_THERE", "WRONG_CALL", "CommandFailed", "TownClient", "find_town"]
+__all__ = [
+    "FAILED",
+    "NEEDS_A_PERSON",
+    "NOT_THERE",
+    "WRONG_CALL",
+    "CommandFailed",
+    "NotUp",
+    "TownClient",
+    "find_town",
+]
 
 FAILED, WRONG_CALL, NOT_THERE, NEEDS_A_PERSON = 1, 2, 3, 4
 """Exit codes: it failed; the call was wrong; there is no such town, bead, rig or agent; it waits for a person."""
@@ -27,6 +36,13 @@ class CommandFailed(Exception):
         super().__init__(sentence)
         self.action = action
         self.code = code
+
+
+class NotUp(CommandFailed):
+    """There is a town, and it is not up."""
+
+    def __init__(self, town: str, folder: Path) -> None:
+        super().__init__(f"the town in {folder} is not up", f"start it: gastown up --town {town}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ class TownClient:
         if isinstance(error, TimeoutError):
             return CommandFailed(f"the hall of town {self.town} did not answer within {_SECONDS} s")
         if isinstance(error, ConnectionRefusedError):
-            return not_up(self.town, self.folder)
+            return NotUp(self.town, self.folder)
         return CommandFailed(f"the hall of town {self.town} has not answered: {str(error) or repr(error)}")
 
 
@@ -104,14 +120,10 @@ def find_town(town: str, folder: Path) -> TownClient:
         token = (folder / "user.token").read_text("utf-8").strip()
         named, url = str(place["town"]), str(place["url"])
     except FileNotFoundError:
-        raise not_up(town, folder) from None
+        raise NotUp(town, folder) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CommandFailed(f"cannot read where the hall of {folder} is: {error}") from error
     return TownClient(named, folder, url, token)
-
-
-def not_up(town: str, folder: Path) -> CommandFailed:
-    return CommandFailed(f"the town in {folder} is not up", f"start it: gastown up --town {town}")
 
 
 def _refused(status: int, said: Any) -> CommandFailed:

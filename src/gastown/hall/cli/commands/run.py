@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from gastown.hall.cli.arguments import town_folder
@@ -19,10 +20,12 @@ from gastown.hall.cli.commands.client import (
     NOT_THERE,
     WRONG_CALL,
     CommandFailed,
+    NotUp,
     TownClient,
     find_town,
 )
 from gastown.hall.cli.commands.tables import plain
+from gastown.hall.places import is_address
 
 __all__ = ["run"]
 
@@ -32,9 +35,16 @@ Text = Callable[[Any, int | None], Iterable[str]]
 def run(options: Namespace, env: Mapping[str, str]) -> int:
     """Run the command of `options`; the exit code. What went wrong is one line on stderr."""
     command = _COMMANDS[options.command, getattr(options, "action", None)]
+    folder = town_folder(options, env)
     try:
-        town = find_town(options.town, town_folder(options, env))
-        return command(town, options)
+        try:
+            return command(find_town(options.town, folder), options)
+        except NotUp:
+            if options.command not in _AT_REST:
+                raise
+        from gastown.hall.cli.commands.at_rest import run_at_rest  # noqa: PLC0415 - a whole hall, for these alone
+
+        return run_at_rest(command, options, folder)
     except BrokenPipeError:
         raise
     except CommandFailed as failed:
@@ -182,15 +192,33 @@ def _rigs(town: TownClient, options: Namespace) -> int:
     return say(options, town.ask("GET", "rigs"), texts.rigs)
 
 
+def _add_rig(town: TownClient, options: Namespace) -> int:
+    place = options.place
+    if not is_address(place):
+        place = str(Path(place.removeprefix("file://")).expanduser().absolute())
+    named = {name: value for name in ("id", "branch") if (value := getattr(options, name)) is not None}
+    added = town.ask("POST", "rigs", body={"place": place, **named, **_rig_settings(options)})
+    return say(options, added, lambda found, width: texts.rigs([found], width))
+
+
 def _set_rig(town: TownClient, options: Namespace) -> int:
-    body: dict[str, Any] = {name: getattr(options, name) for name in ("merge", "review", "checks")}
-    body = {name: value for name, value in body.items() if value is not None}
+    body = _rig_settings(options)
     if options.no_checks:
         body["checks"] = []
-    if options.slots is not None:
-        body["slots"] = _number("--slots", options.slots)
     changed = town.ask("PATCH", "rigs", options.rig, body=body)
     return say(options, changed, lambda found, width: texts.rigs([found], width))
+
+
+def _remove_rig(town: TownClient, options: Namespace) -> int:
+    return say(options, town.ask("DELETE", "rigs", options.rig), texts.rig_removed)
+
+
+def _rig_settings(options: Namespace) -> dict[str, Any]:
+    given = {name: getattr(options, name) for name in ("merge", "review", "checks")}
+    body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if options.slots is not None:
+        body["slots"] = _number("--slots", options.slots)
+    return body
 
 
 def _number(name: str, text: str) -> int | None:
@@ -218,6 +246,9 @@ def _down(town: TownClient, options: Namespace) -> int:
     return say(options, before, lambda _found, _width: ["the town is down"])
 
 
+_AT_REST = ("rig", "config")
+"""What is about a town's settings may be asked of one that is not up, too."""
+
 _COMMANDS: Mapping[tuple[str, str | None], Callable[[TownClient, Namespace], int]] = {
     ("status", None): _status,
     ("mayor", None): _mayor,
@@ -236,7 +267,9 @@ _COMMANDS: Mapping[tuple[str, str | None], Callable[[TownClient, Namespace], int
     ("pause", None): _pause,
     ("resume", None): _pause,
     ("rig", "list"): _rigs,
+    ("rig", "add"): _add_rig,
     ("rig", "set"): _set_rig,
+    ("rig", "remove"): _remove_rig,
     ("config", "get"): _config,
     ("config", "set"): _set_config,
     ("down", None): _down,

@@ -7,7 +7,7 @@ from typing import Any
 
 from gastown.hall.cli.commands.tables import ago, plain, short_ids, table
 
-__all__ = ["beads", "config", "detail", "happening", "review", "reviews", "rigs", "status", "why"]
+__all__ = ["beads", "config", "detail", "happening", "review", "reviews", "rig_removed", "rigs", "status", "why"]
 
 Shown = Mapping[str, Any]
 
@@ -121,13 +121,21 @@ def review(one: Shown, _width: int | None) -> Iterator[str]:
 def rigs(found: Sequence[Shown], width: int | None) -> Iterator[str]:
     """A line for each repository."""
     if not found:
-        yield "the town has no repositories: gastown up --rig PLACE adds one"
+        yield "the town has no repositories: gastown rig add PLACE adds one"
         return
     rows = [
         (one["id"], one["branch"], one["merge"], one["review"], len(one["checks"]), one["slots"], one["place"])
         for one in found
     ]
     yield from table(("RIG", "BRANCH", "MERGE", "REVIEW", "CHECKS", "SLOTS", "PLACE"), rows, width)
+
+
+def rig_removed(found: Shown, _width: int | None) -> Iterator[str]:
+    """A repository that is no more the town's, and what of its work was not merged."""
+    yield f"{found['id']} is removed from the town; {plain(found['place'])} stays as it is"
+    if found["left"]:
+        yield "not merged, and still on its branch there or in the town's directory:"
+        yield from table(("BEAD", "BRANCH"), [(one["bead"], one["branch"]) for one in found["left"]], None)
 
 
 def config(found: Shown, _width: int | None) -> Iterator[str]:
