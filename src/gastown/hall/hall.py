@@ -182,6 +182,7 @@ def _found_at(options: HallOptions, url: str, desk: Desk, store: Store) -> Itera
             path.unlink(missing_ok=True)
         desk.closing.set()
         store.stepped.send()
+        store.heard.send()
 
 
 async def _script_of(options: HallOptions) -> Script | None:

@@ -10,7 +10,7 @@ from quart import Blueprint
 from gastown.contract.identifiers import AgentId
 from gastown.contract.worker import ACCEPTS_BATCHES, ACCEPTS_HEADER, NudgeDelivered, Nudges
 from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_json, reply
-from gastown.hall.api.context import on_board
+from gastown.hall.api.context import context, on_board
 from gastown.hall.api.responses import DrainNonce
 from gastown.hall.api.worker_api import require_identifiers, require_token
 from gastown.hall.reconcile.facts import Fact, TurnBegan, TurnEnded
@@ -85,6 +85,7 @@ async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]
             take(board, *turns)
 
     await on_board(town_id, work)
+    context().store.heard.send()
     kept_all = ok()
     kept_all.headers[ACCEPTS_HEADER] = ACCEPTS_BATCHES
     return kept_all

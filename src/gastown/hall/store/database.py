@@ -24,6 +24,7 @@ from gastown.hall.reconcile.facts import Fact
 from gastown.hall.reconcile.state import TownState
 from gastown.hall.store.history import FACTS, StoredFact, stored_fact
 from gastown.hall.store.lane import BUSY_SECONDS, Lane, StoreBusy, StoreError, is_busy
+from gastown.hall.store.records import AGENT_EVENTS, StoredAgentEvent, stored_agent_event
 from gastown.hall.store.rigs import put_rig
 from gastown.hall.store.town_state import state_of, take
 from gastown.hall.store.transaction import Transaction
@@ -107,6 +108,8 @@ class Store:
     Writes are served in the order of their arrival, and so are reads, which do not wait for writes: each sees what
     was complete when it began. Cancelling a call waits for the statement that is running, which then has happened
     whole or not at all. A call that another process keeps away from the file raises StoreBusy.
+
+    `stepped` is sent when the state of a town has changed, `heard` by whoever has kept events of agents.
     """
 
     def __init__(self, path: Path, now: Callable[[], datetime]) -> None:
@@ -117,6 +120,7 @@ class Store:
         self._of_this_run: dict[str, dict[str, Any]] = {}
         self._states: dict[str, TownState] = {}
         self.stepped = Signal()
+        self.heard = Signal()
 
     async def create_town(
         self, town_id: str, *, name: str, jwt_secret: Secret, mayor_agent_id: str | None
@@ -209,6 +213,11 @@ class Store:
     async def facts(self, town_id: str, after: int, most: int) -> list[StoredFact]:
         """The town's facts with a number greater than `after`, oldest first, at most so many."""
         return [stored_fact(row) for row in await self._read(FACTS, (town_id, after, most))]
+
+    async def agent_events(self, town_id: str, agent_id: str, after: int, most: int) -> list[StoredAgentEvent]:
+        """The agent's events with a number greater than `after`, oldest first, at most so many."""
+        rows = await self._read(AGENT_EVENTS, (town_id, agent_id, after, most))
+        return [stored_agent_event(row) for row in rows]
 
     async def last_fact(self, town_id: str) -> int:
         """The number of the town's newest fact; 0 when there is none."""

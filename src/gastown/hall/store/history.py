@@ -11,7 +11,7 @@ from typing import Any
 
 from gastown.hall.store.transaction import Transaction
 
-__all__ = ["FACTS", "StoredFact", "attempt_counts", "facts_of", "stored_fact"]
+__all__ = ["FACTS", "StoredFact", "attempt_counts", "facts_of", "newest_facts", "stored_fact"]
 
 FACTS = (
     "SELECT number, at, kind, bead_id, body FROM facts WHERE town_id = ? AND number > ? ORDER BY number LIMIT ?"
@@ -46,3 +46,11 @@ def facts_of(transaction: Transaction, bead_id: str) -> list[StoredFact]:
         bead_id,
     )
     return [stored_fact(row) for row in rows]
+
+
+def newest_facts(transaction: Transaction, most: int) -> list[StoredFact]:
+    """What has happened last in the town; oldest first."""
+    rows = transaction.rows(
+        "SELECT number, at, kind, bead_id, body FROM facts WHERE town_id = ?1 ORDER BY number DESC LIMIT ?2", most
+    )
+    return [stored_fact(row) for row in reversed(rows)]

@@ -6,11 +6,13 @@ from gastown.hall.domain.bead import Bead, BeadState, check_edge
 from gastown.hall.domain.errors import Conflict, NotFound
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import HandIn, HandInPhase, Work
+from gastown.hall.store import rig_agents
 from gastown.hall.store.beads import bead, find_bead, move_bead
+from gastown.hall.store.records import has_events
 from gastown.hall.store.town_state import state_of, take, work_of
 from gastown.hall.store.transaction import Transaction
 
-__all__ = ["approve", "close", "named", "reject", "retry", "stop", "stop_agent"]
+__all__ = ["agent_named", "approve", "close", "named", "reject", "retry", "stop", "stop_agent"]
 
 _SHOWN_BEADS = 3
 
@@ -29,6 +31,26 @@ def named(transaction: Transaction, text: str) -> Bead:
     if ids:
         raise NotFound(f"Several beads begin with {text}: {', '.join(ids)}", "give more of the id")
     raise NotFound(f"There is no bead {text}", "gastown beads lists them")
+
+
+def agent_named(transaction: Transaction, text: str) -> str:
+    """The id of the agent of that id, of that name, or the only one whose id begins so; `mayor` is the town's.
+
+    NotFound when there is none, or several.
+    """
+    mayor = transaction.mayor
+    if text == "mayor" and mayor is not None:
+        return mayor
+    names = {one.id: one.name.lower() for one in rig_agents.all_agents(transaction)}
+    if text in names or text == mayor or has_events(transaction, text):
+        return text
+    found = [one for one, name in names.items() if text.lower() == name]
+    found = found or [one for one in names if text and one.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NotFound(f"Several agents are named {text}: {', '.join(found[:_SHOWN_BEADS])}", "give the id")
+    raise NotFound(f"There is no agent {text}", "gastown status lists them")
 
 
 def approve(transaction: Transaction, bead_id: str, head: str | None) -> Bead:

@@ -7,14 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gastown.hall.store.transaction import Transaction
+from gastown.hall.store.transaction import Row, Transaction
 
 __all__ = [
+    "AGENT_EVENTS",
     "MOST_AGENT_EVENTS",
     "AgentEventRecord",
+    "StoredAgentEvent",
     "add_agent_events",
+    "has_events",
     "keep_heartbeat",
+    "newest_agent_events",
+    "stored_agent_event",
 ]
+
+AGENT_EVENTS = (
+    "SELECT number, received_at, agent_id, event, data FROM agent_events WHERE town_id = ? AND agent_id = ?"
+    " AND number > ? ORDER BY number LIMIT ?"
+)
 
 MOST_AGENT_EVENTS = 2000
 """How many events are kept of an agent, as in the container itself."""
@@ -28,6 +38,38 @@ class AgentEventRecord:
     agent_id: str
     event: str
     data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredAgentEvent:
+    """An event of an agent as it is kept. Numbers grow over the whole town, and none comes twice."""
+
+    number: int
+    at: str
+    agent_id: str
+    event: str
+    data: dict[str, Any]
+
+
+def stored_agent_event(row: Row) -> StoredAgentEvent:
+    return StoredAgentEvent(
+        row["number"], row["received_at"], row["agent_id"], row["event"], json.loads(row["data"])
+    )
+
+
+def newest_agent_events(transaction: Transaction, agent_id: str, most: int) -> list[StoredAgentEvent]:
+    """The newest events that are kept of an agent, oldest first."""
+    rows = transaction.rows(
+        "SELECT number, received_at, agent_id, event, data FROM agent_events WHERE town_id = ?1 AND agent_id = ?2"
+        " ORDER BY number DESC LIMIT ?3",
+        *(agent_id, most),
+    )
+    return [stored_agent_event(row) for row in reversed(rows)]
+
+
+def has_events(transaction: Transaction, agent_id: str) -> bool:
+    sql = "SELECT 1 FROM agent_events WHERE town_id = ?1 AND agent_id = ?2 LIMIT 1"
+    return transaction.row(sql, agent_id) is not None
 
 
 def add_agent_events(transaction: Transaction, rig_id: str, events: Sequence[AgentEventRecord]) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from gastown.contract.wire import Timestamp, Wire
 
 __all__ = [
+    "AgentEventShown",
     "AgentShown",
     "Attempt",
     "BeadShown",
@@ -99,6 +100,16 @@ class Happening(Wire):
     kind: str
     bead: str | None
     says: str
+
+
+class AgentEventShown(Wire):
+    """An event of an agent, as its kilo server or its container tells it. Numbers grow, and are cursors."""
+
+    number: int
+    at: str
+    agent: str
+    event: str
+    data: dict[str, Any]
 
 
 class Why(Wire):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from gastown.hall.domain.bead import BeadState
 
 __all__ = ["add_town_commands", "name_of", "spelled_out"]
 
+_MOST_EVENTS = 10_000
 _Parsers = Any
 """What `add_subparsers` returns: its class has no public name."""
 _PRIORITIES = ("low", "medium", "high", "critical")
@@ -60,6 +61,11 @@ def add_town_commands(commands: _Parsers) -> None:
     _add(commands, "resume", "let work begin again")
     _add_rig(commands)
     _add_config(commands)
+    logs = _add(commands, "logs", "print what has happened in a town, or what one of its agents has done")
+    logs.add_argument("agent", nargs="?", metavar="AGENT", help="an agent's id or name, or `mayor`")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what happens, until Ctrl-C")
+    before = "how many of the events before are read, up to 10000 (default 200)"
+    logs.add_argument("--last", type=_a_number, default=200, metavar="N", help=before)
     _add(commands, "down", "end a town in order, and wait until it is down")
 
 
@@ -139,6 +145,12 @@ def _bead_argument(parser: ArgumentParser) -> None:
 
 def _depends_on(parser: ArgumentParser, told: str) -> None:
     parser.add_argument("--depends-on", action="append", default=[], metavar="BEAD", help=told)
+
+
+def _a_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_EVENTS):
+        raise ArgumentTypeError(f"must be a number up to {_MOST_EVENTS}")
+    return int(text)
 
 
 def name_of(options: Namespace) -> str:

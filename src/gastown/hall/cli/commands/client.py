@@ -26,6 +26,7 @@ FAILED, WRONG_CALL, NOT_THERE, NEEDS_A_PERSON = 1, 2, 3, 4
 """Exit codes: it failed; the call was wrong; there is no such town, bead, rig or agent; it waits for a person."""
 
 _SECONDS = 150  # the mayor may have to be started first
+_SILENT_SECONDS = 60
 _CODES = {HTTPStatus.BAD_REQUEST: WRONG_CALL, HTTPStatus.NOT_FOUND: NOT_THERE}
 
 
@@ -71,10 +72,12 @@ class TownClient:
             raise _refused(answer.status, said)
         return said
 
-    def events(self, after: int | None) -> Iterator[dict[str, Any]]:
-        """What happens in the town, as it happens, until its hall closes."""
-        query = {"after": None if after is None else str(after)}
-        connection, answer = self._open("GET", ("events",), None, query, None)
+    def events(self, after: int, *path: str) -> Iterator[dict[str, Any]]:
+        """What happens after an event's number, in the town or below `path`, as it happens, until the hall closes.
+
+        It says something every quarter of a minute: one that is silent for a minute has failed.
+        """
+        connection, answer = self._open("GET", (*path, "events"), None, {"after": str(after)}, _SILENT_SECONDS)
         try:
             if answer.status != HTTPStatus.OK:
                 raise _refused(answer.status, _json(answer.read()))
@@ -104,7 +107,7 @@ class TownClient:
 
     def _gone(self, error: Exception) -> CommandFailed:
         if isinstance(error, TimeoutError):
-            return CommandFailed(f"the hall of town {self.town} did not answer within {_SECONDS} s")
+            return CommandFailed(f"the hall of town {self.town} does not answer")
         if isinstance(error, ConnectionRefusedError):
             return NotUp(self.town, self.folder)
         return CommandFailed(f"the hall of town {self.town} has not answered: {str(error) or repr(error)}")

@@ -24,6 +24,7 @@ from gastown.hall.cli.commands.client import (
     TownClient,
     find_town,
 )
+from gastown.hall.cli.commands.logs import logs
 from gastown.hall.cli.commands.tables import plain
 from gastown.hall.places import is_address
 
@@ -272,5 +273,6 @@ _COMMANDS: Mapping[tuple[str, str | None], Callable[[TownClient, Namespace], int
     ("rig", "remove"): _remove_rig,
     ("config", "get"): _config,
     ("config", "set"): _set_config,
+    ("logs", None): logs,
     ("down", None): _down,
 }
