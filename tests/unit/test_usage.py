@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gastown.agents.session.usage import UsageMeter
-from gastown.contract.events import Usage
+from gastown.contract.events import ModelCall, Usage
 
 TOKENS = {"input": 10, "output": 5, "reasoning": 2, "cache": {"read": 100, "write": 20}, "total": 137}
 
@@ -92,3 +92,44 @@ def test_a_session_is_forgotten_only_after_many_others() -> None:
     for number in range(255):
         meter.take(f"ses_{number}", message(1))
     assert meter.take("ses_0", message(1)) is None
+
+
+def call(given: int, outcome: str = "counted") -> ModelCall:
+    """An answer as the broker has read it; a message of kilo's has 137 tokens."""
+    known = {"call_id": "c", "model": None, "outcome": outcome, "input": given, "output": 0, "cached": 0}
+    return ModelCall.model_validate({**known, "reasoning": 0, "cost": None})
+
+
+@pytest.mark.parametrize(
+    ("messages", "calls", "differs"),
+    [
+        (100, [13_700], False),
+        (100, [10_400], False),
+        (100, [10_200], False),
+        (100, [8_000], True),
+        (1, [5_100], False),
+        (1, [6_000], True),
+        (100, [], True),
+        (100, [0, 0], True),
+        (0, [90_000], False),
+    ],
+)
+def test_the_gateways_figures_may_be_a_quarter_or_some_thousand_tokens_off(
+    messages: int, calls: list[int], differs: bool
+) -> None:
+    """An agent that talks to a provider past the broker has none of the gateway's."""
+    meter = UsageMeter()
+    for number in range(messages):
+        meter.take("ses_1", message(number, id=f"msg_{number:04}"))
+    for given in calls:
+        meter.take_call(call(given))
+    assert [meter.compare(), meter.compare()] == [differs, False]
+    assert meter.differs == differs
+
+
+def test_figures_of_which_a_part_is_missing_are_not_compared() -> None:
+    meter = UsageMeter()
+    meter.take("ses_1", message(1))
+    meter.take_call(call(90_000))
+    meter.take_call(call(0, "cut"))
+    assert not meter.compare()

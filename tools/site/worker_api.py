@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from quart import Quart
 
 from gastown.contract import worker as contract
-from gastown.contract.events import UsageEvent
+from gastown.contract.events import ModelCall, UsageEvent
 from gastown.hall.api.agent_api import agent_api
 from gastown.hall.api.worker_api import worker_api
 from tools.site.http_api import shapes_page
@@ -141,7 +141,7 @@ def _name(part: ast.expr) -> str:
 def page(source: Path) -> str:
     """The reference page."""
     hall, asked = answered_by_hall(), asked_by_container(source)
-    models = [*(getattr(contract, name) for name in contract.__all__), UsageEvent]
+    models = [*(getattr(contract, name) for name in contract.__all__), ModelCall, UsageEvent]
     shapes = {
         name: schema
         for model in models
@@ -199,7 +199,8 @@ control server makes `agent.status` (`status`, `reason`), `agent.turn_taken_up` 
 `agent.variables_dropped` (`names`: custom variables that it does not get, with the reason of each),
 `agent.ask_answered` (`kind`, `permission`, `patterns`, `reply`: what kilo asked a person for, and what it was
 answered by rule), `agent.project_config_ignored` (`files`: a repository's configuration for kilo, which does not
-count), and `agent.usage`, whose data is a [`UsageEvent`](#usageevent).
+count), `agent.usage`, whose data is a [`UsageEvent`](#usageevent), and `agent.model_call`, whose data is a
+[`ModelCall`](#modelcall).
 
 Beside these there are the calls of [the agents' tools](tools.md), and one that goes elsewhere:
 `POST {KILO_CLOUD_URL}/api/gastown/git-credentials` asks a platform integration for a git login.

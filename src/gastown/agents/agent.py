@@ -29,6 +29,7 @@ from gastown.contract.agents import (
     StartAgentRequest,
 )
 from gastown.contract.errors import AgentNotRunning, ControlError, StartDeadlineExceeded
+from gastown.contract.events import ModelCall
 from gastown.contract.secret import credentials_among
 from gastown.git.rig import RigReport
 from gastown.git.salvage.receipt import Receipt
@@ -183,6 +184,11 @@ class Agent:
         """An event of this agent's server."""
         self.activity.take(event, self.session_id)
 
+    def used(self, call: ModelCall) -> None:
+        """An answer of a model to this agent has come through the broker."""
+        self.activity.usage.take_call(call)
+        self._keep("agent.model_call", call.model_dump(by_alias=True))
+
     def public(self) -> PublicAgent:
         return PublicAgent(
             **self._view(),
@@ -200,7 +206,11 @@ class Agent:
     def status(self, stalled_after: float) -> AgentStatus:
         condition = self.condition(stalled_after)
         return AgentStatus(
-            **self._view(), condition=condition, snapshot=self.saving.status, usage=self.activity.usage.total
+            **self._view(),
+            condition=condition,
+            snapshot=self.saving.status,
+            usage=self.activity.usage.total,
+            model_calls=self.activity.usage.calls,
         )
 
     def listed(self, stalled_after: float) -> ListedAgent:
@@ -244,6 +254,13 @@ class Agent:
             self._outbox.put(self.request.rig_id, self.id, kept)
 
     def _turn_ended(self) -> None:
+        usage = self.activity.usage
+        if usage.compare():
+            kilo, gateway = usage.total, usage.calls
+            log.warning(
+                "agent.usage_differs", agent_id=self.id, attempt=self.attempt,
+                kilo=kilo and kilo.model_dump(), gateway=gateway and gateway.model_dump(),
+            )  # fmt: skip
         if self.request.is_mayor:
             # A turn that is not saved would be run a second time after a crash of the container.
             self.saving.want()

@@ -15,11 +15,12 @@ from hypercorn.typing import HTTPResponseBodyEvent
 
 from gastown.asgi.serving import Exchange
 from gastown.broker.body import ClientGone, RequestBody, TooLarge
-from gastown.broker.grants import Grant, Grants
+from gastown.broker.grants import Grant, Grants, Used
 from gastown.broker.headers import MOST_HEADER_BYTES, Headers, NotSendable, for_agent, for_upstream
 from gastown.broker.metrics import BrokerMetrics, Passage
 from gastown.broker.policy import Refused, Route, To, gateway_path, route
 from gastown.broker.upstreams import Upstreams
+from gastown.broker.usage import AnswerReader, Meter
 from gastown.concurrency.supervise import leaves
 from gastown.contract.access import bearer_of
 from gastown.contract.secret import reveal_map
@@ -96,7 +97,8 @@ class BrokerApp:
                 await _answer(exchange.send, 200, {"success": True, "data": {"token": grant.bearer.reveal()}})
                 passage.ends_with(200)
             case To.WORKER | To.GATEWAY:
-                await _Forward(self._client, self._upstreams, grant, goal, passage, scope, exchange).run()
+                tell = self.figures.models.counting(grant.used)  # of the attempt of now, whichever comes meanwhile
+                await _Forward(self._client, self._upstreams, grant, goal, passage, scope, exchange, tell).run()
 
 
 @dataclass(eq=False)
@@ -110,6 +112,7 @@ class _Forward:
     passage: Passage
     scope: Mapping[str, Any]
     exchange: Exchange
+    tell: Used
     began: float = field(default_factory=trio.current_time)
     answered: bool = False
 
@@ -196,6 +199,8 @@ class _Forward:
             gateway = self.grant.access.gateway()
             token = gateway.token
             own = {"x-kilocode-organizationid": gateway.organization} if gateway.organization else {}
+            if self.goal.is_model_call:
+                own["accept-encoding"] = "identity"  # its usage is read
         return own | ({"authorization": f"Bearer {token.reveal()}"} if token else {})
 
     async def _hand_back(self, response: httpx2.Response) -> None:
@@ -204,9 +209,12 @@ class _Forward:
         await self.exchange.send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
-        async for piece in response.aiter_raw():
-            self.passage.answering()
-            await self.exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+        with self._meter(response) as meter:
+            async for piece in response.aiter_raw():
+                self.passage.answering()
+                meter.feed(piece)
+                await self.exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+            meter.end()
         await self.exchange.send(_END)
         self.passage.answering()
         self.passage.ends_with(response.status_code)
@@ -214,6 +222,13 @@ class _Forward:
             "broker.forwarded", agent_id=self.grant.identity.agent_id, path=self.goal.path,
             status=response.status_code, ms=round((trio.current_time() - self.began) * 1000, 1),
         )  # fmt: skip
+
+    def _meter(self, response: httpx2.Response) -> Meter:
+        """What reads the answer of a model, for the length of its block. A refused call costs nothing."""
+        if not (self.goal.is_model_call and response.is_success):
+            return Meter(None, self.tell)
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        return Meter(AnswerReader(encoded=encoding not in ("", "identity")), self.tell)
 
     async def _fail(self, status: int, message: str) -> None:
         """Answer with an error; where an answer has begun, leaving it unfinished cuts the connection."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import trio
 
+from gastown.contract.events import ModelCall
 from gastown.contract.secret import Secret
 from gastown.logs import SecretBook
 
-__all__ = ["Access", "AgentIdentity", "Gateway", "Grant", "Grants"]
+__all__ = ["Access", "AgentIdentity", "Gateway", "Grant", "Grants", "Used"]
 
 
 class AgentIdentity(NamedTuple):
@@ -47,15 +48,20 @@ class Access(Protocol):
         ...
 
 
+Used = Callable[[ModelCall], None]
+"""Told of each answer of a model to an agent, once. It does not wait, and raises nothing."""
+
+
 class Grant:
-    """A bearer and the agent that it belongs to. `access` is that of the agent's newest attempt.
+    """A bearer and the agent that it belongs to. `access` is that of the agent's newest attempt, and so is `used`.
 
     The bearer is `gtb.<name>.<secret>`: the name finds the grant, the secret proves it.
     """
 
-    def __init__(self, identity: AgentIdentity, access: Access) -> None:
+    def __init__(self, identity: AgentIdentity, access: Access, used: Used) -> None:
         self.identity = identity
         self.access = access
+        self.used = used
         self.name = secrets.token_hex(8)
         self.bearer = Secret(f"gtb.{self.name}.{secrets.token_urlsafe(32)}")
         self._calls: set[trio.CancelScope] = set()
@@ -83,7 +89,7 @@ class Grants:
         self._by_name: dict[str, Grant] = {}
         self.known_secrets = SecretBook()
 
-    def admit(self, identity: AgentIdentity, access: Access) -> Grant:
+    def admit(self, identity: AgentIdentity, access: Access, used: Used = lambda _: None) -> Grant:
         """The grant of an agent; the one that it has when the same agent is admitted again.
 
         So a start finds the server that was prewarmed for it. For an agent that has become another one, of
@@ -91,10 +97,10 @@ class Grants:
         """
         known = self._by_agent.get(identity.agent_id)
         if known is not None and known.identity == identity:
-            known.access = access
+            known.access, known.used = access, used
             return known
         self.revoke(identity.agent_id)
-        grant = Grant(identity, access)
+        grant = Grant(identity, access, used)
         self._by_agent[identity.agent_id] = self._by_name[grant.name] = grant
         self.known_secrets.hold(grant.name, (grant.bearer,))
         return grant

@@ -20,6 +20,9 @@ _RAW_SEGMENT = re.compile(rb"(?:[A-Za-z0-9._:@~-]|%[0-9A-Fa-f]{2})+\Z")
 _SEGMENT = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._:@~-]*\Z")
 _QUERY = re.compile(rb"[\x21-\x7e]{0,4096}\Z")
 
+_MODELS = frozenset(
+    f"/api/openrouter/{name}" for name in ("chat/completions", "responses", "messages", "embeddings")
+)
 _OF_ORGANIZATION = {"/api/openrouter/models": "models", "/api/defaults": "defaults"}
 _GATEWAY = (
     # What kilo 7.7.7 asks of its gateway for a conversation; everything else of it is for a person's account.
@@ -55,6 +58,11 @@ class Route:
 
     to: To
     path: str
+
+    @property
+    def is_model_call(self) -> bool:
+        """Whether what comes back is a model's, which costs something."""
+        return self.to is To.GATEWAY and self.path in _MODELS
 
 
 class Refused(Exception):

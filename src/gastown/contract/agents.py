@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gastown.contract.events import Usage
+from gastown.contract.events import ModelCalls, Usage
 from gastown.contract.git import NO_BRANCH, Progress, Remote, is_branch_name, is_revision
 from gastown.contract.identifiers import AgentId, CallbackUrl, OrganizationId, RigId, TownId
 from gastown.contract.secret import Secret, SecretMap
@@ -300,11 +300,16 @@ class SnapshotStatus(Wire):
 
 
 class AgentStatus(_AgentView):
-    """`GET /agents/:id/status`. `usage` is that of this attempt, once a message of the assistant has completed."""
+    """`GET /agents/:id/status`. `usage` is that of this attempt, once a message of the assistant has completed.
+
+    Those are kilo's figures; `model_calls` are the gateway's for the same attempt, once an answer has come through
+    the broker.
+    """
 
     condition: Condition | None = None
     snapshot: SnapshotStatus | None = None
     usage: Usage | None = None
+    model_calls: ModelCalls | None = Field(default=None, exclude_if=lambda calls: calls is None)
 
 
 class ListedAgent(AgentStatus):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from gastown.contract.identifiers import AgentId
 from gastown.contract.wire import Timestamp, Wire
 
-__all__ = ["AgentEvent", "EventPage", "StreamTicket", "Subscribe", "Usage", "UsageEvent"]
+__all__ = [
+    "AgentEvent",
+    "EventPage",
+    "ModelCall",
+    "ModelCalls",
+    "StreamTicket",
+    "Subscribe",
+    "Usage",
+    "UsageEvent",
+]
 
 
 class AgentEvent(Wire):
@@ -37,11 +46,60 @@ class Usage(Wire):
 
 
 class UsageEvent(Usage):
-    """The data of an event `agent.usage`: a message of the assistant has completed. Each message is told once."""
+    """The data of an event `agent.usage`: a message of the assistant has completed. Each message is told once.
+
+    These are kilo's own figures, which an agent can make it say. Those of the gateway are in `agent.model_call`.
+    """
 
     session_id: str
     message_id: str
     model: str | None = None
+
+
+class ModelCall(Wire):
+    """The data of an event `agent.model_call`: an answer of a model has come through the broker. Told once each.
+
+    The numbers are the gateway's. `input` has the `cached` tokens, `output` those of the `reasoning`; `cost` is in
+    USD, null when the gateway did not say it. `outcome`: counted; missing, the answer did not say its usage;
+    unreadable, it was too large or compressed; cut, it did not come to its end. Tokens are then 0. `call_id`
+    tells an event that comes a second time.
+    """
+
+    call_id: str
+    model: str | None
+    outcome: Literal["counted", "missing", "unreadable", "cut"]
+    input: int
+    output: int
+    cached: int
+    reasoning: int
+    cost: float | None
+
+
+class ModelCalls(Wire):
+    """Model calls together. `cost` is the sum of what is known, null when nothing is; `unpriced` are the calls of
+    which it is not known.
+    """
+
+    calls: int = 0
+    unpriced: int = 0
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    cost: float | None = None
+
+    def plus(self, call: ModelCall) -> Self:
+        """These and one more."""
+        cost = self.cost if call.cost is None else (self.cost or 0) + call.cost
+        return type(self)(
+            calls=self.calls + 1,
+            unpriced=self.unpriced + (call.cost is None),
+            input=self.input + call.input,
+            output=self.output + call.output,
+            cached=self.cached + call.cached,
+            reasoning=self.reasoning + call.reasoning,
+            cost=cost,
+        )
 
 
 class EventPage(Wire):

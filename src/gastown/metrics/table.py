@@ -316,6 +316,23 @@ _ALL = (
         _FIRST_BYTE,
         destination=("worker", "gateway"),
     ),
+    _counter(
+        "gastown_model_calls",
+        "Answers of models that have come through the broker. outcome: counted, the gateway said their usage; "
+        "missing, it did not; unreadable, too large or compressed; cut, before their end.",
+        outcome=("counted", "missing", "unreadable", "cut"),
+    ),
+    _counter(
+        "gastown_model_tokens",
+        "Tokens of those answers. kind: input has the cached ones, output those of the reasoning.",
+        kind=("input", "output", "cached", "reasoning"),
+    ),
+    _counter("gastown_model_cost_usd", "What those answers cost in USD, as far as the gateway said it."),
+    _counter("gastown_model_calls_unpriced", "Those answers of which the gateway did not say the cost."),
+    _gauge(
+        "gastown_agents_usage_differs",
+        "Agents whose server counts other tokens than the gateway, see the log event agent.usage_differs.",
+    ),
     # Conversations
     _counter(
         "gastown_snapshot_operations",

@@ -11,7 +11,7 @@ import trio
 from gastown.agents.launch.desired import Desired, effective
 from gastown.agents.launch.environment import BrokerEndpoint, ChildDefaults, shell_variables
 from gastown.agents.services import AgentServices
-from gastown.broker.grants import AgentIdentity, Gateway
+from gastown.broker.grants import AgentIdentity, Gateway, Used
 from gastown.contract.secret import Secret
 from gastown.isolation.users import User
 from gastown.worker.client import WorkerClient, WorkerError
@@ -69,12 +69,14 @@ class AgentAccess:
         return shell_variables(self.desired(), self.credentials.current, self.defaults, self.user)
 
 
-def admit(desired: Callable[[], Desired], user: User | None, services: AgentServices) -> BrokerEndpoint:
+def admit(
+    desired: Callable[[], Desired], user: User | None, services: AgentServices, used: Used
+) -> BrokerEndpoint:
     """An agent's way to the broker, also before its start: the start then finds the same bearer."""
     request = desired().request
     identity = AgentIdentity(request.agent_id, request.rig_id, request.town_id, request.role)
     access = AgentAccess(desired, services.credentials, services.defaults, user)
-    return BrokerEndpoint(services.broker.url, services.broker.grants.admit(identity, access).bearer)
+    return BrokerEndpoint(services.broker.url, services.broker.grants.admit(identity, access, used).bearer)
 
 
 def revoke(agent_id: str, services: AgentServices) -> None:

@@ -10,6 +10,7 @@ from gastown.agents.launch.broker_access import admit
 from gastown.agents.launch.desired import Desired
 from gastown.agents.launch.environment import BrokerEndpoint, derive, home_of
 from gastown.agents.services import AgentServices
+from gastown.broker.grants import Used
 from gastown.contract.agents import StartAgentRequest
 from gastown.contract.town import TownConfig
 from gastown.git.workspace import prepare_workspace
@@ -23,13 +24,14 @@ __all__ = ["StartPlan", "workspace"]
 class StartPlan:
     """Where a start works and as which user (None: ourselves), and the server that it needs.
 
-    `desired` gives what is wanted of the agent at the moment of the call.
+    `desired` gives what is wanted of the agent at the moment of the call; `used` is told of its model calls.
     """
 
     desired: Callable[[], Desired]
     workdir: str
     user: User | None
     services: AgentServices
+    used: Used = lambda _: None
     _derived: tuple[StartAgentRequest, TownConfig, ServerSpec] | None = field(default=None, init=False)
 
     @property
@@ -48,7 +50,7 @@ class StartPlan:
     @cached_property
     def endpoint(self) -> BrokerEndpoint:
         """The agent's way to the broker, which is open from the first use on."""
-        return admit(self.desired, self.user, self.services)
+        return admit(self.desired, self.user, self.services, self.used)
 
     def spec(self) -> ServerSpec:
         """The server that the agent needs now. Derived again only when what it is derived from has changed."""

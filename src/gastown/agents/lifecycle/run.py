@@ -199,7 +199,7 @@ async def _run(agent: Agent, services: AgentServices, options: LifeOptions) -> N
         if agent.request.is_mayor:
             resumes_held.enter_context(services.pool.slots.hold_resumes())
         user = services.users.acquire(agent.request, agent.workdir)
-        agent.plan = plan = StartPlan(lambda: agent.desired, agent.workdir, user, services)
+        agent.plan = plan = StartPlan(lambda: agent.desired, agent.workdir, user, services, agent.used)
         await prepare(agent, plan, services)
         await _on_servers(agent, plan, options.priority, resumes_held)
 

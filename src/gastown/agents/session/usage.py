@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from gastown.contract.events import Usage, UsageEvent
+from gastown.contract.events import ModelCall, ModelCalls, Usage, UsageEvent
 
 __all__ = ["UsageMeter"]
 
 _SESSIONS = 256
 """Sessions whose last counted message is remembered: the agent's own, and those of its sub-agents."""
 _LONGEST_MODEL = 500
+_FEW_TOKENS = 5000
+_SHARE = 0.25
+"""Of the larger of two sums: by more they may not be apart."""
 _MOST = 2**53
 """Of tokens or USD in one message. An agent can make its server say any number."""
 
@@ -19,12 +22,18 @@ _MOST = 2**53
 class UsageMeter:
     """Adds up the assistant's messages of one attempt. `total` is None until one has completed.
 
+    `calls` are the model calls of the attempt as the gateway counts them, None until there was one; `differs` is
+    set once kilo's figures and the gateway's are far apart.
+
     Every session of the agent's server counts: a sub-agent's tokens are the agent's. A message that comes a second
     time, as one does after a broken stream, is counted once: ids of messages sort by age (kilo-facts 2).
     """
 
     def __init__(self) -> None:
         self.total: Usage | None = None
+        self.calls: ModelCalls | None = None
+        self.differs = False
+        self._is_whole = True
         self._counted: OrderedDict[str, str] = OrderedDict()
 
     def take(self, session_id: str, info: Any) -> UsageEvent | None:
@@ -44,6 +53,24 @@ class UsageMeter:
             model=model if isinstance(model, str) and len(model) <= _LONGEST_MODEL else None,
             **dict(used),
         )
+
+    def take_call(self, call: ModelCall) -> None:
+        """An answer of a model has come through the broker."""
+        self.calls = (self.calls or ModelCalls()).plus(call)
+        self._is_whole = self._is_whole and call.outcome == "counted"
+
+    def compare(self) -> bool:
+        """Whether it is found out now that both figures are far apart. Asked between turns, when both are whole.
+
+        kilo does not count the titles that it has a model make, so some thousand tokens are no difference. Where
+        an answer did not say its usage, there is nothing to compare.
+        """
+        if self.differs or not self._is_whole or self.total is None:
+            return False
+        kilo = self.total.input + self.total.output
+        gateway = 0 if self.calls is None else self.calls.input + self.calls.output
+        self.differs = abs(kilo - gateway) > max(_FEW_TOKENS, _SHARE * max(kilo, gateway))
+        return self.differs
 
     def passed(self, session_id: str, message_id: str) -> None:
         """Messages up to this one count no more: they have been counted, or an earlier attempt has made them."""

@@ -87,6 +87,7 @@ def _agents(town: Town) -> dict[str, Reading]:
     stalled, known = town.services.deadlines.stalled, town.roster.known()
     return {
         "gastown_agents": Multiset((agent.request.role, str(agent.state)) for agent in known),
+        "gastown_agents_usage_differs": {(): sum(agent.activity.usage.differs for agent in known)},
         "gastown_agent_conditions": Multiset((kind,) for kind in _conditions(known, stalled)),
     }
 
@@ -142,6 +143,10 @@ def _broker(town: Town) -> dict[str, Reading]:
         "gastown_broker_requests_total": figures.over,
         "gastown_broker_requests_in_progress": {(to,): n for to, n in figures.in_progress.items()},
         "gastown_broker_first_byte_seconds": figures.first_bytes,
+        "gastown_model_calls_total": figures.models.calls,
+        "gastown_model_tokens_total": figures.models.tokens,
+        "gastown_model_cost_usd_total": figures.models.cost,
+        "gastown_model_calls_unpriced_total": figures.models.unpriced,
     }
 
 
