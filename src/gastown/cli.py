@@ -16,7 +16,7 @@ from gastown import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # each import up here, that of typing too, is time in which Ctrl-C still ends in a traceback
-    from argparse import ArgumentParser
+    from argparse import ArgumentParser, Namespace
     from types import FrameType
 
 __all__ = ["build_parser", "main"]
@@ -68,12 +68,24 @@ def _command(given: Sequence[str]) -> Callable[[], int]:
 
         return lambda: run(options, os.environ)
 
+    if options.command == "up":
+        return _prepare_up(options, given)
+
     from gastown.hall.cli import up
 
-    if options.command == "up":
-        _say_unknown_settings()
-        return lambda: up.run(options, os.environ)
     return lambda: up.run_hall(options, os.environ)
+
+
+def _prepare_up(options: Namespace, given: Sequence[str]) -> Callable[[], int]:
+    _say_unknown_settings()
+    if options.detach and options.tell_when_up is None:
+        from gastown.hall.cli.commands.detached import up_detached
+
+        return lambda: up_detached(options, os.environ, given)
+
+    from gastown.hall.cli import up
+
+    return lambda: up.run(options, os.environ)
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import pytest
@@ -21,6 +22,7 @@ from gastown.hall.reconcile.actions import Merge
 from gastown.hall.reconcile.step import outstanding
 from gastown.hall.store import board as work
 from gastown.hall.store import town_state
+from gastown.hall.user_api import words
 from gastown.hall.user_api.routes import as_blueprint
 from gastown.hall.user_api.table import USER_ROUTES
 
@@ -309,6 +311,13 @@ async def test_the_stream_has_each_fact_once_from_the_cursor_on(town: Town) -> N
         "number": every[2]["number"], "at": every[2]["at"], "kind": "Retried", "bead": bead,
         "says": "a person lets it go on",
     }  # fmt: skip
+
+
+def test_every_kind_of_fact_has_words() -> None:
+    """None is told as the name of its class."""
+    kinds = {kind.__name__ for kind in get_args(facts.Fact)}
+    told = {kind: words.told(kind, defaultdict(str, work={"title": "t"}, files=["f"])) for kind in kinds}
+    assert {kind for kind, says in told.items() if kind in says} == set()
 
 
 async def test_the_stream_says_at_once_what_happens(town: Town) -> None:

@@ -147,3 +147,46 @@ async def test_the_kill_of_gastown_up_ends_the_container_and_its_servers(tmp_pat
             return not alive(below)
 
         await eventually(gone, 60)
+
+
+async def test_a_town_in_the_background_is_spoken_to_and_ended_by_commands(tmp_path):
+    """Up without a terminal, one at a time; the mayor answers as it streams, and `down` leaves no process."""
+    data = tmp_path / "town"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KILO", "GASTOWN"))}
+
+    async def gastown(*arguments: str) -> tuple[int, str, str]:
+        done = await trio.run_process(
+            [sys.executable, "-m", "gastown", *arguments, "--dir", str(data)],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=environment | {"GASTOWN_KILO_BIN": str(KILO)},
+            cwd=tmp_path,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    code, out, err = await gastown("up", "--port", "0", "--detach")
+    assert (code, err) == (0, "")
+    process = int(re.search(r"process (\d+)", out)[1])
+    try:
+        assert f"gastown mayor --dir {data} TEXT" in out
+        code, _, err = await gastown("up", "--port", "0", "--detach")
+        assert (code, f"{data} is in use by process {process}" in err) == (2, True)
+        code, out, err = await gastown("mayor", "Which repositories do we have?")
+        assert (code, err) == (0, "")
+        assert "Which repositories" in out
+        code, out, _ = await gastown("mayor", "And now?", "--json")
+        assert (code, json.loads(out)["error"]) == (0, None)
+        assert "says: " in (await gastown("logs", "mayor"))[1]
+        below = descendants(process)
+        assert await gastown("down") == (0, "the town is down\n", "gastown down: the town drains\n")
+        assert alive(below) == []
+
+        async def gone() -> bool:  # it says that it is down after it has let go of the directory
+            return not alive([process])
+
+        await eventually(gone, 10)
+    finally:
+        if alive([process]):
+            os.kill(process, signal.SIGKILL)
+    assert (data / "up.log").read_text().splitlines()[-1] == "the town is down"

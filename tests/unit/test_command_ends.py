@@ -212,3 +212,57 @@ async def test_the_log_of_the_hall_is_there_from_the_start(tmp_path: Path) -> No
     async with up(tmp_path / "town") as (process, _):
         assert "answers at http://127.0.0.1:" in (tmp_path / "town" / "hall.log").read_text()
         await code_of(process, signal.SIGTERM)
+
+
+DETACHES = """
+import subprocess, sys
+real = subprocess.Popen
+def started(command, **more):
+    at = command.index("-m")
+    return real([sys.executable, "-c", SOURCE, CONTAINER, *command[at + 2:]], **more)
+subprocess.Popen = started
+from gastown.cli import main
+sys.exit(main())
+"""
+
+
+def detached(data: Path, container: str = CONTAINER) -> subprocess.Popen[str]:
+    """A `gastown up --detach` whose container is the small process."""
+    program = f"SOURCE, CONTAINER = {UP!r}, {container!r}\n{DETACHES}"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "up", "--dir", str(data), "--port", "0", "--detach"],
+        env=environment(),
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_town_that_does_not_come_up_in_the_background_is_one_line(tmp_path: Path) -> None:
+    """With the reason, and where the log of it is; the exit code is that of `up`."""
+    process = detached(tmp_path / "town", "print('no room'); raise SystemExit(2)")
+    out, err = process.communicate(timeout=60)
+    told = f"gastown up: no room; its log is {tmp_path / 'town' / 'up.log'}\n"
+    assert (process.returncode, out, err) == (2, "", told)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    process = detached(tmp_path / "file" / "town")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+
+
+async def test_ctrl_c_while_a_town_comes_up_in_the_background_ends_it(tmp_path: Path) -> None:
+    """In order, and before the command is over."""
+    process = detached(tmp_path / "town")
+    log = trio.Path(tmp_path / "town" / "serve.log")
+    with trio.fail_after(60):
+        while not (await log.exists() and "ready" in await log.read_text()):
+            await trio.sleep(0.02)  # a file of another process
+    process.send_signal(signal.SIGINT)
+    out, err = await trio.to_thread.run_sync(process.communicate)
+    assert (process.returncode, out, err) == (130, "", "gastown: interrupted\n")
+    assert "drained" in await log.read_text()

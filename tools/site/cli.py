@@ -33,7 +33,7 @@ def _below(parser: argparse.ArgumentParser, before: str) -> Iterator[tuple[str, 
 def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
     """Each argument as one writes it, and what it means."""
     for action in parser._actions:  # noqa: SLF001
-        if isinstance(action, argparse._HelpAction):  # noqa: SLF001
+        if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS:  # noqa: SLF001
             continue
         value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
         spelling = ", ".join(action.option_strings) or str(action.metavar or action.dest)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+import shlex
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,15 @@ from gastown.contract.identifiers import is_identifier
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.places import EXAMPLE, NoPlace, is_address, rig_at
 
-__all__ = ["a_town", "add_arguments", "add_hall_arguments", "some_text", "town_folder", "usual_folder"]
+__all__ = [
+    "a_town",
+    "add_arguments",
+    "add_hall_arguments",
+    "how_to_find",
+    "some_text",
+    "town_folder",
+    "usual_folder",
+]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -22,11 +31,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what to say to the mayor first (default: a greeting, in a new town or for the first answer)",
     )
     parser.add_argument("--port", type=_port, default=8080, help="control API's port; 0: any (default 8080)")
-    parser.add_argument(
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument(
         "--exit-after-first-answer",
         action="store_true",
         help="end the town when the first answer is there, or cannot come; the exit code says whether it was one",
     )
+    ends.add_argument(
+        "--detach",
+        action="store_true",
+        help="let the town run on in the background, and return once it is up; `gastown down` ends it",
+    )
+    parser.add_argument("--tell-when-up", type=int, help=SUPPRESS)  # a descriptor of the process that detaches us
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the bars and figures there")
 
 
@@ -73,6 +89,12 @@ def town_folder(options: Namespace, env: Mapping[str, str]) -> Path:
     """Where a town's data is: `--dir`, or its usual place."""
     given: Path | None = options.dir
     return usual_folder(options.town, env) if given is None else given.absolute()
+
+
+def how_to_find(town: str, folder: Path, env: Mapping[str, str]) -> str:
+    """What a command needs to find the town, as it is written after the command's name."""
+    name = "" if town == "town" else f" --town {town}"
+    return name if usual_folder(town, env) == folder else f"{name} --dir {shlex.quote(str(folder))}"
 
 
 def usual_folder(town: str, env: Mapping[str, str]) -> Path:

@@ -30,7 +30,8 @@ class UpOptions:
     resumed: each turn costs money.
 
     `drain_seconds` is what the container has for its drain. With `exit_after_first_answer` the town goes down
-    by itself, and the exit code says whether there was an answer.
+    by itself, and the exit code says whether there was an answer. `tell_when_up` is a pipe that is written to, and
+    closed, once the town is up.
     """
 
     hall: HallOptions
@@ -40,6 +41,7 @@ class UpOptions:
     drain_seconds: float = 30.0
     exit_after_first_answer: bool = False
     report: Path | None = None
+    tell_when_up: int | None = None
     command: Sequence[str] = SERVE
 
 

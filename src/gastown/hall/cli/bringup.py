@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import secrets
-import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,7 +20,7 @@ from gastown.concurrency.backoff import delays
 from gastown.contract.secret import Secret
 from gastown.hall.api.context import MayorPrompted
 from gastown.hall.app import LOGGER
-from gastown.hall.cli.arguments import usual_folder
+from gastown.hall.cli.arguments import how_to_find
 from gastown.hall.cli.boot import Boot, UpFailed, UpOptions
 from gastown.hall.cli.first_turn import first_turn
 from gastown.hall.cli.interrupts import Interrupts
@@ -158,7 +158,7 @@ async def _first_container(boot: Boot, how: ContainerOptions, interrupts: Interr
                         watches.cancel_scope.cancel(reason="the first turn has ended")
                     else:
                         is_up = True
-                        boot.screen.line("the town is up; Ctrl-C ends it")
+                        _is_up(boot)
                         await _stay_up(boot)
     except ContainerDied as died:
         if not is_up or died.returncode == REFUSED:
@@ -168,6 +168,15 @@ async def _first_container(boot: Boot, how: ContainerOptions, interrupts: Interr
     if answered is not None:
         return 0 if answered else 1
     return _interrupted(boot, interrupts, is_up=is_up)
+
+
+def _is_up(boot: Boot) -> None:
+    told = boot.options.tell_when_up
+    boot.screen.line(f"the town is up; {'Ctrl-C' if told is None else 'gastown down'} ends it")
+    if told is not None:
+        with suppress(OSError):  # whoever waited for it has gone
+            os.write(told, b"u")
+        os.close(told)
 
 
 async def _next_container(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -> None:
@@ -247,16 +256,9 @@ async def _name_the_folder(boot: Boot) -> None:
         return
     with suppress(NoFolder):
         found = await trio.to_thread.run_sync(find_folder, ".")
-        named = _named(boot.options)
+        options = boot.options
+        named = how_to_find(options.hall.town_id, options.hall.data_dir, options.environment)
         boot.screen.line(f"rigs     none; for the repository in {found.place}: gastown rig add .{named}")
-
-
-def _named(options: UpOptions) -> str:
-    """What another command needs to find this town, as it is written after the command."""
-    town, folder = options.hall.town_id, options.hall.data_dir
-    name = "" if town == "town" else f" --town {town}"
-    usual = usual_folder(town, options.environment) == folder
-    return name if usual else f"{name} --dir {shlex.quote(str(folder))}"
 
 
 async def _container_options(options: UpOptions, hall: Hall, port: int, token: Secret) -> ContainerOptions:

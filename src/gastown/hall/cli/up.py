@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from argparse import Namespace
@@ -44,6 +45,8 @@ _WRITTEN_FOR = LIFETIME / 8
 def run(args: Namespace, env: Mapping[str, str]) -> int:
     """`gastown up`, with the caller's environment; the exit code."""
     screen = open_screen(sys.stdout, env)
+    if args.tell_when_up is not None:
+        os.set_inheritable(args.tell_when_up, False)  # its end is to be seen, whatever process of the town is left
     options = UpOptions(
         hall=_hall_options(args, env, port=0),
         environment=env,
@@ -52,6 +55,7 @@ def run(args: Namespace, env: Mapping[str, str]) -> int:
         drain_seconds=_drain_seconds(env),
         exit_after_first_answer=args.exit_after_first_answer,
         report=args.json,
+        tell_when_up=args.tell_when_up,
     )
 
     async def command() -> int:
