@@ -14,11 +14,13 @@ import trio
 from gastown.testing.script import bash, call, say, script, when, write
 from tests.kilo.test_real_up import up
 from tests.kilo.town import eventually
+from tests.kilo.working_town import takes_up
 
 pytestmark = pytest.mark.kilo
 
 TASK = r"Your task, bead (?P<bead>\S+): [\s\S]*branch (?P<branch>\S+) of"
-COMMITS = "echo {{bead}} > {{bead}}.txt && git add -A && git commit -qm 'one more' && git push -q origin HEAD"
+WRITE = "echo {{bead}} > {{bead}}.txt"
+COMMITS = f"{WRITE} && git add -A && git commit -qm 'one more' && git push -q origin HEAD"
 POLECAT = (
     when(TASK, role="polecat")
     .then(say("I look at it."), bash(COMMITS))
@@ -44,11 +46,18 @@ def git(place: Path, *arguments: str) -> str:
 
 async def gastown(data: Path, *words: str) -> Any:
     """What a command prints as JSON; None where it fails, as while no town is up."""
-    done = await trio.run_process(
-        [sys.executable, "-m", "gastown", *words, "--dir", str(data), "--json"], capture_stdout=True,
-        capture_stderr=True, check=False,
-    )  # fmt: skip
+    done = await command(data, *words)
     return json.loads(done.stdout) if done.returncode == 0 and done.stdout else None
+
+
+async def command(data: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    arguments = [sys.executable, "-m", "gastown", *words, "--dir", str(data), "--json"]
+    return await trio.run_process(arguments, capture_stdout=True, capture_stderr=True, check=False)
+
+
+async def approve(data: Path, bead: str) -> None:
+    done = await command(data, "review", "approve", bead)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 async def asked_about(data: Path, count: int = 1) -> list[str]:
@@ -78,15 +87,18 @@ def merges(folder: Path) -> list[str]:
 
 
 async def test_a_wish_about_a_folder_is_approved_and_lands_in_its_files(tmp_path: Path) -> None:
+    """It does so while the mayor is still at her first answer."""
     folder, data = make_folder(tmp_path / "site"), tmp_path / "town"
-    played = write(script("a test", POLECAT), tmp_path / "script.json")
+    slow = when(role="mayor").then(say("Hello.", seconds=600))
+    played = write(script("a test", slow, POLECAT), tmp_path / "script.json")
     async with up(data, "--rig", str(folder), "--script", str(played)):
         made = await eventually(lambda: gastown(data, "sling", "site", "Add a file"), 120)
         (asked,) = await asked_about(data)
         assert merges(folder) == []
-        await gastown(data, "review", "approve", asked)
+        await approve(data, asked)
         await landed(data, asked)
         assert asked in json.dumps(made)
+    assert "the town is up" not in (tmp_path / "up.log").read_text()
     assert merges(folder) == [asked]
     assert (folder / f"{asked}.txt").read_text() == f"{asked}\n"
     assert git(folder, "status", "--porcelain") == ""
@@ -95,7 +107,7 @@ async def test_a_wish_about_a_folder_is_approved_and_lands_in_its_files(tmp_path
 async def test_a_town_that_is_killed_whole_goes_on_where_it_was(tmp_path: Path) -> None:
     """SIGKILL of `up`, which takes the container with it, in the middle of three beads: each lands, and once."""
     folder, data = make_folder(tmp_path / "site"), tmp_path / "town"
-    played = write(script("a test", POLECAT), tmp_path / "script.json")
+    played = write(script("a test", POLECAT, takes_up(WRITE)), tmp_path / "script.json")
     async with up(data, "--rig", str(folder), "--script", str(played)) as process:
         await eventually(lambda: gastown(data, "sling", "site", "task 0"), 120)
         for number in (1, 2):
@@ -106,7 +118,7 @@ async def test_a_town_that_is_killed_whole_goes_on_where_it_was(tmp_path: Path) 
     async with up(data, "--script", str(played)):
         asked = await asked_about(data, 3)
         for bead in asked:
-            assert await gastown(data, "review", "approve", bead)
+            await approve(data, bead)
         await landed(data, *asked)
     assert merges(folder) == sorted(asked)
     assert {file.name for file in folder.glob("*.txt")} == {f"{bead}.txt" for bead in asked}

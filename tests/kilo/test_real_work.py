@@ -17,13 +17,22 @@ from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import HandInPhase, WaitsFor
 from gastown.testing.script import When, bash, call, say, when
 from tests.git.server import GitServer, open_git_server
-from tests.kilo.working_town import closed, keep_up, landed, open_working_hall, sling, until, working_town
+from tests.kilo.working_town import (
+    AGAIN,
+    closed,
+    keep_up,
+    landed,
+    open_working_hall,
+    sling,
+    takes_up,
+    until,
+    working_town,
+)
 
 pytestmark = pytest.mark.kilo
 
 FILES = {"README.md": "a repository\n", "list.txt": "first\n"}
 TASK = r"Your task, bead (?P<bead>\S+): (?P<title>[^\n]+)[\s\S]*branch (?P<branch>\S+) of"
-AGAIN = r"[\s\S]*Your task, bead (?P<bead>\S+):[\s\S]*Your branch: (?P<branch>\S+)\.\)"
 
 
 @pytest.fixture
@@ -201,8 +210,9 @@ async def test_a_container_that_ends_in_the_middle_costs_no_work_and_repeats_non
 ) -> None:
     """Five beads, and an end of the container once the first has landed: all five are on main, each once."""
     data, current = tmp_path / "town", list[Container]()
-    turns = polecat("echo {{bead}} > {{bead}}.txt")
-    async with open_working_hall(data, server, turns, slots=2) as hall, trio.open_nursery() as nursery:
+    write = "echo {{bead}} > {{bead}}.txt"
+    turns = (polecat(write), takes_up(write))
+    async with open_working_hall(data, server, *turns, slots=2) as hall, trio.open_nursery() as nursery:
         nursery.start_soon(keep_up, hall, data, current)
         made = [await sling(hall, f"task {place}") for place in range(5)]
         await until(hall, lambda at: any(one.commit for one in at.work.values()))

@@ -33,13 +33,18 @@ from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import TownState, Work
 from gastown.hall.store import beads, board, policies, town_state
 from gastown.hall.store.transaction import Transaction
-from gastown.testing.script import When, script, write
+from gastown.testing.script import When, bash, call, say, script, when, write
 from tests.git.server import GitServer
 from tests.kilo.town import KILO
 
+AGAIN = r"[\s\S]*Your task, bead (?P<bead>\S+):[\s\S]*Your branch: (?P<branch>\S+)\.\)"
+"""What ends every message to an author after its first."""
+
+_UNFINISHED = r"(had not called gt_done|You were interrupted)"
 _LOST = facts.ContainerLost(reason="killed by the test")
 
 __all__ = [
+    "AGAIN",
     "WorkingTown",
     "closed",
     "keep_up",
@@ -47,6 +52,7 @@ __all__ = [
     "open_container",
     "open_working_hall",
     "sling",
+    "takes_up",
     "until",
     "working_town",
 ]
@@ -123,6 +129,17 @@ def landed(server: GitServer, branch: str = "main") -> list[str]:
     """The beads whose merges are on the branch, by its first parents, oldest first."""
     said = server.git("r", "log", "--reverse", "--first-parent", "--format=%b", branch)
     return [line.removeprefix("Bead: ") for line in said.splitlines() if line.startswith("Bead: ")]
+
+
+def takes_up(command: str) -> When:
+    """An author that is told to finish what it was cut off from, wherever in it that was: what is there stays."""
+    commit = "git add -A && (git diff --cached --quiet || git commit -qm 'the rest')"
+    return (
+        when(_UNFINISHED + AGAIN, role="polecat")
+        .then(say("I take it up."), bash(f"{command} && {commit} && git push -q origin HEAD"))
+        .then(call("gt_done", branch="{{branch}}", summary="done"))
+        .then(say("It is handed in."))
+    )
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ _DOWN = "the town is down"
 _DEAF_SECONDS = 5  # a container that ends has closed its port before
 _RESTART_SECONDS, _RESTART_MOST_SECONDS = 1.0, 60.0
 _STEADY_SECONDS = 300.0
-"""A container that has lived this long and dies is replaced at once, as if it were the first that did."""
+"""A container that has lived this long and dies is replaced after the shortest pause, as the first that does."""
 _RIG_SECONDS = 20  # for what is wrong with a repository, where the first answer is the end
 
 
@@ -144,12 +144,14 @@ async def _first_container(boot: Boot, how: ContainerOptions, interrupts: Interr
     """The container with which the town comes up; the exit code, None where it has died once the town was up."""
     is_up, answered = False, None
     try:
-        async with run_container(how) as container:
-            interrupts.container = container
+        async with _container(how, interrupts) as container:
             with interrupts.block():
                 async with trio.open_nursery() as watches:
                     rigs_settled = trio.Event()
                     watches.start_soon(watch_rigs, boot, rigs_settled, name="repositories")
+                    if not boot.options.exit_after_first_answer:
+                        # What was begun earlier goes on while the mayor still thinks about her first answer.
+                        watches.start_soon(_give_work, boot, name="work")
                     turn = await _first_turn(boot, container)
                     if boot.options.exit_after_first_answer:
                         answered = turn is not None and turn.answered
@@ -159,7 +161,7 @@ async def _first_container(boot: Boot, how: ContainerOptions, interrupts: Interr
                     else:
                         is_up = True
                         _is_up(boot)
-                        await _stay_up(boot)
+                        await _hear_people(boot)
     except ContainerDied as died:
         if not is_up or died.returncode == REFUSED:
             raise
@@ -182,14 +184,26 @@ def _is_up(boot: Boot) -> None:
 async def _next_container(boot: Boot, how: ContainerOptions, interrupts: Interrupts) -> None:
     """A container in place of one that has died; returns when it has ended, too."""
     try:
-        async with run_container(how) as container:
-            interrupts.container = container
+        async with _container(how, interrupts):
             with interrupts.block():
-                await _stay_up(boot)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_give_work, boot, name="work")
+                    await _hear_people(boot)
     except ContainerDied as died:
         if died.returncode == REFUSED:
             raise
         await _lost(boot, died)
+
+
+@asynccontextmanager
+async def _container(how: ContainerOptions, interrupts: Interrupts) -> AsyncIterator[Container]:
+    """A container for the length of the block. Interruptions hurry it until it has ended."""
+    try:
+        async with run_container(how) as container:
+            interrupts.container = container
+            yield container
+    finally:
+        interrupts.container = None
 
 
 async def _lost(boot: Boot, died: ContainerDied) -> None:
@@ -286,17 +300,26 @@ async def _container_options(options: UpOptions, hall: Hall, port: int, token: S
     )
 
 
-async def _stay_up(boot: Boot) -> None:
+async def _give_work(boot: Boot) -> None:
     """Give the container what there is to do, and keep its token fresh, until cancelled."""
     desk = boot.hall.desk
-    desk.container, desk.tell_mayor = boot.control, partial(_tell_mayor, boot)
+    desk.container = boot.control
     try:
         async with trio.open_nursery() as nursery:
             desk.rig_added = lambda rig_id: nursery.start_soon(set_up_rig, boot, rig_id)
             nursery.start_soon(Dispatcher(boot.hall, boot.control).run, name="dispatch")
             await _keep_token_fresh(boot)
     finally:
-        desk.container = desk.tell_mayor = desk.rig_added = None
+        desk.container = desk.rig_added = None
+
+
+async def _hear_people(boot: Boot) -> NoReturn:
+    """Have what people say to the mayor reach her, until cancelled."""
+    boot.hall.desk.tell_mayor = partial(_tell_mayor, boot)
+    try:
+        await trio.sleep_forever()
+    finally:
+        boot.hall.desk.tell_mayor = None
 
 
 async def _tell_mayor(boot: Boot, text: str) -> MayorPrompted:

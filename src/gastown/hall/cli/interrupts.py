@@ -38,8 +38,10 @@ class Interrupts:
             if self.told:
                 scope.cancel(reason="interrupted before")
             self._scopes.append(scope)
-            yield
-        self._scopes.remove(scope)
+            try:
+                yield
+            finally:
+                self._scopes.remove(scope)
 
     async def handle_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(*ending_signals()) as signals:

@@ -27,7 +27,8 @@ from gastown.hall.store.transaction import Transaction
 
 __all__ = ["Dispatcher"]
 
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.2
+"""How often a container that boots is asked: its boot has better to do than answer."""
 _IDLE_SECONDS = 2.0
 """A container that has not begun its hydration by then has none to do."""
 _AGAIN_SECONDS = 2.0
