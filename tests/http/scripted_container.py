@@ -79,7 +79,7 @@ class ScriptedContainer:
 async def controlled(container: ScriptedContainer) -> AsyncIterator[ControlClient]:
     """Calls to `container` over a loopback socket."""
     app = QuartTrio("container")
-    app.add_url_rule("/<path:path>", "any", container.answer, methods=["GET", "POST"])
+    app.add_url_rule("/<path:path>", "any", container.answer, methods=["GET", "POST", "PATCH"])
     app.add_websocket("/agents/<agent_id>/stream", "stream", container.stream)
     async with (
         serving(lambda _: app, host="127.0.0.1", port=0, logger=logging.getLogger("test")) as url,

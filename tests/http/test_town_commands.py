@@ -24,6 +24,7 @@ from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.reconcile import facts
 from gastown.hall.store import board as work
 from gastown.hall.store import town_state
+from tests.http.scripted_container import PUBLIC, ScriptedContainer, controlled
 
 HEAD = "a" * 40
 
@@ -161,10 +162,47 @@ async def test_a_bead_is_stopped_retried_changed_and_closed(desk: Desk) -> None:
 
 
 async def test_a_town_is_paused_resumed_and_configured(desk: Desk) -> None:
-    assert await desk.text("pause") == "slots = (default)\npaused = True\n"
-    assert await desk.said("resume") == {"slots": None, "paused": False}
+    assert await desk.text("pause") == "model = (default)\nslots = (default)\npaused = True\n"
+    assert await desk.said("resume") == {"model": None, "models": {}, "slots": None, "paused": False}
     assert await desk.said("config", "set", "slots", "2") == await desk.said("config")
-    assert await desk.text("config", "set", "slots", "default") == "slots = (default)\npaused = False\n"
+    assert "slots = (default)\n" in await desk.text("config", "set", "slots", "default")
+
+
+async def test_models_are_set_for_the_town_and_for_roles(desk: Desk) -> None:
+    """For what begins from now on; what is set for a role goes before, and `default` takes it back."""
+    await desk.said("config", "set", "model", "a/one")
+    assert await desk.text("config", "set", "model.polecat", "b/two") == (
+        "model = a/one\nmodel.polecat = b/two\nslots = (default)\npaused = False\n"
+    )
+    town = await desk.hall.town()
+    assert [town.model_for(role) for role in ("mayor", "polecat")] == ["a/one", "b/two"]
+    await desk.said("config", "set", "model.polecat", "default")
+    assert (await desk.said("config", "set", "model", "default"))["models"] == {}
+    assert (await desk.gastown("config", "set", "model", ""))[0] == 2
+
+
+async def test_agents_that_are_up_take_the_model_that_was_set(desk: Desk) -> None:
+    """Each whose setting it is; one that does not take it is told of."""
+    mayor = PUBLIC | {"attemptId": "x", "agentId": "m1", "model": "old"}
+    agents = [
+        mayor,
+        mayor | {"agentId": "p1", "role": "polecat", "rigId": "r1", "model": "old"},
+        mayor | {"agentId": "p2", "role": "polecat", "rigId": "r1", "status": "exited"},
+        mayor | {"agentId": "p3", "role": "polecat", "rigId": "r1", "model": "b/two"},
+    ]
+    container = ScriptedContainer({"/agents": [(200, {"agents": agents})]})
+    container.answers["/agents/p1/model"] = [(200, {"updated": True}), (409, {"error": "It ends"})]
+    container.answers["/agents/m1/model"] = [(200, {"updated": True})]
+    async with controlled(container) as desk.hall.desk.container:
+        await desk.said("config", "set", "model.polecat", "b/two")
+        assert [asked[:2] for asked in container.asked if asked[0].startswith("PATCH")] == [
+            ("PATCH /agents/p1/model", {"model": "b/two"}),
+        ]
+        await desk.said("config", "set", "model", "a/one")
+        assert container.asked[-1][:2] == ("PATCH /agents/m1/model", {"model": "a/one"})
+        code, _, err = await desk.gastown("config", "set", "model.polecat", "c/three")
+        assert (code, "It ends" in err, err.count("\n")) == (1, True, 1)
+    assert (await desk.said("config"))["models"] == {"polecat": "c/three"}
 
 
 UNKNOWN = [

@@ -25,6 +25,7 @@ from gastown.contract.agents import (
     AgentList,
     AgentStatus,
     MessageRequest,
+    ModelRequest,
     PublicAgent,
     StartAgentRequest,
     StopRequest,
@@ -149,6 +150,11 @@ class ControlClient:
         body = MessageRequest(prompt=prompt)
         await self._call("POST", f"/agents/{agent_id}/message", _MESSAGE_SECONDS, body, config)
 
+    async def change_model(self, agent_id: str, model: str, config: TownConfig) -> None:
+        """Let an agent use another model from its next turn on."""
+        body = ModelRequest(model=model)
+        await self._call("PATCH", f"/agents/{agent_id}/model", _MESSAGE_SECONDS, body, config)
+
     async def refresh_token(self, token: Secret, town_id: str) -> RefreshAnswer:
         """Give the container its next token; aborted after 10 s, as the contract's callers do."""
         body = RefreshTokenRequest(token=token, town_id=town_id)
@@ -208,7 +214,9 @@ class ControlClient:
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
-            content = json.dumps(reveal_json(body, by_alias=True))
+            # In a change of some fields, one that is null is changed, too.
+            is_change = isinstance(body, ModelRequest)
+            content = json.dumps(reveal_json(body, by_alias=True, exclude_unset=is_change))
         try:
             with trio.fail_after(seconds):
                 told = await self._ask(method, path, headers, content)

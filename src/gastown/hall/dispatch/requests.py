@@ -8,7 +8,7 @@ from gastown.contract.agents import StartAgentRequest
 from gastown.contract.git import MergeRequest, SetupRequest
 from gastown.hall.domain.bead import Bead
 from gastown.hall.domain.rig_agent import RigAgent
-from gastown.hall.domain.town import DEFAULT_MODEL, DEFAULT_SMALL_MODEL, RigRecord, TownRecord, variables_of
+from gastown.hall.domain.town import DEFAULT_SMALL_MODEL, RigRecord, TownRecord, variables_of
 from gastown.hall.prompts import prompt_of
 from gastown.hall.reconcile.actions import Merge, Start
 from gastown.hall.reconcile.state import RigRules, Work
@@ -32,7 +32,6 @@ def start_request(task: Task) -> StartAgentRequest:
     """The start of a rig agent: an author on its branch, a reviewer on one of its own at the author's commit."""
     town, rig, agent = task.town, task.rig, task.agent
     is_review = task.start.role == "refinery"
-    model = rig.model or town.role_models.get(task.start.role) or town.default_model or DEFAULT_MODEL
     return StartAgentRequest(
         agent_id=agent.id,
         rig_id=rig.rig_id,
@@ -41,7 +40,7 @@ def start_request(task: Task) -> StartAgentRequest:
         name=agent.name,
         identity=f"{agent.name}, {task.start.role} of {rig.rig_id} in {town.name}",
         prompt=message_for(task),
-        model=model,
+        model=town.model_for(task.start.role, rig),
         small_model=town.small_model or DEFAULT_SMALL_MODEL,
         system_prompt=prompt_of(task.start.role),
         git_url=rig.git_url,

@@ -83,6 +83,11 @@ class TownRecord:
     env_vars: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
     rigs: tuple[RigRecord, ...] = ()
 
+    def model_for(self, role: str, rig: RigRecord | None = None) -> str:
+        """The model of an agent of that role, of a rig where it has one: the rig's own, the role's, the town's."""
+        own = rig.model if rig is not None else None
+        return own or self.role_models.get(role) or self.default_model or DEFAULT_MODEL
+
     def rig(self, rig_id: str) -> RigRecord:
         """The repository of that id; LookupError when the town has none."""
         for rig in self.rigs:
@@ -124,7 +129,7 @@ def mayor_context(town: TownRecord) -> MayorContext:
     whole: dict[str, Any] = {
         "success": True,
         "agent_id": town.mayor_agent_id,
-        "model": town.role_models.get(Role.MAYOR) or town.default_model or DEFAULT_MODEL,
+        "model": town.model_for(Role.MAYOR),
         "small_model": town.small_model or DEFAULT_SMALL_MODEL,
         "kilocode_token": town.kilocode_token,
         "organization_id": town.organization_id or None,
@@ -189,11 +194,11 @@ def _without_token(outer: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def resumed_registry(entries: Sequence[Any], town: TownRecord) -> list[Any]:
-    """The kept registry for the next container: its mayor has the rigs and the organisation of now, and agents in
-    folders have their addresses of now.
+    """The kept registry for the next container: its mayor has the rigs, the organisation and the model of now, and
+    agents in folders have their addresses of now.
     """
     rigs = [rig.model_dump(by_alias=True, exclude_none=True) for rig in _rigs(town)]
-    now = {"rigs": rigs, "organizationId": town.organization_id or None}
+    now = {"rigs": rigs, "organizationId": town.organization_id or None, "model": town.model_for(Role.MAYOR)}
     folders = {rig.rig_id: {"gitUrl": rig.git_url} for rig in town.rigs if rig.folder is not None}
 
     def changes(entry: dict[str, Any]) -> dict[str, Any]:

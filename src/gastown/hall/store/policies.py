@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import TypeAdapter
@@ -11,7 +13,7 @@ from gastown.hall.domain.policy import Policy, RigPolicy
 from gastown.hall.reconcile.state import RigRules, Rules
 from gastown.hall.store.transaction import Transaction
 
-__all__ = ["change_policy", "change_rig_policy", "policy", "rig_policy", "rules"]
+__all__ = ["change_models", "change_policy", "change_rig_policy", "models", "policy", "rig_policy", "rules"]
 
 _TOWN = ""
 _FEWEST_SLOTS = 3
@@ -37,6 +39,18 @@ def change_rig_policy(transaction: Transaction, rig_id: str, given: RigPolicy) -
     """NotFound when the town has no such rig."""
     transaction.require_rig(rig_id)
     _write(transaction, rig_id, given)
+
+
+def models(transaction: Transaction) -> tuple[str | None, dict[str, str]]:
+    """The town's model, None for the usual one, and those of roles that have their own."""
+    row = transaction.row("SELECT default_model, role_models FROM towns WHERE id = ?1")
+    return (None, {}) if row is None else (row["default_model"], json.loads(row["role_models"]))
+
+
+def change_models(transaction: Transaction, model: str | None, of_roles: Mapping[str, str]) -> None:
+    """Starts from now on use these."""
+    sql = "UPDATE towns SET default_model = ?2, role_models = ?3 WHERE id = ?1"
+    transaction.run(sql, model, json.dumps(dict(of_roles)))
 
 
 def rules(transaction: Transaction) -> Rules:

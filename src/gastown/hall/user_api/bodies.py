@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic.alias_generators import to_camel
 
+from gastown.contract.agents import Role
 from gastown.contract.git import Command
 from gastown.contract.identifiers import Identifier
 
@@ -27,6 +28,9 @@ Line = Annotated[
     str, StringConstraints(strict=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 Words = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200_000, pattern=r"\S")]
+Model = Annotated[
+    str, StringConstraints(strict=True, min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 Priority = Literal["low", "medium", "high", "critical"]
 
 
@@ -78,8 +82,14 @@ class Closing(Body):
 
 
 class Settings(Body):
-    """A town's settings; keys that are left out stay. `slots`: null is as many as the machine has cores."""
+    """A town's settings; keys that are left out stay. `slots`: null is as many as the machine has cores.
 
+    `model` is the language model's name for the gateway, null the usual one; `models` has those of roles with a
+    model of their own: a role that is left out stays, and null takes its own away.
+    """
+
+    model: Model | None = None
+    models: dict[Role, Model | None] | None = None
     slots: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
 
 

@@ -204,8 +204,12 @@ class TownStatus(Wire):
 
 
 class Configuration(Wire):
-    """A town's settings. `slots`: null is as many as the machine has cores, and at least three."""
+    """A town's settings. `slots`: null is as many as the machine has cores, and at least three. `model`: null is
+    the usual one; `models` has those of roles with a model of their own.
+    """
 
+    model: str | None
+    models: dict[str, str]
     slots: int | None
     paused: bool
 

@@ -1,8 +1,6 @@
-"""The routes about a town as a whole: how it is, its settings, its mayor, its end."""
+"""The routes about a town as a whole: how it is, its mayor, its end."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import trio
 
@@ -10,10 +8,6 @@ from gastown.contract.agents import ListedAgent
 from gastown.hall.api.answers import ApiError
 from gastown.hall.api.context import context, on_board
 from gastown.hall.control_client import ControlCallFailed
-from gastown.hall.domain.policy import Policy
-from gastown.hall.store import policies
-from gastown.hall.store.town_state import take_rules
-from gastown.hall.store.transaction import Transaction
 from gastown.hall.user_api import bodies, shown, views
 from gastown.hall.user_api.routes import Route
 
@@ -41,28 +35,6 @@ async def _live() -> tuple[ListedAgent, ...]:
     return ()
 
 
-async def pause(town: str, body: bodies.Empty) -> shown.Configuration:
-    """Let nothing new begin; turns that run go on."""
-    del body
-    return await _changed(town, paused=True)
-
-
-async def resume(town: str, body: bodies.Empty) -> shown.Configuration:
-    """Let work begin again."""
-    del body
-    return await _changed(town, paused=False)
-
-
-async def get_config(town: str) -> shown.Configuration:
-    """The town's settings."""
-    return await on_board(town, lambda board: _configuration(policies.policy(board)))
-
-
-async def set_config(town: str, body: bodies.Settings) -> shown.Configuration:
-    """Change the settings that the body names. They hold at once."""
-    return await _changed(town, **body.model_dump(exclude_unset=True))
-
-
 async def tell_mayor(town: str, body: bodies.Prompt) -> shown.MayorTold:
     """Give the mayor a prompt; its answer is in its events, at the container."""
     del town
@@ -83,26 +55,8 @@ async def end(town: str, body: bodies.Empty) -> shown.TownStatus:
     return before
 
 
-async def _changed(town: str, **changes: object) -> shown.Configuration:
-    def do(board: Transaction) -> shown.Configuration:
-        after: Policy = replace(policies.policy(board), **changes)  # type: ignore[arg-type]  # of a body's fields
-        policies.change_policy(board, after)
-        take_rules(board)
-        return _configuration(after)
-
-    return await on_board(town, do)
-
-
-def _configuration(policy: Policy) -> shown.Configuration:
-    return shown.Configuration(slots=policy.slots, paused=policy.paused)
-
-
 ROUTES = (
     Route(method="GET", path="/status", handler=get_status, answer=shown.TownStatus),
-    Route(method="POST", path="/pause", handler=pause, answer=shown.Configuration, body=bodies.Empty),
-    Route(method="POST", path="/resume", handler=resume, answer=shown.Configuration, body=bodies.Empty),
-    Route(method="GET", path="/config", handler=get_config, answer=shown.Configuration),
-    Route(method="PATCH", path="/config", handler=set_config, answer=shown.Configuration, body=bodies.Settings),
     Route(method="POST", path="/mayor", handler=tell_mayor, answer=shown.MayorTold, body=bodies.Prompt),
     Route(method="POST", path="/end", handler=end, answer=shown.TownStatus, body=bodies.Empty),
 )

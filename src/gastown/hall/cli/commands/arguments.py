@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gastown.contract.agents import Role
 from gastown.hall.cli.arguments import a_town, some_text
 from gastown.hall.domain.bead import BeadState
 
 __all__ = ["add_town_commands", "name_of", "spelled_out"]
 
+_SETTINGS = ("slots", "model", *(f"model.{role}" for role in Role))
 _MOST_EVENTS = 10_000
 _Parsers = Any
 """What `add_subparsers` returns: its class has no public name."""
@@ -122,7 +124,9 @@ def _add_config(commands: _Parsers) -> None:
     inner = _group(commands, "config", "show or change the settings of a town that is up")
     _add(inner, "get", "show the settings; `get` may be left out")
     changed = _add(inner, "set", "change a setting, which holds at once")
-    changed.add_argument("key", choices=("slots",), metavar="KEY", help="slots: how many agents work at once")
+    told = "slots: how many agents work at once; model: the language model, and model.ROLE that of a role (mayor,"
+    told += " polecat, refinery, triage), from the next turn on"
+    changed.add_argument("key", choices=_SETTINGS, metavar="KEY", help=told)
     changed.add_argument("value", metavar="VALUE", help="the value; `default` for the usual one")
 
 

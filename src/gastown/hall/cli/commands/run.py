@@ -185,7 +185,13 @@ def _config(town: TownClient, options: Namespace) -> int:
 
 
 def _set_config(town: TownClient, options: Namespace) -> int:
-    body = {options.key: _number(options.key, options.value)}
+    key, dot, role = options.key.partition(".")
+    body: dict[str, Any]
+    if key == "model":
+        value = None if options.value == "default" else options.value
+        body = {"models": {role: value}} if dot else {"model": value}
+    else:
+        body = {options.key: _number(options.key, options.value)}
     return say(options, town.ask("PATCH", "config", body=body), texts.config)
 
 

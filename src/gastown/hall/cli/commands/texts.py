@@ -140,7 +140,11 @@ def rig_removed(found: Shown, _width: int | None) -> Iterator[str]:
 
 def config(found: Shown, _width: int | None) -> Iterator[str]:
     """A line for each setting."""
-    yield from (f"{name} = {'(default)' if value is None else value}" for name, value in found.items())
+    for name, value in found.items():
+        if name == "models":
+            yield from (f"model.{role} = {plain(own)}" for role, own in sorted(value.items()))
+        else:
+            yield f"{name} = {'(default)' if value is None else plain(value)}"
 
 
 def happening(one: Shown) -> str:
