@@ -313,7 +313,7 @@ async def _give_work(boot: Boot) -> None:
         desk.container = desk.rig_added = None
 
 
-async def _hear_people(boot: Boot) -> NoReturn:
+async def _hear_people(boot: Boot) -> None:
     """Have what people say to the mayor reach her, until cancelled."""
     boot.hall.desk.tell_mayor = partial(_tell_mayor, boot)
     try:
