@@ -32,11 +32,32 @@ def town_on_fakes(open_town: OpenTown) -> OpenTown:
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """A file's tests run in one process, in order; so do all of the real kilo, whose servers take a core each."""
+    """A file's tests run in one process, in order. While there is anything else to do, one process alone is at the
+    files of the real kilo, whose servers take a core each.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", 1)[0]
-        return "tests/kilo" if file.startswith("tests/kilo/") else file
+        return nodeid.split("::", 1)[0]
+
+    def _assign_work_unit(self, node: object) -> None:
+        self.workqueue.move_to_end(self._next_for(node), last=False)
+        super()._assign_work_unit(node)
+
+    def _next_for(self, node: object) -> str:
+        of_kilo = [file for file in self.workqueue if _is_of_kilo(file)]
+        others = [file for file in self.workqueue if not _is_of_kilo(file)]
+        taken = any(
+            _is_of_kilo(file) and not all(tests.values())
+            for one, files in self.assigned_work.items()
+            if one is not node
+            for file, tests in files.items()
+        )
+        first, then = (others, of_kilo) if taken else (of_kilo, others)
+        return str((first or then)[0])
+
+
+def _is_of_kilo(file: str) -> bool:
+    return file.startswith("tests/kilo/")
 
 
 @pytest.hookimpl(optionalhook=True)
