@@ -27,6 +27,7 @@ from gastown.hall.store import town_state
 from tests.http.scripted_container import PUBLIC, ScriptedContainer, controlled
 
 HEAD = "a" * 40
+RIG = RigRecord(rig_id="r1", git_url="https://x.test/r", default_branch="main")
 
 
 @dataclass
@@ -71,8 +72,7 @@ class Desk:
 @pytest.fixture
 async def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Desk]:
     async with open_hall(HallOptions(data_dir=tmp_path, town_id="oak")) as hall:
-        rig = RigRecord(rig_id="r1", git_url="https://x.test/r", default_branch="main")
-        await hall.store.save_rig("oak", rig)
+        await hall.store.save_rig("oak", RIG)
         yield Desk(hall, tmp_path, capsys)
 
 
@@ -132,8 +132,11 @@ async def test_work_is_reviewed_approved_and_rejected(desk: Desk) -> None:
     bead = await desk.sling()
     assert await desk.text("review") == "nothing is handed in\n"
     await desk.hand_in(bead)
-    assert (await desk.said("review", "list"))[0] == await desk.said("review", "show", bead)
+    listed, shown = (await desk.said("review", "list"))[0], await desk.said("review", "show", bead)
+    assert shown == listed | {"changes": None, "unseen": "the town has no container now"}
     assert f"git fetch origin gt/ash/{bead}" in await desk.text("review", "show", bead)
+    code, _, err = await desk.gastown("review", "approve", bead)
+    assert (code, "is not known yet" in err) == (1, True)
     code, out, err = await desk.gastown("why", bead)
     assert (code, err) == (4, "")
     assert f"→ gastown review approve {bead}" in out

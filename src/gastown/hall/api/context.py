@@ -12,6 +12,7 @@ import trio
 from quart import current_app
 from quart_trio import QuartTrio
 
+from gastown.contract.git import Changes
 from gastown.contract.secret import Secret
 from gastown.hall.control_client import ControlClient
 from gastown.hall.stand_in.failures import Failures
@@ -40,15 +41,16 @@ class StandIn:
 class Desk:
     """Where people reach a town. `token` is theirs, for as long as the hall is open.
 
-    While a container runs, whoever runs it puts in its client, how its mayor is told something, and what is done
-    at once about a new repository, by its id. `end` asks for the end of the town. `closing` is set before the hall
-    closes, so that no open stream holds it up.
+    While a container runs, whoever runs it puts in its client, how its mayor is told something, what is done at
+    once about a new repository, by its id, and how to see what a branch of one would bring. `end` asks for the end
+    of the town. `closing` is set before the hall closes, so that no open stream holds it up.
     """
 
     token: Secret = field(default_factory=lambda: Secret(secrets.token_urlsafe(32)))
     container: ControlClient | None = None
     tell_mayor: Callable[[str], Awaitable[MayorPrompted]] | None = None
     rig_added: Callable[[str], None] | None = None
+    changes: Callable[[str, str], Awaitable[Changes]] | None = None
     end: Callable[[], None] | None = None
     closing: trio.Event = field(default_factory=trio.Event)
 

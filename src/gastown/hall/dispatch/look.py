@@ -6,6 +6,7 @@ import logging
 
 import trio
 
+from gastown.contract.git import Changes
 from gastown.hall.control_client import ControlCallFailed, ControlClient
 from gastown.hall.dispatch.requests import setup_request
 from gastown.hall.domain.errors import BoardError
@@ -15,7 +16,7 @@ from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Look
 from gastown.hall.store.lane import StoreBusy
 
-__all__ = ["see_head"]
+__all__ = ["changes_of", "see_head"]
 
 _PAUSES = (2.0, 10.0, 60.0, 300.0)
 """Seconds between the tries. After the last one an approval is of whichever commit the branch has then."""
@@ -40,13 +41,18 @@ async def see_head(hall: Hall, control: ControlClient, look: Look) -> None:
 
 
 async def _head(hall: Hall, control: ControlClient, look: Look) -> str:
+    return (await changes_of(hall, control, look.rig_id, look.branch)).head
+
+
+async def changes_of(hall: Hall, control: ControlClient, rig_id: str, branch: str) -> Changes:
+    """What a branch of a rig would bring; ControlCallFailed, and LookupError for an unknown rig."""
     town = await hall.town()
-    rig = town.rig(look.rig_id)
+    rig = town.rig(rig_id)
     try:
-        return (await control.changes(rig.rig_id, look.branch, rig.default_branch)).head
+        return await control.changes(rig.rig_id, branch, rig.default_branch)
     except ControlCallFailed as error:
         if error.status != 404:
             raise
     # It may be a container that has not heard of the rig yet.
     await control.set_up(setup_request(town, rig), town_config(town, hall.url))
-    return (await control.changes(rig.rig_id, look.branch, rig.default_branch)).head
+    return await control.changes(rig.rig_id, branch, rig.default_branch)

@@ -12,7 +12,7 @@ from gastown.hall.store.records import has_events
 from gastown.hall.store.town_state import state_of, take, work_of
 from gastown.hall.store.transaction import Transaction
 
-__all__ = ["agent_named", "approve", "close", "named", "reject", "retry", "stop", "stop_agent"]
+__all__ = ["agent_named", "approve", "close", "head_seen", "named", "reject", "retry", "stop", "stop_agent"]
 
 _SHOWN_BEADS = 3
 
@@ -51,6 +51,13 @@ def agent_named(transaction: Transaction, text: str) -> str:
     if found:
         raise NotFound(f"Several agents are named {text}: {', '.join(found[:_SHOWN_BEADS])}", "give the id")
     raise NotFound(f"There is no agent {text}", "gastown status lists them")
+
+
+def head_seen(transaction: Transaction, bead_id: str, head: str) -> None:
+    """A person has seen which commit a bead's branch has: an approval is of that one."""
+    work = work_of(transaction, bead_id)
+    if work is not None and work.hand_in is not None and work.hand_in.head != head:
+        take(transaction, facts.HeadSeen(bead_id=bead_id, hand_in_id=work.hand_in.id, head=head))
 
 
 def approve(transaction: Transaction, bead_id: str, head: str | None) -> Bead:

@@ -95,11 +95,6 @@ async def stop_agent(town: str, agent: str, body: bodies.Empty) -> shown.BeadSho
     return await on_board(town, lambda board: views.one_bead(board, people.stop_agent(board, agent)))
 
 
-async def list_reviews(town: str) -> list[shown.ReviewShown]:
-    """What is handed in and not merged yet, what waits for longest first."""
-    return await on_board(town, views.reviews)
-
-
 async def _decided(town: str, bead: str, decide: Callable[[Transaction, Bead], Bead]) -> shown.BeadShown:
     def do(board: Transaction) -> shown.BeadShown:
         return views.one_bead(board, decide(board, people.named(board, bead)))
@@ -132,5 +127,4 @@ ROUTES = (
     Route(
         method="POST", path="/agents/<agent>/stop", handler=stop_agent, answer=shown.BeadShown, body=bodies.Empty
     ),
-    Route(method="GET", path="/reviews", handler=list_reviews, answer=shown.ReviewShown, many=True),
 )

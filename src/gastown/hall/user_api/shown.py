@@ -13,15 +13,18 @@ __all__ = [
     "AgentShown",
     "Attempt",
     "BeadShown",
+    "ChangesShown",
     "Configuration",
     "ContainerShown",
     "Detail",
     "Error",
+    "FileChanged",
     "Happening",
     "Left",
     "MayorTold",
     "NeedsYou",
     "Repository",
+    "ReviewDetail",
     "ReviewShown",
     "RigRemoved",
     "Slots",
@@ -149,6 +152,36 @@ class ReviewShown(Wire):
     phase: str
     since: Timestamp
     summary: str | None
+
+
+class FileChanged(Wire):
+    """A file, and how many lines of it; null where it is no text."""
+
+    path: str
+    added: int | None
+    removed: int | None
+
+
+class ChangesShown(Wire):
+    """What the branch has at its commit `head` that its target has not, since their common commit `base`.
+
+    `filesCut` and `patchCut` say that there is more. Everything is as an agent pushed it: `patch` may hold control
+    characters.
+    """
+
+    head: str
+    base: str
+    files: tuple[FileChanged, ...]
+    files_cut: bool
+    patch: str
+    patch_cut: bool
+
+
+class ReviewDetail(ReviewShown):
+    """Work that was handed in, with what it would bring; or in `unseen` why that cannot be seen now."""
+
+    changes: ChangesShown | None
+    unseen: str | None
 
 
 class ContainerShown(Wire):

@@ -6,13 +6,13 @@ from quart import Response
 
 from gastown.hall.api.answers import answer
 from gastown.hall.api.context import HallApp
-from gastown.hall.user_api import beads, config, events, rigs, town
+from gastown.hall.user_api import beads, config, events, reviews, rigs, town
 from gastown.hall.user_api.openapi import describe
 from gastown.hall.user_api.routes import as_blueprint
 
 __all__ = ["USER_ROUTES", "install_user_api"]
 
-USER_ROUTES = (*town.ROUTES, *config.ROUTES, *rigs.ROUTES, *beads.ROUTES, *events.ROUTES)
+USER_ROUTES = (*town.ROUTES, *config.ROUTES, *rigs.ROUTES, *beads.ROUTES, *reviews.ROUTES, *events.ROUTES)
 
 
 def install_user_api(app: HallApp) -> None:

@@ -129,11 +129,22 @@ def _reviews(town: TownClient, options: Namespace) -> int:
 
 
 def _review(town: TownClient, options: Namespace) -> int:
-    bead = town.ask("GET", "beads", options.bead)["bead"]["id"]
-    for one in town.ask("GET", "reviews"):
-        if one["bead"] == bead:
-            return say(options, one, texts.review)
-    raise CommandFailed(f"Bead {bead} has nothing handed in", f"gastown why {bead}", NOT_THERE)
+    return say(options, town.ask("GET", "beads", options.bead, "review"), texts.review)
+
+
+def _approve(town: TownClient, options: Namespace) -> int:
+    """Of one commit: the one that is named, or that was seen last. What is pushed later is not meant."""
+    head = options.head
+    if head is None:
+        bead = town.ask("GET", "beads", options.bead)["bead"]
+        head = bead["head"] or town.ask("GET", "beads", bead["id"], "review")["head"]
+    if head is None:
+        action = f"gastown review approve {options.bead} --head COMMIT approves that one"
+        raise CommandFailed("the commit of its branch is not known yet", action)
+    approved = town.ask("POST", "beads", options.bead, "approve", body={"head": head})
+    if not options.json:
+        say(options, head, lambda commit, _width: [f"commit {commit} is approved"])
+    return _decided(options, approved)
 
 
 def _decide(verb: str) -> Callable[[TownClient, Namespace], int]:
@@ -266,7 +277,7 @@ _COMMANDS: Mapping[tuple[str, str | None], Callable[[TownClient, Namespace], int
     ("sling", None): _sling,
     ("review", "list"): _reviews,
     ("review", "show"): _review,
-    ("review", "approve"): _decide("approve"),
+    ("review", "approve"): _approve,
     ("review", "reject"): _decide("reject"),
     ("retry", None): _decide("retry"),
     ("close", None): _decide("close"),

@@ -105,17 +105,46 @@ def reviews(found: Sequence[Shown], width: int | None) -> Iterator[str]:
 
 
 def review(one: Shown, _width: int | None) -> Iterator[str]:
-    """A piece of work that is handed in, and where to look at it."""
+    """A piece of work that is handed in, and the diff of what it would bring."""
+    changes = one["changes"]
     yield f"{one['bead']}  {plain(one['title'])}"
     yield f"phase     {one['phase']}, since {one['since']}"
     yield f"author    {plain(one['agentName'])} ({plain(one['agent'])})"
-    yield f"branch    {one['branch']}" + (f" at {one['head'][:12]}" if one["head"] else "")
+    yield f"branch    {one['branch']}" + (f" at {one['head']}" if one["head"] else "")
     yield f"target    {plain(one['target'])} of {one['rig']}"
     if one["summary"]:
         yield ""
         yield from ("  " + _kept(line) for line in one["summary"].splitlines())
     yield ""
-    yield f"look at it: git fetch origin {one['branch']} && git diff origin/{one['target']}...FETCH_HEAD"
+    elsewhere = f"git fetch origin {one['branch']} && git diff origin/{one['target']}...FETCH_HEAD"
+    if changes is None:
+        yield f"its changes cannot be seen now: {plain(one['unseen'])}"
+        yield f"look at it: {elsewhere}"
+        return
+    yield from _changed_files(changes)
+    yield ""
+    yield from (_harmless(line) for line in changes["patch"].removesuffix("\n").split("\n"))
+    if changes["patchCut"]:
+        yield f"… there is more: {elsewhere}"
+
+
+def _changed_files(changes: Shown) -> Iterator[str]:
+    if not changes["files"]:
+        yield "there is nothing to merge"
+        return
+    rows = [(_count("+", one["added"]), _count("-", one["removed"]), one["path"]) for one in changes["files"]]
+    yield from table(("ADDED", "REMOVED", "FILE"), rows, None)
+    if changes["filesCut"]:
+        yield "… and more files"
+
+
+def _count(sign: str, lines: int | None) -> str:
+    return "no text" if lines is None else f"{sign}{lines}"
+
+
+def _harmless(line: str) -> str:
+    """A line of a diff, with what could steer a terminal or hide in it as an escape."""
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)
 
 
 def rigs(found: Sequence[Shown], width: int | None) -> Iterator[str]:
