@@ -95,6 +95,9 @@ async def test_a_wish_about_a_folder_is_approved_and_lands_in_its_files(tmp_path
         made = await eventually(lambda: gastown(data, "sling", "site", "Add a file"), 120)
         (asked,) = await asked_about(data)
         assert merges(folder) == []
+        shown = await gastown(data, "review", "show", asked)
+        assert shown["changes"]["files"] == [{"path": f"{asked}.txt", "added": 1, "removed": 0}]
+        assert f"+{asked}" in shown["changes"]["patch"]
         await approve(data, asked)
         await landed(data, asked)
         assert asked in json.dumps(made)

@@ -31,6 +31,7 @@ from gastown.hall.cli.screen import Screen
 from gastown.hall.cli.turn import Turn
 from gastown.hall.control_client import ControlCallFailed, ControlClient, open_control_client
 from gastown.hall.dispatch.dispatcher import Dispatcher
+from gastown.hall.dispatch.look import changes_of
 from gastown.hall.domain.errors import Conflict
 from gastown.hall.drivers.process import (
     REFUSED,
@@ -303,14 +304,14 @@ async def _container_options(options: UpOptions, hall: Hall, port: int, token: S
 async def _give_work(boot: Boot) -> None:
     """Give the container what there is to do, and keep its token fresh, until cancelled."""
     desk = boot.hall.desk
-    desk.container = boot.control
+    desk.container, desk.changes = boot.control, partial(changes_of, boot.hall, boot.control)
     try:
         async with trio.open_nursery() as nursery:
             desk.rig_added = lambda rig_id: nursery.start_soon(set_up_rig, boot, rig_id)
             nursery.start_soon(Dispatcher(boot.hall, boot.control).run, name="dispatch")
             await _keep_token_fresh(boot)
     finally:
-        desk.container = desk.rig_added = None
+        desk.container = desk.changes = desk.rig_added = None
 
 
 async def _hear_people(boot: Boot) -> None:
