@@ -104,7 +104,7 @@ async def test_the_status_is_told_to_people(desk: Desk) -> None:
         "town       oak\n"
         "container  starting: the container is starting\n"
         "slots      0 of 3\n"
-        "spent      unknown today, no budget\n"
+        "spent      $0.00 today, no budget\n"
         "\n"
         "NAME   ROLE     RIG  STATE  CONDITION  BEAD         SINCE  ID\n"
         "mayor  mayor    -    idle   -          -            -      mayor-1\n"
@@ -164,18 +164,30 @@ async def test_a_bead_is_stopped_retried_changed_and_closed(desk: Desk) -> None:
     assert (await desk.said("close", bead, "--failed"))["status"] == "failed"
 
 
+NO_BUDGET = "budget.day = (none)\nbudget.bead = (none)\ntime-zone = (default)\n"
+
+
 async def test_a_town_is_paused_resumed_and_configured(desk: Desk) -> None:
-    assert await desk.text("pause") == "model = (default)\nslots = (default)\npaused = True\n"
-    assert await desk.said("resume") == {"model": None, "models": {}, "slots": None, "paused": False}
+    assert await desk.text("pause") == f"model = (default)\nslots = (default)\npaused = True\n{NO_BUDGET}"
+    usual = {"model": None, "models": {}, "slots": None, "paused": False}
+    assert (await desk.said("resume")).items() >= usual.items()
     assert await desk.said("config", "set", "slots", "2") == await desk.said("config")
     assert "slots = (default)\n" in await desk.text("config", "set", "slots", "default")
+
+
+async def test_a_budget_is_set_in_usd(desk: Desk) -> None:
+    assert (await desk.said("config", "set", "budget.day", "$2.50"))["budgetDay"] == 2.5
+    assert (await desk.said("config", "set", "budget.bead", "1"))["budgetBead"] == 1
+    assert "spent      $0.00 today, of $2.50\n" in await desk.text("status")
+    assert (await desk.said("config", "set", "budget.day", "default"))["budgetDay"] is None
+    assert (await desk.said("config", "set", "time-zone", "Europe/Berlin"))["timeZone"] == "Europe/Berlin"
 
 
 async def test_models_are_set_for_the_town_and_for_roles(desk: Desk) -> None:
     """For what begins from now on; what is set for a role goes before, and `default` takes it back."""
     await desk.said("config", "set", "model", "a/one")
     assert await desk.text("config", "set", "model.polecat", "b/two") == (
-        "model = a/one\nmodel.polecat = b/two\nslots = (default)\npaused = False\n"
+        f"model = a/one\nmodel.polecat = b/two\nslots = (default)\npaused = False\n{NO_BUDGET}"
     )
     town = await desk.hall.town()
     assert [town.model_for(role) for role in ("mayor", "polecat")] == ["a/one", "b/two"]
@@ -236,6 +248,9 @@ async def test_what_is_unknown_is_3_and_one_line(desk: Desk, arguments: tuple[st
 WRONG = [
     ("config", "set", "slots", "many"),
     ("config", "set", "slots", "0"),
+    ("config", "set", "budget.day", "much"),
+    ("config", "set", "budget.bead", "-1"),
+    ("config", "set", "time-zone", "Mars/North"),
     ("bead", "set", "$bead", "title"),
     ("bead", "set", "$bead", "priority", "soon"),
     ("bead", "set", "$bead", "depends-on", "$bead"),

@@ -111,10 +111,14 @@ async def test_a_bead_is_slung_and_shown_whole(town: Town) -> None:
         "head": None,
         "commit": None,
         "attempts": 0,
-        "cost": None,
+        "cost": 0,
         "createdAt": made,
         "updatedAt": listed["updatedAt"],
     }
+
+
+NUMBERS = ("calls", "unpriced", "input", "output", "cached", "reasoning", "cost")
+NOTHING_USED: dict[str, Any] = {**dict.fromkeys(NUMBERS, 0), "source": None}
 
 
 async def test_the_status_of_a_town_is_shown_whole(town: Town) -> None:
@@ -138,7 +142,8 @@ async def test_the_status_of_a_town_is_shown_whole(town: Town) -> None:
         "container": {"state": "ready"},
         "slots": {"used": 1},
         "needsYou": [],
-        "spent": {"today": None, "budget": None},
+        "spent": {"today": 0, "budget": None},
+        "usage": {"today": NOTHING_USED, "total": NOTHING_USED},
     }
 
 
@@ -222,6 +227,9 @@ async def test_a_paused_town_begins_nothing_until_it_is_resumed(town: Town) -> N
         "models": {},
         "slots": 1,
         "paused": True,
+        "budgetDay": None,
+        "budgetBead": None,
+        "timeZone": None,
     }
     await town.ask("POST", "/resume")
     other = await town.sling("Other")
@@ -269,6 +277,9 @@ REFUSED = [
     ("PATCH", "/beads/$bead", {"dependsOn": ["$bead"]}, 400, "wait for itself"),
     ("POST", "/agents/nobody/stop", None, 404, "No agent nobody is at work"),
     ("PATCH", "/config", {"slots": 0}, 400, "slots"),
+    ("PATCH", "/config", {"budgetDay": -1}, 400, "budgetDay"),
+    ("PATCH", "/config", {"budgetBead": "5"}, 400, "budgetBead"),
+    ("PATCH", "/config", {"timeZone": "Mars/North"}, 400, "timeZone"),
     ("PATCH", "/config", {"slotz": 3}, 400, "slotz"),
     ("POST", "/mayor", {"text": "hi"}, 503, "has no container now"),
     ("POST", "/end", None, 409, "cannot be told to end"),

@@ -73,7 +73,7 @@ class World:
         self.state, actions = step(self.state, given, self.now)
         self.told += [one.says for one in actions if isinstance(one, Tell)]
         self.ended += self.state.ended
-        check_step(before, self.state, given)
+        check_step(before, self.state, given, self.now)
         check(self.state)
         look = next_look(self.state)
         assert look is None or look > self.now, "a time that has passed is looked at again and again"
@@ -195,7 +195,7 @@ def check(state: TownState) -> None:
             assert work.waiting.until is not None
 
 
-def check_step(before: TownState, after: TownState, given: Sequence[Fact]) -> None:
+def check_step(before: TownState, after: TownState, given: Sequence[Fact], now: datetime) -> None:
     """What holds of every step: legal edges, no end without a result, slots that are kept."""
     retried = {fact.bead_id for fact in given if isinstance(fact, facts.Retried)}
     for bead_id, work in after.work.items():
@@ -211,6 +211,8 @@ def check_step(before: TownState, after: TownState, given: Sequence[Fact]) -> No
     running = [one for work in after.work.values() for one in work.attempts]
     begun = {one.id for one in running} - {one.id for work in before.work.values() for one in work.attempts}
     assert not begun or len(running) <= after.rules.slots
+    over = [one for one in running if one.id in begun and after.budget.holding(one.bead_id, now) is not None]
+    assert not over, "nothing begins above its budget"
 
 
 def _reachable(before: BeadState, after: BeadState, retries: Any) -> bool:

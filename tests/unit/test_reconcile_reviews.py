@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from gastown.hall.domain.bead import BeadState
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Merge, Start
 from gastown.hall.reconcile.limits import LIMITS, Cause
-from gastown.hall.reconcile.state import HandInPhase, Leaving, Outcome, WaitsFor
+from gastown.hall.reconcile.state import Budget, HandInPhase, Leaving, Outcome, OverBudget, WaitsFor
 from gastown.hall.reconcile.waiting import next_look
 from tests.unit.reconcile_world import World, added, merging, rules, starts
 
@@ -274,14 +276,47 @@ def test_above_the_budget_no_agent_begins_and_merges_go_on() -> None:
     world.take(*added(1, 2))
     world.start_all()
     world.hand_in(1)
-    over = rules(rig={"merge": "ask"}, over_budget="5.01 of 5.00 USD are spent today")
-    world.take(facts.RulesChanged(rules=over), facts.Rejected(bead_id="bead-1", message="no"))
+    over = Budget(day=OverBudget(reason="all is spent"))
+    world.take(facts.BudgetChanged(budget=over), facts.Rejected(bead_id="bead-1", message="no"))
     waiting = world.one(1).waiting
     assert waiting is not None
-    assert (waiting.what, waiting.reason) == (WaitsFor.BUDGET, "5.01 of 5.00 USD are spent today")
+    assert (waiting.what, waiting.reason) == (WaitsFor.BUDGET, "all is spent")
     world.hand_in(2)
     world.take(facts.Approved(bead_id="bead-2"))
     assert merging(world) == ["bead-2"]
+
+
+def test_a_days_budget_holds_until_the_next_day_begins() -> None:
+    """It is looked at again then, and needs no fact to go on."""
+    world = World.of()
+    midnight = world.now + timedelta(hours=12)
+    over = Budget(day=OverBudget(reason="all is spent", until=midnight))
+    world.take(facts.BudgetChanged(budget=over), *added(1))
+    since = world.now
+    world.later(hours=11)
+    waiting = world.one(1).waiting
+    assert waiting is not None
+    assert (waiting.what, waiting.since, waiting.until) == (WaitsFor.BUDGET, since, midnight)
+    assert (next_look(world.state), starts(world)) == (midnight, [])
+    world.later(hours=1)
+    assert starts(world) == ["bead-1"]
+
+
+def test_a_beads_budget_holds_that_bead_alone_until_it_is_raised() -> None:
+    world = World.of(rules(rig={"review": "refinery"}))
+    world.take(*added(1, 2))
+    world.start_all()
+    over = Budget(bead=OverBudget(reason="its budget is used up"), beads=("bead-1",))
+    world.take(facts.BudgetChanged(budget=over))
+    assert world.one(1).attempt is not None, "what runs goes on"
+    world.hand_in(1)
+    world.hand_in(2)
+    waiting = world.one(1).waiting
+    assert waiting is not None
+    assert (waiting.what, waiting.until) == (WaitsFor.BUDGET, None)
+    assert starts(world) == ["bead-2"]
+    world.take(facts.BudgetChanged(budget=Budget()))
+    assert sorted(starts(world)) == ["bead-1", "bead-2"]
 
 
 def test_a_merge_that_needs_a_person_asks_at_once_and_goes_on_after_a_retry() -> None:

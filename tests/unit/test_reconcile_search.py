@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from gastown.hall.domain.bead import BeadState
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.actions import Merge, Start
 from gastown.hall.reconcile.limits import LIMITS
-from gastown.hall.reconcile.state import Leaving, WaitsFor
+from gastown.hall.reconcile.state import Budget, Leaving, OverBudget, WaitsFor
 from gastown.hall.reconcile.waiting import next_look
 from tests.unit.reconcile_world import World, rules, work
 
@@ -29,6 +30,7 @@ _EVENTS = st.one_of(
     st.tuples(st.just("do"), st.integers(0, 9), st.sampled_from(_HOW)),
     st.tuples(st.just("flop"), st.integers(1, 7)),
     st.tuples(st.just("later"), st.sampled_from([1, 40, 700, 4000])),
+    st.tuples(st.just("spend"), st.sampled_from([None, 30, 5000]), st.sets(_BEADS, max_size=2)),
     st.sampled_from([("lose",), ("ready", True), ("ready", False), ("pause",), ("go on",), ("ask",), ("auto",)]),
 )
 _RULES = st.fixed_dictionaries(
@@ -98,6 +100,14 @@ class Fate:
 
     def _later(self, seconds: int) -> None:
         self.world.later(seconds=seconds)
+
+    def _spend(self, seconds: int | None, beads: set[int]) -> None:
+        """The budget of the day, for that many seconds, and of those beads is used up."""
+        until = None if seconds is None else self.world.now + timedelta(seconds=seconds)
+        day = None if until is None else OverBudget(reason="all is spent", until=until)
+        over = tuple(f"bead-{one}" for one in sorted(beads))
+        budget = Budget(day=day, bead=OverBudget(reason="its own is spent"), beads=over)
+        self.world.take(facts.BudgetChanged(budget=budget))
 
     def _lose(self) -> None:
         self.world.lose_container()
@@ -171,6 +181,7 @@ def test_once_all_goes_well_everything_lands_and_each_merge_is_there_once(given_
     for event in events:
         fate.meet(event)
     fate._go_on()
+    fate._spend(None, set())
     world = fate.world
     world.live()
     assert {one.state for one in world.state.work.values()} <= {BeadState.CLOSED}

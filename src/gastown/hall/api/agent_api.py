@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from quart import Blueprint
 
+from gastown.contract.events import ModelCall, UsageEvent
 from gastown.contract.identifiers import AgentId
 from gastown.contract.worker import ACCEPTS_BATCHES, ACCEPTS_HEADER, NudgeDelivered, Nudges
 from gastown.hall.api.answers import Answer, ApiError, issues, ok, read_json, reply
 from gastown.hall.api.context import context, on_board
 from gastown.hall.api.responses import DrainNonce
 from gastown.hall.api.worker_api import require_identifiers, require_token
+from gastown.hall.domain.usage import Source, Use
 from gastown.hall.reconcile.facts import Fact, TurnBegan, TurnEnded
 from gastown.hall.store import records, rig_agents
 from gastown.hall.store.records import AgentEventRecord
-from gastown.hall.store.town_state import take
+from gastown.hall.store.town_state import take, take_budget
 from gastown.hall.store.transaction import Transaction
+from gastown.hall.store.usage import count
 
 __all__ = ["agent_api"]
 
@@ -36,6 +39,27 @@ class _Event(BaseModel):
     agent_id: AgentId
     event_type: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_.-]{0,99}$")]
     data: dict[str, Any]
+    attempt_id: Annotated[str | None, Field(alias="attemptId", max_length=200)] = None
+
+    @property
+    def use(self) -> Use | None:
+        """The model call that it tells of. What does not fit the contract tells of none."""
+        try:
+            if self.event_type == "agent.model_call":
+                call = ModelCall.model_validate(self.data)
+                numbers = call.model_dump(exclude={"call_id", "model", "outcome"})
+                return Use(**self._whose, call_id=call.call_id, source=Source.GATEWAY, **numbers)
+            if self.event_type == "agent.usage":
+                said = UsageEvent.model_validate(self.data)
+                numbers = said.model_dump(include={"input", "output", "cost"})
+                return Use(**self._whose, call_id=said.message_id, source=Source.KILO, **numbers)
+        except ValidationError:
+            pass
+        return None
+
+    @property
+    def _whose(self) -> dict[str, Any]:
+        return {"agent_id": self.agent_id, "attempt_id": self.attempt_id}
 
     @property
     def fact(self) -> Fact | None:
@@ -78,9 +102,13 @@ async def post_events(town_id: str, rig_id: str) -> Answer[None]:
 async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]:
     kept = [event.to_record() for event in events]
     turns = [fact for event in events if (fact := event.fact) is not None]
+    uses = [use for event in events if (use := event.use) is not None]
 
     def work(board: Transaction) -> None:
         records.add_agent_events(board, rig_id, kept)
+        if uses:  # before the ends of turns: what they let begin goes by what was spent
+            count(board, uses)
+            take_budget(board)
         if turns:
             take(board, *turns)
 

@@ -108,6 +108,7 @@ class Convoy(Shown):
     closed_beads: int
     created_at: str
     landed_at: str | None
+    cost: float | None
     beads: tuple[Bead, ...] | None
 
     @classmethod

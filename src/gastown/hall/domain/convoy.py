@@ -36,7 +36,10 @@ class ConvoyPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Convoy:
-    """A convoy with its beads, oldest first. It has landed when each of them is closed, or a person closed it."""
+    """A convoy with its beads, oldest first. It has landed when each of them is closed, or a person closed it.
+
+    `cost` is what the models cost for its beads, in USD, as far as it is known; None where nothing is.
+    """
 
     id: str
     rig_id: str
@@ -48,6 +51,7 @@ class Convoy:
     created_at: str
     landed_at: str | None
     beads: tuple[Bead, ...]
+    cost: float | None = None
 
     @property
     def status(self) -> str:

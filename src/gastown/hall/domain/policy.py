@@ -12,10 +12,16 @@ __all__ = ["Policy", "RigPolicy"]
 class Policy:
     """A town's settings. `slots` is how many agents work at once; None: as many as the machine has cores, and at
     least three. Paused, nothing new begins.
+
+    The budgets are in USD, None is no bound: from `budget_day` of a day on nothing begins until the next one, and
+    from `budget_bead` on nothing for that bead. Days are those of `time_zone`; None: of the machine.
     """
 
     slots: int | None = None
     paused: bool = False
+    budget_day: float | None = None
+    budget_bead: float | None = None
+    time_zone: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gastown.hall.reconcile.state import Rules, Work
+from gastown.hall.reconcile.state import Budget, Rules, Work
 
 __all__ = [
     "Added",
@@ -12,6 +12,7 @@ __all__ = [
     "AgentStopped",
     "Approved",
     "Assigned",
+    "BudgetChanged",
     "ChangesAsked",
     "Closed",
     "ContainerLost",
@@ -240,6 +241,13 @@ class RulesChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetChanged:
+    """Something else than before is used up, or nothing any more: by what was spent, or by what is allowed."""
+
+    budget: Budget
+
+
+@dataclass(frozen=True, kw_only=True)
 class AgentStopped:
     """The container was told to end an agent, and has."""
 
@@ -284,6 +292,7 @@ Fact = (
     | Held
     | Closed
     | RulesChanged
+    | BudgetChanged
     | ContainerReady
     | ContainerLost
 )

@@ -66,6 +66,7 @@ class Folding:
             facts.Held: self._held,
             facts.Closed: self._closed,
             facts.RulesChanged: self._rules_changed,
+            facts.BudgetChanged: self._budget_changed,
             facts.ContainerReady: self._container_ready,
             facts.ContainerLost: self._container_lost,
         }
@@ -293,6 +294,9 @@ class Folding:
 
     def _rules_changed(self, fact: facts.RulesChanged) -> None:
         self.state = replace(self.state, rules=fact.rules)
+
+    def _budget_changed(self, fact: facts.BudgetChanged) -> None:
+        self.state = replace(self.state, budget=fact.budget)
 
     def _container_ready(self, fact: facts.ContainerReady) -> None:
         self.state = replace(self.state, container=Container(ready=True, since=self._now, reason=""))

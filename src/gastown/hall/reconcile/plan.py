@@ -68,8 +68,7 @@ class Plan:
         self._settle()
         if not state.rules.paused and state.container.ready:
             self._begin_merges()
-            if state.rules.over_budget is None:
-                self._begin_attempts()
+            self._begin_attempts()
         self.state = replace(state, work=self._work, names=self._names, breaker=self._breaker)
 
     def _settle(self) -> None:
@@ -147,7 +146,8 @@ class Plan:
             is_open = (
                 wants_agent(work) and None not in (agent, work.branch) and blocker_of(self._work, work) is None
             )
-            if (is_open or wants_review(work)) and agent not in stops:
+            over = self._before.budget.holding(work.bead_id, self._now)
+            if (is_open or wants_review(work)) and agent not in stops and over is None:
                 yield work
 
     def _has_room(self, work: Work) -> bool:

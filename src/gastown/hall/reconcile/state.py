@@ -17,11 +17,13 @@ __all__ = [
     "Attempt",
     "AttemptPhase",
     "Breaker",
+    "Budget",
     "Container",
     "HandIn",
     "HandInPhase",
     "Leaving",
     "Outcome",
+    "OverBudget",
     "Rework",
     "RigRules",
     "Rules",
@@ -214,12 +216,34 @@ class RigRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The town's settings. `over_budget` says what is used up; such work does not begin."""
+    """The town's settings."""
 
     slots: int = 3
     paused: bool = False
-    over_budget: str | None = None
     rigs: Mapping[str, RigRules] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverBudget:
+    """An amount is used up; `reason` says which. It is there again at `until`; None: when somebody raises it."""
+
+    reason: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What is used up: the town's `day`, and single `beads`. Nothing begins then, and what runs goes on."""
+
+    day: OverBudget | None = None
+    bead: OverBudget | None = None
+    beads: tuple[str, ...] = ()
+
+    def holding(self, bead_id: str, now: datetime) -> OverBudget | None:
+        """What keeps work on a bead from beginning now."""
+        if self.day is not None and (self.day.until is None or self.day.until > now):
+            return self.day
+        return self.bead if bead_id in self.beads else None
 
 
 STARTING = "the container is starting"
@@ -278,6 +302,7 @@ class TownState:
 
     rules: Rules
     container: Container
+    budget: Budget = Budget()
     work: Mapping[str, Work] = field(default_factory=dict)
     breaker: Breaker = Breaker()
     stops: Mapping[str, Leaving] = field(default_factory=dict)

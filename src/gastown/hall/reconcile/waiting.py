@@ -102,9 +102,9 @@ def _held_by_town(town: _Town, work: Work) -> Waiting | None:
 
 
 def _no_agent(town: _Town, work: Work) -> Waiting:
-    rules, breaker = town.state.rules, town.state.breaker
-    if rules.over_budget is not None:
-        return town.wait(WaitsFor.BUDGET, rules.over_budget)
+    breaker = town.state.breaker
+    if (over := town.state.budget.holding(work.bead_id, town.now)) is not None:
+        return town.wait(WaitsFor.BUDGET, over.reason, until=over.until)
     if breaker.probe_at is not None:
         reason = f"{len(breaker.failed)} starts in a row have failed, the last one: {breaker.reason}"
         # A probe that is due and has not begun waits for the end of another start, or for a slot: for a fact.

@@ -18,6 +18,7 @@ from gastown.hall.store.beads import (
 )
 from gastown.hall.store.board import add_work, assignment, begin_staged, order_changed
 from gastown.hall.store.transaction import Transaction, new_id
+from gastown.hall.store.usage import spent_by_bead, together
 
 __all__ = [
     "add_bead",
@@ -36,6 +37,8 @@ def convoy(transaction: Transaction, convoy_id: str) -> Convoy:
     row = transaction.row("SELECT * FROM convoys WHERE town_id = ?1 AND id = ?2", convoy_id)
     if row is None:
         raise NotFound(f"There is no convoy {convoy_id}")
+    beads = tuple(beads_of_convoy(transaction, convoy_id))
+    spent = spent_by_bead(transaction)
     return Convoy(
         id=row["id"],
         rig_id=row["rig_id"],
@@ -46,7 +49,8 @@ def convoy(transaction: Transaction, convoy_id: str) -> Convoy:
         metadata=json.loads(row["metadata"]),
         created_at=row["created_at"],
         landed_at=row["landed_at"],
-        beads=tuple(beads_of_convoy(transaction, convoy_id)),
+        beads=beads,
+        cost=together(spent[one.id] for one in beads if one.id in spent).cost,
     )
 
 

@@ -337,7 +337,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
     else:
         _bring_up_to_date(connection, path, version)
-    for name in ("board.sql", "records.sql", "reconciler.sql"):
+    for name in ("board.sql", "records.sql", "reconciler.sql", "usage.sql"):
         tables = files("gastown.hall.store").joinpath(name).read_text("utf-8")
         connection.executescript(f"BEGIN IMMEDIATE; {tables} COMMIT;")
 

@@ -15,13 +15,14 @@ from gastown.contract.wire import iso
 from gastown.hall.domain.bead import FINISHED, Bead, BeadState, BeadType
 from gastown.hall.domain.rig_agent import RigAgent
 from gastown.hall.reconcile.actions import Tell
-from gastown.hall.reconcile.facts import Added, Fact, RulesChanged
+from gastown.hall.reconcile.facts import Added, BudgetChanged, Fact, RulesChanged
 from gastown.hall.reconcile.state import Attempt, Breaker, Container, Leaving, TownState, Work
 from gastown.hall.reconcile.step import step
 from gastown.hall.store import policies
 from gastown.hall.store.beads import beads_of_type, find_bead, free_agents_of, settle_convoy
 from gastown.hall.store.rig_agents import find_agent, make_agent, nudge_mayor, set_agent
 from gastown.hall.store.transaction import Transaction
+from gastown.hall.store.usage import budget_of
 
 __all__ = [
     "MOST_FACTS",
@@ -32,6 +33,7 @@ __all__ = [
     "new_work",
     "state_of",
     "take",
+    "take_budget",
     "take_rules",
     "work_of",
 ]
@@ -90,6 +92,14 @@ def take_rules(transaction: Transaction) -> None:
     rules = policies.rules(transaction)
     if rules != state_of(transaction).rules:
         take(transaction, RulesChanged(rules=rules))
+    take_budget(transaction)
+
+
+def take_budget(transaction: Transaction) -> None:
+    """There was something spent, or the budget may have changed."""
+    budget = budget_of(transaction)
+    if budget != state_of(transaction).budget:
+        take(transaction, BudgetChanged(budget=budget))
 
 
 def new_work(transaction: Transaction, made: Bead, *, staged: bool = False) -> Work:
@@ -135,6 +145,7 @@ def _load(transaction: Transaction) -> TownState:
     state = TownState(
         rules=policies.rules(transaction),
         container=Container(since=transaction.moment),
+        budget=budget_of(transaction),
         work=known,
         breaker=rest.breaker,
         stops={one.agent_id: one for one in rest.stops},

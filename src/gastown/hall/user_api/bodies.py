@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from gastown.contract.agents import Role
@@ -32,6 +33,18 @@ Model = Annotated[
     str, StringConstraints(strict=True, min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 Priority = Literal["low", "medium", "high", "critical"]
+
+
+Amount = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False, strict=True)]
+
+
+def a_zone(name: str) -> str:
+    """ValueError for a time zone that this machine does not know."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError, ValueError):
+        raise ValueError("is no time zone, such as Europe/Berlin") from None
+    return name
 
 
 class Body(BaseModel):
@@ -84,6 +97,10 @@ class Closing(Body):
 class Settings(Body):
     """A town's settings; keys that are left out stay. `slots`: null is as many as the machine has cores.
 
+    From `budgetDay` of a day on, in USD, nothing begins until the next one, and from `budgetBead` on nothing for
+    that bead; what runs goes on. null is no bound. `timeZone` is whose days they are, such as Europe/Berlin; null
+    is the machine's.
+
     `model` is the language model's name for the gateway, null the usual one; `models` has those of roles with a
     model of their own: a role that is left out stays, and null takes its own away.
     """
@@ -91,6 +108,9 @@ class Settings(Body):
     model: Model | None = None
     models: dict[Role, Model | None] | None = None
     slots: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
+    budget_day: Amount | None = None
+    budget_bead: Amount | None = None
+    time_zone: Annotated[Line, AfterValidator(a_zone)] | None = None
 
 
 class RigSettings(Body):

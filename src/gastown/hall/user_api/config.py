@@ -71,7 +71,15 @@ async def _changed(town: str, body: bodies.Settings, **changes: object) -> shown
 
 def _configuration(board: Transaction) -> shown.Configuration:
     policy, (model, of_roles) = policies.policy(board), policies.models(board)
-    return shown.Configuration(slots=policy.slots, paused=policy.paused, model=model, models=of_roles)
+    return shown.Configuration(
+        slots=policy.slots,
+        paused=policy.paused,
+        model=model,
+        models=of_roles,
+        budget_day=policy.budget_day,
+        budget_bead=policy.budget_bead,
+        time_zone=policy.time_zone,
+    )
 
 
 async def _change_models_of_agents(before: TownRecord, town: TownRecord) -> None:

@@ -30,6 +30,8 @@ __all__ = [
     "Slots",
     "Spent",
     "TownStatus",
+    "TownUsage",
+    "UsageShown",
     "WaitingShown",
     "Why",
 ]
@@ -81,8 +83,26 @@ class BeadShown(Wire):
     updated_at: str
 
 
+class UsageShown(Wire):
+    """What model calls came to. `cost` is the sum of what is known, in USD, null when nothing is; `unpriced` are
+    the calls of which it is not. `input` has the `cached` tokens, `output` those of the `reasoning`. `source` is
+    gateway, whose figures no agent can forge, or kilo, where there are no others; null without calls.
+    """
+
+    calls: int
+    unpriced: int
+    input: int
+    output: int
+    cached: int
+    reasoning: int
+    cost: float | None
+    source: str | None
+
+
 class Attempt(Wire):
-    """One go of an agent at a bead. `cause` says why there is one after the first; `outcome` how it ended."""
+    """One go of an agent at a bead. `cause` says why there is one after the first; `outcome` how it ended. `cost`
+    is what the models cost in it, in USD, null where that is not known.
+    """
 
     id: str
     agent: str
@@ -93,6 +113,7 @@ class Attempt(Wire):
     reason: str | None
     started_at: str
     ended_at: str | None
+    cost: float | None
 
 
 class Happening(Wire):
@@ -135,6 +156,7 @@ class Detail(Wire):
     convoy: str | None
     why: Why
     attempts: tuple[Attempt, ...]
+    usage: UsageShown
     history: tuple[Happening, ...]
 
 
@@ -218,10 +240,19 @@ class NeedsYou(Wire):
 
 
 class Spent(Wire):
-    """In USD, `today` in the town's time zone; null where it is not known, or where there is no budget."""
+    """In USD, `today` in the town's time zone; null where it is not known, or where there is no budget. Calls of
+    which the cost is not known are not in it: `usage` says how many there were.
+    """
 
     today: float | None
     budget: float | None
+
+
+class TownUsage(Wire):
+    """What the models came to `today`, and since the town is counted: the mayor's calls too."""
+
+    today: UsageShown
+    total: UsageShown
 
 
 class TownStatus(Wire):
@@ -234,17 +265,24 @@ class TownStatus(Wire):
     slots: Slots
     needs_you: tuple[NeedsYou, ...]
     spent: Spent
+    usage: TownUsage
 
 
 class Configuration(Wire):
     """A town's settings. `slots`: null is as many as the machine has cores, and at least three. `model`: null is
     the usual one; `models` has those of roles with a model of their own.
+
+    The budgets of a day and of a bead are in USD; null is no bound. `time_zone` is whose days they are; null is
+    the machine's.
     """
 
     model: str | None
     models: dict[str, str]
     slots: int | None
     paused: bool
+    budget_day: float | None
+    budget_bead: float | None
+    time_zone: str | None
 
 
 class Repository(Wire):

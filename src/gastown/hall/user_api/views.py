@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from gastown.contract.agents import AgentState, ListedAgent
 from gastown.contract.wire import iso
 from gastown.hall.domain.bead import Bead, BeadType
+from gastown.hall.domain.usage import Spending
 from gastown.hall.reconcile.state import STARTING, Attempt, TownState, Waiting, WaitsFor, Work
 from gastown.hall.store import rig_agents
 from gastown.hall.store.beads import bead, beads_of_type
@@ -14,6 +16,7 @@ from gastown.hall.store.history import StoredFact, attempt_counts, facts_of
 from gastown.hall.store.policies import policy
 from gastown.hall.store.town_state import attempts_of, state_of, work_of
 from gastown.hall.store.transaction import Transaction
+from gastown.hall.store.usage import day_of, spent_by_attempt, spent_by_bead, spent_on_day, together
 from gastown.hall.user_api import shown
 from gastown.hall.user_api.words import how_it_stands, moves, told
 
@@ -29,14 +32,17 @@ def beads_shown(board: Transaction, rig_id: str | None, state: str | None) -> li
         board.require_rig(rig_id)
     found = [one for kind in _SHOWN for one in beads_of_type(board, kind)]
     wanted = [one for one in found if rig_id in (None, one.rig_id) and state in (None, one.status)]
-    work, tries, names = state_of(board).work, attempt_counts(board), _names(board)
+    work, tries, names, spent = state_of(board).work, attempt_counts(board), _names(board), spent_by_bead(board)
     in_order = sorted(wanted, key=lambda one: (one.created_at, one.id))
-    return [_bead(one, work.get(one.id), names, tries[one.id]) for one in in_order]
+    return [
+        _bead(one, work.get(one.id), names, tries[one.id], _cost(spent.get(one.id), tries[one.id]))
+        for one in in_order
+    ]
 
 
 def one_bead(board: Transaction, found: Bead) -> shown.BeadShown:
-    tries = len(attempts_of(board, found.id))
-    return _bead(found, work_of(board, found.id), _names(board), tries)
+    tries, spent = len(attempts_of(board, found.id)), together(spent_by_attempt(board, found.id).values())
+    return _bead(found, work_of(board, found.id), _names(board), tries, _cost(spent, tries))
 
 
 def why(board: Transaction, found: Bead) -> shown.Why:
@@ -51,7 +57,20 @@ def why(board: Transaction, found: Bead) -> shown.Why:
     )
 
 
+def _cost(spent: Spending | None, tries: int) -> float | None:
+    """What is known of it. Before the first attempt nothing was spent."""
+    if spent is None or not spent.calls:
+        return None if tries else 0.0
+    return spent.cost
+
+
+def _usage(spent: Spending) -> shown.UsageShown:
+    cost = spent.cost if spent.calls else 0.0
+    return shown.UsageShown.model_validate(asdict(spent) | {"cost": cost})
+
+
 def detail(board: Transaction, found: Bead) -> shown.Detail:
+    spent = spent_by_attempt(board, found.id)
     return shown.Detail(
         bead=one_bead(board, found),
         body=found.body,
@@ -60,9 +79,14 @@ def detail(board: Transaction, found: Bead) -> shown.Detail:
         convoy=found.convoy_id,
         why=why(board, found),
         attempts=tuple(
-            shown.Attempt(agent=str(one["agent_id"]), **{name: one[name] for name in _OF_ATTEMPT})
+            shown.Attempt(
+                agent=str(one["agent_id"]),
+                cost=_cost(spent.get(one["id"]), 1),
+                **{name: one[name] for name in _OF_ATTEMPT},
+            )
             for one in attempts_of(board, found.id)
         ),
+        usage=_usage(together(spent.values())),
         history=tuple(happening(one) for one in facts_of(board, found.id)),
     )
 
@@ -109,15 +133,18 @@ def status(board: Transaction, live: Sequence[ListedAgent]) -> shown.TownStatus:
     if not state.container.ready:
         is_new = state.container.reason == STARTING
         container = shown.ContainerShown(state="starting" if is_new else "lost", reason=state.container.reason)
+    town, total = policy(board), together(spent_by_bead(board).values())
+    today = _usage(spent_on_day(board, day_of(board.moment, town)))
     used = sum(1 for work in state.work.values() for _ in work.attempts)
     return shown.TownStatus(
         town=board.town_id,
-        paused=policy(board).paused,
+        paused=town.paused,
         container=container,
         agents=tuple(_agents(board, state, live)),
         slots=shown.Slots(used=used, most=state.rules.slots),
         needs_you=tuple(_needs_you(board, state)),
-        spent=shown.Spent(today=None, budget=None),
+        spent=shown.Spent(today=today.cost, budget=town.budget_day),
+        usage=shown.TownUsage(today=today, total=_usage(total)),
     )
 
 
@@ -170,7 +197,9 @@ def _agent(
     )
 
 
-def _bead(found: Bead, work: Work | None, names: dict[str, str], tries: int) -> shown.BeadShown:
+def _bead(
+    found: Bead, work: Work | None, names: dict[str, str], tries: int, cost: float | None
+) -> shown.BeadShown:
     author = work.author if work is not None else found.assignee
     finished = work is None or work.is_finished
     return shown.BeadShown(
@@ -186,7 +215,7 @@ def _bead(found: Bead, work: Work | None, names: dict[str, str], tries: int) -> 
         head=None if work is None or work.hand_in is None else work.hand_in.head,
         commit=None if work is None else work.commit,
         attempts=tries,
-        cost=None,
+        cost=cost,
         created_at=found.created_at,
         updated_at=found.updated_at,
     )

@@ -54,7 +54,11 @@ def moves(work: Work | None) -> tuple[str, ...]:
     return {
         WaitsFor.BEAD: (f"gastown why {waiting.bead_id}",),
         WaitsFor.SLOT: ("an agent that ends", "gastown config set slots NUMBER"),
-        WaitsFor.BUDGET: ("a higher budget, or the next day",),
+        WaitsFor.BUDGET: (
+            (f"nothing is to be done: a new day begins{until}", "gastown config set budget.day AMOUNT")
+            if until
+            else ("gastown config set budget.bead AMOUNT",)
+        ),
         WaitsFor.BACKOFF: (f"nothing is to be done: it is tried again{until}", f"gastown retry {bead}"),
         WaitsFor.CONTAINER: (f"the container{until and ', which is tried again' + until}",),
         WaitsFor.CHECKS: ("the end of its checks",),
@@ -91,6 +95,13 @@ def _because(body: Mapping[str, Any]) -> str:
     return f": {body['reason']}" if body.get("reason") else ""
 
 
+def _of_budget(budget: Mapping[str, Any]) -> str:
+    says = [budget["day"]["reason"]] if budget.get("day") else []
+    if budget.get("beads"):
+        says.append(f"the budget of {', '.join(budget['beads'])} is used up")
+    return "; ".join(says) or "the budget lets work begin again"
+
+
 _TOLD: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "Added": lambda body: f"“{body['work']['title']}” is on the board",
     "Ordered": lambda body: f"“{body['title']}” was changed, or what it waits for",
@@ -117,6 +128,7 @@ _TOLD: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "Held": lambda _: "a person stopped it",
     "Closed": lambda body: "it was closed without a merge" + (", as failed" if body.get("failed") else ""),
     "RulesChanged": lambda _: "the settings were changed",
+    "BudgetChanged": lambda body: _of_budget(body["budget"] or {}),
     "ContainerReady": lambda _: "the container takes work",
     "ContainerLost": lambda body: "the container is lost" + _because(body),
 }

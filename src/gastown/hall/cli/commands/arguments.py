@@ -11,10 +11,18 @@ from gastown.contract.agents import Role
 from gastown.hall.cli.arguments import a_town, some_text
 from gastown.hall.domain.bead import BeadState
 
-__all__ = ["add_town_commands", "name_of", "spelled_out"]
+__all__ = ["SETTINGS", "add_town_commands", "name_of", "spelled_out"]
 
-_SETTINGS = ("slots", "model", *(f"model.{role}" for role in Role))
 _MOST_EVENTS = 10_000
+SETTINGS: Mapping[str, str] = {
+    "slots": "slots",
+    "model": "model",
+    **{f"model.{role}": "models" for role in Role},
+    "budget.day": "budgetDay",
+    "budget.bead": "budgetBead",
+    "time-zone": "timeZone",
+}
+"""What a person may set, as it is written, and its key in the user API."""
 _Parsers = Any
 """What `add_subparsers` returns: its class has no public name."""
 _PRIORITIES = ("low", "medium", "high", "critical")
@@ -125,9 +133,12 @@ def _add_config(commands: _Parsers) -> None:
     _add(inner, "get", "show the settings; `get` may be left out")
     changed = _add(inner, "set", "change a setting, which holds at once")
     told = "slots: how many agents work at once; model: the language model, and model.ROLE that of a role (mayor,"
-    told += " polecat, refinery, triage), from the next turn on"
-    changed.add_argument("key", choices=_SETTINGS, metavar="KEY", help=told)
-    changed.add_argument("value", metavar="VALUE", help="the value; `default` for the usual one")
+    told += (
+        " polecat, refinery, triage), from the next turn on; budget.day and budget.bead: how many USD a day and a"
+    )
+    told += " bead may cost before nothing begins; time-zone: whose days they are"
+    changed.add_argument("key", choices=tuple(SETTINGS), metavar="KEY", help=told)
+    changed.add_argument("value", metavar="VALUE", help="the value; `default` for the usual one, or for no budget")
 
 
 def _group(commands: _Parsers, name: str, told: str) -> _Parsers:

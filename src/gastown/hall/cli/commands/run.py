@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from gastown.hall.cli.arguments import town_folder
 from gastown.hall.cli.commands import texts
-from gastown.hall.cli.commands.arguments import name_of
+from gastown.hall.cli.commands.arguments import SETTINGS, name_of
 from gastown.hall.cli.commands.client import (
     NEEDS_A_PERSON,
     NOT_THERE,
@@ -196,13 +197,10 @@ def _config(town: TownClient, options: Namespace) -> int:
 
 
 def _set_config(town: TownClient, options: Namespace) -> int:
-    key, dot, role = options.key.partition(".")
-    body: dict[str, Any]
-    if key == "model":
-        value = None if options.value == "default" else options.value
-        body = {"models": {role: value}} if dot else {"model": value}
-    else:
-        body = {options.key: _number(options.key, options.value)}
+    name = SETTINGS[options.key]
+    reads = {"slots": _number, "model": _word, "models": _word, "timeZone": _word}.get(name, _amount)
+    value = reads(options.key, options.value)
+    body = {name: {options.key.partition(".")[2]: value} if name == "models" else value}
     return say(options, town.ask("PATCH", "config", body=body), texts.config)
 
 
@@ -246,6 +244,19 @@ def _number(name: str, text: str) -> int | None:
     if not text.isdecimal():
         raise CommandFailed(f"{name} must be a number, or `default`", code=WRONG_CALL)
     return int(text)
+
+
+def _word(_name: str, text: str) -> str | None:
+    return None if text == "default" else text
+
+
+def _amount(name: str, text: str) -> float | None:
+    """An amount in USD, or no budget for `default`."""
+    if text == "default":
+        return None
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", amount := text.removeprefix("$")):
+        raise CommandFailed(f"{name} must be an amount in USD such as 5 or 2.50, or `default`", code=WRONG_CALL)
+    return float(amount)
 
 
 def _mayor(town: TownClient, options: Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gastown.hall.cli.commands.arguments import SETTINGS
 from gastown.hall.cli.commands.tables import ago, plain, short_ids, table
 
 __all__ = ["beads", "config", "detail", "happening", "review", "reviews", "rig_removed", "rigs", "status", "why"]
@@ -21,7 +22,7 @@ def status(town: Shown, width: int | None) -> Iterator[str]:
     yield f"container  {container['state']}{because}"
     yield f"slots      {slots['used']} of {slots['most']}"
     budget = "no budget" if spent["budget"] is None else f"of ${spent['budget']:.2f}"
-    yield f"spent      {_dollars(spent['today'])} today, {budget}"
+    yield f"spent      {_dollars(spent['today'])} today, {budget}{_unpriced(town['usage']['today'])}"
     short = short_ids([one["bead"] for one in (*town["agents"], *town["needsYou"]) if one["bead"]])
     yield ""
     rows = [
@@ -64,7 +65,7 @@ def detail(found: Shown, width: int | None) -> Iterator[str]:
         yield f"commit    {one['commit']}"
     if found["dependsOn"]:
         yield f"waits for {', '.join(found['dependsOn'])}"
-    yield f"cost      {_dollars(one['cost'])}"
+    yield f"cost      {_dollars(one['cost'])}{_tokens(found['usage'])}{_unpriced(found['usage'])}"
     if found["body"]:
         yield ""
         yield from ("  " + _kept(line) for line in found["body"].splitlines())
@@ -169,11 +170,13 @@ def rig_removed(found: Shown, _width: int | None) -> Iterator[str]:
 
 def config(found: Shown, _width: int | None) -> Iterator[str]:
     """A line for each setting."""
-    for name, value in found.items():
-        if name == "models":
+    names = {key: name for name, key in SETTINGS.items()}
+    for key, value in found.items():
+        if key == "models":
             yield from (f"model.{role} = {plain(own)}" for role, own in sorted(value.items()))
         else:
-            yield f"{name} = {'(default)' if value is None else plain(value)}"
+            usual = "(none)" if key.startswith("budget") else "(default)"
+            yield f"{names.get(key, key)} = {usual if value is None else plain(value)}"
 
 
 def happening(one: Shown) -> str:
@@ -190,6 +193,18 @@ def _waits(one: Shown) -> str | None:
 
 def _dollars(amount: float | None) -> str:
     return "unknown" if amount is None else f"${amount:.2f}"
+
+
+def _tokens(usage: Shown) -> str:
+    if not usage["calls"]:
+        return ""
+    of_kilo = ", as kilo counts" if usage["source"] == "kilo" else ""
+    return f", {usage['input']:,} tokens in and {usage['output']:,} out{of_kilo}"
+
+
+def _unpriced(usage: Shown) -> str:
+    """Which part of an amount is missing."""
+    return f" ({usage['unpriced']} calls of unknown cost are not in it)" if usage["unpriced"] else ""
 
 
 def _kept(line: str) -> str:
