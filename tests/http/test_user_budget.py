@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gastown.hall.reconcile import facts
+from gastown.hall.reconcile.state import Budget, OverBudget
 from tests.http.test_user_api import Town, town
 
 __all__ = ["town"]
@@ -42,3 +43,16 @@ async def test_what_a_bead_used_is_part_of_the_answers_about_it(town: Town) -> N
     assert (found["bead"]["cost"], [one["cost"] for one in found["attempts"]]) == (0.5, [0.5])
     status = await town.ask("GET", "/status")
     assert (status["spent"]["today"], status["usage"]) == (0.5, {"today": used, "total": used})
+
+
+async def test_a_bead_over_its_own_budget_needs_a_person(town: Town) -> None:
+    bead = await town.sling()
+    spent = Budget(bead=OverBudget(reason="its budget of $0.25 is used up"), beads=(bead,))
+    await town.take(facts.BudgetChanged(budget=spent), facts.ContainerReady())
+    (needs,) = (await town.ask("GET", "/status"))["needsYou"]
+    assert (needs["bead"], needs["question"]) == (
+        bead,
+        "its budget of $0.25 is used up: raise budget.bead, or close the bead",
+    )
+    why = await town.ask("GET", f"/beads/{bead}/why")
+    assert (why["waiting"]["for"], why["moves"]) == ("budget", ["gastown config set budget.bead AMOUNT"])

@@ -15,6 +15,9 @@ from gastown.hall.domain.bead import Bead
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.reconcile.state import HandInPhase, Work
 from gastown.hall.store import beads
+from gastown.hall.store.transaction import Transaction
+from gastown.hall.user_api import views
+from gastown.hall.user_api.shown import Detail
 from gastown.testing.script import bash, call, fail, keep, say, script, when, write
 from tests.git.server import open_git_server
 from tests.kilo.town import RealTown, eventually, real_town
@@ -72,6 +75,16 @@ async def cost_of(town: RealTown, agent_id: str, most: float) -> float:
     return sum(told) if sum(told) >= most else 0.0
 
 
+async def charged(town: RealTown, bead_id: str, most: float) -> Detail | None:
+    """A bead as people are shown it, once it has cost `most` or more by what the gateway said."""
+
+    def read(board: Transaction) -> Detail:
+        return views.detail(board, beads.bead(board, bead_id))
+
+    found = await town.hall.store.transaction(town.hall.town_id, read)
+    return found if (found.bead.cost or 0) >= most else None
+
+
 async def test_a_wish_becomes_work_that_is_handed_in_as_the_script_says(tmp_path: Path) -> None:
     """The mayor slings; a polecat commits, pushes and calls gt_done, with what messages and results tell them."""
     async with open_git_server(tmp_path / "served") as server:
@@ -97,6 +110,8 @@ async def test_a_wish_becomes_work_that_is_handed_in_as_the_script_says(tmp_path
             by_author = await eventually(lambda: said(author, "Handed in as"))
             review = await review_of(town, work)
             spent = await eventually(lambda: cost_of(town, author, 0.75))
+            shown: Detail = await eventually(lambda: charged(town, work.bead_id, 0.75))
+            status = await town.dispatch.status(author)
             nursery.cancel_scope.cancel()
         commits = server.git("r", "rev-list", work.branch).split()
         assert server.read("r", work.branch, "hello.txt") == "hello Ada\n"
@@ -104,3 +119,9 @@ async def test_a_wish_becomes_work_that_is_handed_in_as_the_script_says(tmp_path
     assert f"It is queued as {work.bead_id}." in by_mayor
     assert f"Handed in as {review.id}." in by_author
     assert (str(review.body).removeprefix("It is ") in commits, spent) == (True, 0.75)
+    assert (shown.bead.cost, shown.usage.source, shown.usage.unpriced) == (0.75, "gateway", 0)
+    assert [attempt.cost for attempt in shown.attempts] == [0.75]
+    assert status is not None
+    assert status.usage is not None
+    assert status.model_calls is not None
+    assert status.model_calls.input >= status.usage.input > 0, "kilo does not count the titles that it asks for"

@@ -153,6 +153,9 @@ def _needs_you(board: Transaction, state: TownState) -> Iterator[shown.NeedsYou]
         waiting = work.waiting
         if waiting is not None and waiting.what is WaitsFor.PERSON and not work.is_finished:
             yield shown.NeedsYou(bead=work.bead_id, question=waiting.reason, since=iso(waiting.since))
+        elif waiting is not None and waiting.what is WaitsFor.BUDGET and waiting.until is None:
+            question = f"{waiting.reason}: raise budget.bead, or close the bead"
+            yield shown.NeedsYou(bead=work.bead_id, question=question, since=iso(waiting.since))
     for one in beads_of_type(board, BeadType.ESCALATION):
         if not one.is_finished:
             yield shown.NeedsYou(bead=one.id, question=one.title, since=one.created_at)
