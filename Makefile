@@ -116,14 +116,15 @@ image-root: setup ## as root: runs the Dockerfile's steps in a Debian root and t
 bench: setup ## all benchmarks as one table, against the baseline, into docs/explanation/benchmarks.md; ARGS=--accept makes it the baseline
 	@.venv/bin/python -m bench.table $(ARGS)
 
-.PHONY: bench-boot bench-events bench-git bench-memory bench-drain bench-broker
+.PHONY: bench-boot bench-events bench-git bench-memory bench-drain bench-broker bench-store
 bench-boot: ## a boot, its gate and its agents; each part of make bench alone: make bench-boot ARGS='--help'
 bench-events: ## events a second to websockets and to the worker
 bench-git: ## a polecat's start on a repository, and git's part of it
 bench-memory: ## the control process with 0, 10 and 50 agents
 bench-drain: ## how long a container takes to leave
 bench-broker: ## what the broker adds to a streamed answer
-bench-boot bench-events bench-git bench-memory bench-drain bench-broker: bench-%: setup
+bench-store: ## what the hall's store costs on a board of 1,000 beads
+bench-boot bench-events bench-git bench-memory bench-drain bench-broker bench-store: bench-%: setup
 	@.venv/bin/python -m bench.$* $(ARGS)
 
 .PHONY: bench-pairs

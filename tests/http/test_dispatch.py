@@ -324,7 +324,7 @@ async def test_a_file_that_another_process_holds_stops_the_town_and_does_not_end
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pause after an agent's end is over while the file is held: the next attempt begins afterwards."""
-    monkeypatch.setattr("gastown.hall.store.database.BUSY_SECONDS", 0.02)
+    monkeypatch.setattr("gastown.hall.store.lane.BUSY_SECONDS", 0.02)
     async with driven_town(tmp_path, kilo=SLOW) as town:
         bead_id = await town.sling()
         agent = await town.running(bead_id)

@@ -124,11 +124,7 @@ async def test_a_nudge_waits_until_it_is_said_to_be_delivered(town: Town) -> Non
     assert (await town.ask("GET", PENDING)).json() == {"success": True, "data": []}
 
     def leave(board: Transaction) -> list[str]:
-        board.run(
-            "INSERT INTO rig_agents (town_id, rig_id, id, role, name, created_at)"
-            " VALUES (?1, 'r1', 'pole-1', 'polecat', 'Nux', ?2)",
-            board.now,
-        )
+        rig_agents.make_agent(board, "r1", "polecat", "pole-1")
         return [rig_agents.nudge(board, "r1", mayor, "pole-1", mode, mode) for mode in ("queue", "immediate")]
 
     later, now = await town.look(leave)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from gastown.hall.domain.bead import Bead, BeadState
 from gastown.hall.domain.errors import IllegalEdge
@@ -98,11 +99,8 @@ async def test_beads_are_listed_with_their_blockers_by_one_query(tmp_path: Path)
                 beads.set_blockers(board, one.id, [made[0].id])
             with pytest.raises(IllegalEdge):
                 beads.move_bead(board, made[0].id, BeadState.IN_REVIEW)
-            board.db.set_trace_callback(statements.append)
-            try:
-                return beads.beads(board, "r1")
-            finally:
-                board.db.set_trace_callback(None)
+            event.listen(board.db, "before_cursor_execute", lambda *given: statements.append(given[2]))
+            return beads.beads(board, "r1")
 
         found = await hall.store.transaction("oak", work)
     assert [one.depends_on for one in found] == [(), *[(found[0].id,)] * 19]

@@ -19,7 +19,7 @@ from gastown.hall.hall import HallOptions, open_hall
 
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gastown.hall.store.database.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("gastown.hall.store.lane.BUSY_SECONDS", 0.2)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from gastown.hall.cli.commands.arguments import spelled_out
 from gastown.hall.cli.commands.run import run
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
+from gastown.hall.lock import only_one
 from gastown.hall.reconcile import facts
 from gastown.hall.store import board, town_state
-from gastown.hall.store.lock import only_one
 
 ADDRESS = "https://ann:s3cret-word@code.test/you/site.git"
 

@@ -126,11 +126,8 @@ async def the_hall(folder: Path) -> AsyncIterator[Side]:
 
         async def nudge(message: str, mode: str) -> str:
             def leave(board: Transaction) -> str:
-                board.run(
-                    "INSERT OR IGNORE INTO rig_agents (town_id, rig_id, id, role, name, created_at)"
-                    " VALUES (?1, ?2, ?3, 'polecat', 'Nux', ?4)",
-                    *(*PLACE, board.now),
-                )
+                if rig_agents.find_agent(board, PLACE[1]) is None:
+                    rig_agents.make_agent(board, PLACE[0], "polecat", PLACE[1])
                 return rig_agents.nudge(board, PLACE[0], None, PLACE[1], message, mode)
 
             left: str = await look(leave)

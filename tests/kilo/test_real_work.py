@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from sqlalchemy import select
 
 from gastown.hall.domain.bead import BeadState
 from gastown.hall.domain.policy import RigPolicy
 from gastown.hall.drivers.process import Container
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import HandInPhase, WaitsFor
+from gastown.hall.store.tables import TOWN, nudges
 from gastown.testing.script import When, bash, call, say, when
 from tests.git.server import GitServer, open_git_server
 from tests.kilo.working_town import (
@@ -73,10 +75,9 @@ async def test_a_wish_becomes_a_commit_on_main_and_the_mayor_hears_of_it(
         assert server.read("r", "main", "hello.txt") == "hello\n"
         assert (server.tip("r", "main"), landed(server)) == (work.commit, [bead_id])
         mayor_id = (await town.hall.town()).mayor_agent_id
-        told = await town.hall.store.transaction("town", lambda at: at.rows(
-            "SELECT message FROM nudges WHERE town_id = ?1 AND agent_id = ?2", mayor_id
-        ))  # fmt: skip
-        assert [bead_id in one["message"] for one in told] == [True]
+        to_mayor = select(nudges.c.message).where(nudges.c.town_id == TOWN, nudges.c.agent_id == mayor_id)
+        told = await town.hall.store.transaction("town", lambda at: at.rows(to_mayor))
+        assert [bead_id in one.message for one in told] == [True]
         assert await town.attempts(bead_id) == [("handed_in", None)]
 
 

@@ -16,7 +16,7 @@ from gastown import __version__
 from tests.package.build import REPOSITORY, build
 
 INFO = f"gastown-{__version__}.dist-info"
-SHIPPED = {".py", ".sql", ".md", ".js", ".json", ".typed", ".html", ".css", ".svg"}
+SHIPPED = {".py", ".md", ".js", ".json", ".typed", ".html", ".css", ".svg"}
 
 
 @pytest.fixture
@@ -53,8 +53,7 @@ def test_the_wheel_holds_what_is_no_python(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     wanted = {
-        "hall/store/schema.sql",
-        "hall/store/board.sql",
+        "hall/prompts/mayor.md",
         "kilo/plugin/gastown.js",
         "kilo/plugin/tools.json",
         "py.typed",

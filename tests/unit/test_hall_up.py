@@ -22,7 +22,7 @@ from gastown.hall.cli.up import run
 from gastown.hall.cli.waterfall import Bar
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import HallOptions, open_hall
-from gastown.hall.store.lock import DirectoryUnusable, only_one
+from gastown.hall.lock import DirectoryUnusable, only_one
 
 
 def parsed(*arguments: str) -> Namespace:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from gastown.contract.secret import Secret
 from gastown.hall.domain.convoy import ConvoyPlan, Task
@@ -17,6 +18,7 @@ from gastown.hall.domain.usage import Source, Spending, Use
 from gastown.hall.reconcile import facts
 from gastown.hall.store import beads, board, convoys, policies, usage
 from gastown.hall.store.database import Store, open_store
+from gastown.hall.store.tables import usage_seen
 from gastown.hall.store.town_state import state_of, take, take_budget
 from gastown.hall.store.transaction import Transaction
 
@@ -111,7 +113,7 @@ async def test_the_calls_that_are_remembered_are_bounded(store: Store, monkeypat
     def work(transaction: Transaction) -> int:
         usage.count(transaction, [use(number) for number in range(16)])
         usage.count(transaction, [use(16)])
-        return len(transaction.rows("SELECT 1 FROM usage_seen WHERE town_id = ?1"))
+        return len(transaction.rows(select(usage_seen.c.number)))
 
     assert await store.transaction("oak", work) == 10
     assert (await sums(store, use(16))).calls == 17

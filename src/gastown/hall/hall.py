@@ -32,10 +32,10 @@ from gastown.hall.domain.town import (
 )
 from gastown.hall.git_http.addresses import town_at
 from gastown.hall.git_http.route import GitOverHttp
+from gastown.hall.lock import only_one
 from gastown.hall.server import serving
 from gastown.hall.stand_in.script import Script, ScriptUnusable, read_script
 from gastown.hall.store.database import Store, TownChanges, open_store
-from gastown.hall.store.lock import only_one
 from gastown.hall.tokens import mint
 from gastown.isolation.ownership import write_whole
 

@@ -27,10 +27,10 @@ from gastown.hall.cli.screen import Screen, open_screen
 from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.drivers.process import REFUSED, ContainerDied
 from gastown.hall.hall import Hall, HallOptions, open_hall
+from gastown.hall.lock import DirectoryUnusable
 from gastown.hall.server import PortTaken
 from gastown.hall.stand_in.script import ScriptUnusable
 from gastown.hall.store.database import StoreError
-from gastown.hall.store.lock import DirectoryUnusable
 from gastown.hall.tokens import LIFETIME
 from gastown.isolation.ownership import write_whole
 from gastown.logs import RedactingFormatter, complain

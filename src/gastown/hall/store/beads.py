@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
+
+from sqlalchemy import and_, bindparam, delete, exists, literal, not_, select, update
 
 from gastown.hall.domain.bead import (
     FINISHED,
@@ -17,6 +20,8 @@ from gastown.hall.domain.bead import (
     current_step,
 )
 from gastown.hall.domain.errors import Invalid, NotFound
+from gastown.hall.store import tables
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.transaction import Row, Transaction, new_id
 
 __all__ = [
@@ -34,20 +39,87 @@ __all__ = [
     "move_bead",
     "set_blockers",
     "settle_convoy",
+    "unland_convoy",
     "unread_messages",
 ]
 
-_BEADS = """
-    SELECT *, (SELECT json_group_array(blocker_id) FROM (
-                   SELECT blocker_id FROM blockers WHERE blockers.town_id = beads.town_id
-                   AND blockers.bead_id = beads.id ORDER BY blocker_id)) AS depends_on
-      FROM beads WHERE town_id = ?1
-"""
+_ALL, _BLOCKERS = tables.beads.c, tables.blockers.c
+_FIELDS = tuple(name for name in Bead.__dataclass_fields__ if name != "depends_on")
+
+# A row for each blocker of a bead, or one row for a bead without any.
+_BEADS = (
+    select(*(_ALL[name] for name in _FIELDS), _BLOCKERS.blocker_id)
+    .outerjoin_from(
+        tables.beads,
+        tables.blockers,
+        and_(_BLOCKERS.town_id == _ALL.town_id, _BLOCKERS.bead_id == _ALL.id),
+    )
+    .where(_ALL.town_id == TOWN)
+    .order_by(_ALL.number, _BLOCKERS.blocker_id)
+)
+_ONE = _BEADS.where(_ALL.id == bindparam("bead"))
+_OF_RIG = _BEADS.where(_ALL.rig_id == bindparam("rig"))
+_OF_CONVOY = _BEADS.where(_ALL.convoy_id == bindparam("convoy"))
+_OF_TYPE = _BEADS.where(_ALL.type == bindparam("kind"))
+_UNREAD = _BEADS.where(
+    _ALL.assignee == bindparam("agent"),
+    _ALL.type == BeadType.MESSAGE.value,
+    _ALL.status == BeadState.OPEN.value,
+)
+_DELETE = delete(tables.beads).where(_ALL.town_id == TOWN, _ALL.id == bindparam("bead"))
+
+_CONVOYS = tables.convoys.c
+_ITS_BEADS = exists().where(_ALL.town_id == TOWN, _ALL.convoy_id == bindparam("convoy"))
+_LAND = (
+    update(tables.convoys)
+    .values(landed_at=bindparam("at"))
+    .where(
+        _CONVOYS.town_id == TOWN,
+        _CONVOYS.id == bindparam("convoy"),
+        _CONVOYS.landed_at.is_(None),
+        _ITS_BEADS,
+        not_(_ITS_BEADS.where(_ALL.status != BeadState.CLOSED.value)),
+    )
+)
+_UNLAND = (
+    update(tables.convoys)
+    .values(landed_at=None)
+    .where(_CONVOYS.town_id == TOWN, _CONVOYS.id == bindparam("convoy"))
+)
+
+_UNBLOCK = delete(tables.blockers).where(_BLOCKERS.town_id == TOWN, _BLOCKERS.bead_id == bindparam("bead"))
+_FIRST = select(_BLOCKERS.blocker_id.label("id")).where(
+    _BLOCKERS.town_id == TOWN, _BLOCKERS.bead_id == bindparam("bead")
+)
+_AHEAD = _FIRST.cte("ahead", recursive=True)
+_ALL_AHEAD = _AHEAD.union(
+    select(_BLOCKERS.blocker_id).where(_BLOCKERS.town_id == TOWN, _BLOCKERS.bead_id == _AHEAD.c.id)
+)
+_CIRCLE = select(literal(1)).select_from(_ALL_AHEAD).where(_ALL_AHEAD.c.id == bindparam("bead"))
+_BLOCKED = (
+    select(literal(1))
+    .join_from(
+        tables.blockers,
+        tables.beads,
+        and_(_ALL.town_id == _BLOCKERS.town_id, _ALL.id == _BLOCKERS.blocker_id),
+    )
+    .where(
+        _BLOCKERS.town_id == TOWN,
+        _BLOCKERS.bead_id == bindparam("bead"),
+        _ALL.status != BeadState.CLOSED.value,
+    )
+)
+
+_FREE = (
+    update(tables.rig_agents)
+    .values(bead_id=None)
+    .where(tables.rig_agents.c.town_id == TOWN, tables.rig_agents.c.bead_id == bindparam("bead"))
+)
 
 
 def find_bead(transaction: Transaction, bead_id: str) -> Bead | None:
-    row = transaction.row(f"{_BEADS} AND id = ?2", bead_id)
-    return None if row is None else _bead(row)
+    found = _listed(transaction.rows(_ONE, bead=bead_id))
+    return found[0] if found else None
 
 
 def bead(transaction: Transaction, bead_id: str, rig_id: str | None = None, kind: str | None = None) -> Bead:
@@ -61,48 +133,46 @@ def bead(transaction: Transaction, bead_id: str, rig_id: str | None = None, kind
 
 def beads(transaction: Transaction, rig_id: str, status: str | None = None, kind: str | None = None) -> list[Bead]:
     """The beads of a rig, oldest first."""
-    condition = "AND rig_id = ?2 AND (?3 IS NULL OR status = ?3) AND (?4 IS NULL OR type = ?4)"
-    return _listed(transaction, condition, rig_id, status, kind)
+    wanted = _OF_RIG
+    if status is not None:
+        wanted = wanted.where(_ALL.status == status)
+    if kind is not None:
+        wanted = wanted.where(_ALL.type == kind)
+    return _listed(transaction.rows(wanted, rig=rig_id))
 
 
 def beads_of_convoy(transaction: Transaction, convoy_id: str) -> list[Bead]:
     """The beads of a convoy, oldest first."""
-    return _listed(transaction, "AND convoy_id = ?2", convoy_id)
+    return _listed(transaction.rows(_OF_CONVOY, convoy=convoy_id))
 
 
 def beads_of_type(transaction: Transaction, kind: BeadType) -> list[Bead]:
     """The town's beads of a type, oldest first."""
-    return _listed(transaction, "AND type = ?2", kind)
+    return _listed(transaction.rows(_OF_TYPE, kind=kind.value))
 
 
 def unread_messages(transaction: Transaction, agent_id: str) -> list[Bead]:
     """The messages to an agent that it has not read, oldest first."""
-    return _listed(transaction, "AND assignee = ?2 AND type = 'message' AND status = 'open'", agent_id)
+    return _listed(transaction.rows(_UNREAD, agent=agent_id))
 
 
 def make_bead(transaction: Transaction, rig_id: str, kind: str, title: str, **columns: Any) -> Bead:
     """Make a bead. `columns` are further ones; labels and metadata as values."""
-    values = {
-        "id": new_id("bead"),
-        "rig_id": rig_id,
-        "type": kind,
-        "title": title,
-        "created_at": transaction.now,
-        "updated_at": transaction.now,
-    } | {name: _stored(name, value) for name, value in columns.items() if value is not None}
-    names = ", ".join(values)
-    places = ", ".join(f"?{number}" for number in range(2, len(values) + 2))
-    sql = f"INSERT INTO beads (town_id, {names}) VALUES (?1, {places})"  # noqa: S608  names of this module
-    transaction.run(sql, *values.values())
-    return bead(transaction, str(values["id"]))
+    bead_id, now = new_id("bead"), transaction.now
+    given = {name: _stored(name, value) for name, value in columns.items() if value is not None}
+    transaction.insert(
+        tables.beads,
+        **({"id": bead_id, "rig_id": rig_id, "type": str(kind), "title": title} | given),
+        created_at=now,
+        updated_at=now,
+    )
+    return bead(transaction, bead_id)
 
 
 def change_bead(transaction: Transaction, bead_id: str, changes: Mapping[str, Any]) -> Bead:
     """Change columns of a bead other than its state, which `move_bead` changes; the bead as it is then."""
     values = {name: _stored(name, value) for name, value in changes.items()} | {"updated_at": transaction.now}
-    setting = ", ".join(f"{name} = ?{number}" for number, name in enumerate(values, 3))
-    sql = f"UPDATE beads SET {setting} WHERE town_id = ?1 AND id = ?2"  # noqa: S608  names of this package
-    transaction.run(sql, bead_id, *values.values())
+    transaction.change(tables.beads, bead_id, **values)
     return bead(transaction, bead_id)
 
 
@@ -120,8 +190,7 @@ def move_bead(transaction: Transaction, bead_id: str, to: BeadState, *, is_retry
     if after.is_finished:
         free_agents_of(transaction, bead_id)
     if to is not BeadState.CLOSED:
-        sql = "UPDATE convoys SET landed_at = NULL WHERE town_id = ?1 AND id = ?2"
-        transaction.run(sql, moved.convoy_id)
+        unland_convoy(transaction, moved.convoy_id)
     settle_convoy(transaction, moved.convoy_id)
     return after
 
@@ -132,7 +201,7 @@ def delete_beads(transaction: Transaction, rig_id: str, bead_ids: Sequence[str])
     found = [one for one in wanted if one is not None and one.rig_id == rig_id]
     for one in found:
         free_agents_of(transaction, one.id)
-        transaction.run("DELETE FROM beads WHERE town_id = ?1 AND id = ?2", one.id)
+        transaction.run(_DELETE, bead=one.id)
     for convoy_id in {one.convoy_id for one in found}:
         settle_convoy(transaction, convoy_id)
     return len(found)
@@ -140,39 +209,30 @@ def delete_beads(transaction: Transaction, rig_id: str, bead_ids: Sequence[str])
 
 def settle_convoy(transaction: Transaction, convoy_id: str | None) -> None:
     """Land a convoy when each of its beads is closed. One without beads does not land."""
-    transaction.run(
-        "UPDATE convoys SET landed_at = ?3 WHERE town_id = ?1 AND id = ?2 AND landed_at IS NULL"
-        " AND (SELECT min(status = 'closed') FROM beads WHERE town_id = ?1 AND convoy_id = ?2)",
-        *(convoy_id, transaction.now),
-    )
+    if convoy_id is not None:
+        transaction.run(_LAND, convoy=convoy_id, at=transaction.now)
+
+
+def unland_convoy(transaction: Transaction, convoy_id: str | None) -> None:
+    """A convoy is active again."""
+    if convoy_id is not None:
+        transaction.run(_UNLAND, convoy=convoy_id)
 
 
 def set_blockers(transaction: Transaction, bead_id: str, blockers: Sequence[str]) -> None:
     """Replace what must be closed before the bead begins; NotFound for an unknown bead, Invalid for a circle."""
     for blocker in blockers:
         bead(transaction, blocker)
-    transaction.run("DELETE FROM blockers WHERE town_id = ?1 AND bead_id = ?2", bead_id)
+    transaction.run(_UNBLOCK, bead=bead_id)
     for blocker in dict.fromkeys(blockers):
-        sql = "INSERT INTO blockers (town_id, bead_id, blocker_id) VALUES (?1, ?2, ?3)"
-        transaction.run(sql, bead_id, blocker)
-    circle = transaction.row(
-        "WITH RECURSIVE ahead (id) AS (SELECT blocker_id FROM blockers WHERE town_id = ?1 AND bead_id = ?2"
-        " UNION SELECT blocker_id FROM blockers JOIN ahead ON bead_id = ahead.id WHERE town_id = ?1)"
-        " SELECT 1 FROM ahead WHERE id = ?2",
-        bead_id,
-    )
-    if circle is not None:
+        transaction.insert(tables.blockers, bead_id=bead_id, blocker_id=blocker)
+    if transaction.row(_CIRCLE, bead=bead_id) is not None:
         raise Invalid(f"Bead {bead_id} would have to wait for itself")
 
 
 def is_blocked(transaction: Transaction, bead_id: str) -> bool:
     """Whether another bead must still be closed before this one may begin."""
-    row = transaction.row(
-        "SELECT 1 FROM blockers JOIN beads ON beads.town_id = ?1 AND beads.id = blocker_id"
-        " WHERE blockers.town_id = ?1 AND bead_id = ?2 AND status <> 'closed'",
-        bead_id,
-    )
-    return row is not None
+    return transaction.row(_BLOCKED, bead=bead_id) is not None
 
 
 def advance_step(transaction: Transaction, before: Bead, summary: str) -> Step:
@@ -182,20 +242,19 @@ def advance_step(transaction: Transaction, before: Bead, summary: str) -> Step:
     return step
 
 
-def _listed(transaction: Transaction, condition: str, *values: object) -> list[Bead]:
-    return [_bead(row) for row in transaction.rows(f"{_BEADS} {condition} ORDER BY number", *values)]
+def _listed(rows: Iterable[Row[Any]]) -> list[Bead]:
+    return [_bead(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row[0])]
 
 
-def _bead(row: Row) -> Bead:
-    values: dict[str, Any] = {name: row[name] for name in Bead.__dataclass_fields__}
-    values |= {name: json.loads(row[name]) for name in ("labels", "metadata")}
-    values["depends_on"] = tuple(json.loads(row["depends_on"]))
-    return Bead(**values)
+def _bead(rows: Sequence[Row[Any]]) -> Bead:
+    values: dict[str, Any] = dict(zip(_FIELDS, rows[0], strict=False))  # the last column is a blocker
+    values |= {name: json.loads(values[name]) for name in ("labels", "metadata")}
+    return Bead(**values, depends_on=tuple(row[-1] for row in rows if row[-1] is not None))
 
 
 def free_agents_of(transaction: Transaction, bead_id: str) -> None:
     """Let go of a bead whoever has it."""
-    transaction.run("UPDATE rig_agents SET bead_id = NULL WHERE town_id = ?1 AND bead_id = ?2", bead_id)
+    transaction.run(_FREE, bead=bead_id)
 
 
 def _stored(name: str, value: Any) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+from sqlalchemy import bindparam, func, select, update
+
 from gastown.hall.domain.bead import BeadType
 from gastown.hall.domain.convoy import Convoy, ConvoyPlan
 from gastown.hall.domain.errors import Conflict, NotFound
 from gastown.hall.domain.rig_agent import Assignment
+from gastown.hall.store import tables
 from gastown.hall.store.beads import (
     bead,
     beads_of_convoy,
@@ -17,6 +20,7 @@ from gastown.hall.store.beads import (
     settle_convoy,
 )
 from gastown.hall.store.board import add_work, assignment, begin_staged, order_changed
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.transaction import Transaction, new_id
 from gastown.hall.store.usage import spent_by_bead, together
 
@@ -31,24 +35,32 @@ __all__ = [
     "start_convoy",
 ]
 
+_ALL = tables.convoys.c
+_IT = (_ALL.town_id == TOWN, _ALL.id == bindparam("convoy"))
+_ONE = select(tables.convoys).where(*_IT)
+_ACTIVE = select(_ALL.id).where(_ALL.town_id == TOWN, _ALL.landed_at.is_(None)).order_by(_ALL.number)
+_END = (
+    update(tables.convoys).where(*_IT).values(staged=0, landed_at=func.coalesce(_ALL.landed_at, bindparam("at")))
+)
+
 
 def convoy(transaction: Transaction, convoy_id: str) -> Convoy:
     """The convoy; NotFound when there is none of that id."""
-    row = transaction.row("SELECT * FROM convoys WHERE town_id = ?1 AND id = ?2", convoy_id)
+    row = transaction.row(_ONE, convoy=convoy_id)
     if row is None:
         raise NotFound(f"There is no convoy {convoy_id}")
     beads = tuple(beads_of_convoy(transaction, convoy_id))
     spent = spent_by_bead(transaction)
     return Convoy(
-        id=row["id"],
-        rig_id=row["rig_id"],
-        title=row["title"],
-        staged=bool(row["staged"]),
-        merge_mode=row["merge_mode"],
-        feature_branch=row["feature_branch"],
-        metadata=json.loads(row["metadata"]),
-        created_at=row["created_at"],
-        landed_at=row["landed_at"],
+        id=row.id,
+        rig_id=row.rig_id,
+        title=row.title,
+        staged=bool(row.staged),
+        merge_mode=row.merge_mode,
+        feature_branch=row.feature_branch,
+        metadata=json.loads(row.metadata),
+        created_at=row.created_at,
+        landed_at=row.landed_at,
         beads=beads,
         cost=together(spent[one.id] for one in beads if one.id in spent).cost,
     )
@@ -56,19 +68,22 @@ def convoy(transaction: Transaction, convoy_id: str) -> Convoy:
 
 def convoys(transaction: Transaction) -> list[Convoy]:
     """The convoys that have not landed, oldest first."""
-    rows = transaction.rows("SELECT id FROM convoys WHERE town_id = ?1 AND landed_at IS NULL ORDER BY number")
-    return [convoy(transaction, row["id"]) for row in rows]
+    return [convoy(transaction, row.id) for row in transaction.rows(_ACTIVE)]
 
 
 def make_convoy(transaction: Transaction, plan: ConvoyPlan) -> tuple[Convoy, list[Assignment]]:
     """Make a convoy and a bead for each of its tasks; agents get them unless it is staged."""
     transaction.require_rig(plan.rig_id)
     convoy_id = new_id("convoy")
-    transaction.run(
-        "INSERT INTO convoys (town_id, id, rig_id, title, staged, merge_mode, metadata, created_at)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        *(convoy_id, plan.rig_id, plan.title, int(plan.staged), plan.merge_mode),
-        *(json.dumps(plan.metadata), transaction.now),
+    transaction.insert(
+        tables.convoys,
+        id=convoy_id,
+        rig_id=plan.rig_id,
+        title=plan.title,
+        staged=int(plan.staged),
+        merge_mode=plan.merge_mode,
+        metadata=json.dumps(plan.metadata),
+        created_at=transaction.now,
     )
     made = [
         make_bead(
@@ -88,7 +103,7 @@ def start_convoy(transaction: Transaction, convoy_id: str) -> tuple[Convoy, list
     staged = convoy(transaction, convoy_id)
     if not staged.staged:
         raise Conflict(f"Convoy {convoy_id} is not staged")
-    transaction.run("UPDATE convoys SET staged = 0 WHERE town_id = ?1 AND id = ?2", convoy_id)
+    transaction.change(tables.convoys, convoy_id, staged=0)
     for member in staged.beads:
         begin_staged(transaction, member.id)
     return convoy(transaction, convoy_id), [assignment(transaction, one.id) for one in staged.beads]
@@ -97,10 +112,7 @@ def start_convoy(transaction: Transaction, convoy_id: str) -> tuple[Convoy, list
 def close_convoy(transaction: Transaction, convoy_id: str) -> Convoy:
     """End a convoy as it is. Its beads stay what they are, each by itself."""
     convoy(transaction, convoy_id)
-    transaction.run(
-        "UPDATE convoys SET staged = 0, landed_at = coalesce(landed_at, ?3) WHERE town_id = ?1 AND id = ?2",
-        *(convoy_id, transaction.now),
-    )
+    transaction.run(_END, convoy=convoy_id, at=transaction.now)
     return convoy(transaction, convoy_id)
 
 
@@ -128,9 +140,8 @@ def change_convoy(
     transaction: Transaction, convoy_id: str, merge_mode: str | None, feature_branch: str | None
 ) -> Convoy:
     """Change what is given and leave the rest."""
-    transaction.run(
-        "UPDATE convoys SET merge_mode = coalesce(?3, merge_mode), feature_branch = coalesce(?4, feature_branch)"
-        " WHERE town_id = ?1 AND id = ?2",
-        *(convoy_id, merge_mode, feature_branch),
-    )
+    given = {"merge_mode": merge_mode, "feature_branch": feature_branch}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if changes:
+        transaction.change(tables.convoys, convoy_id, **changes)
     return convoy(transaction, convoy_id)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import trio
+from sqlalchemy import Connection, Executable, Integer, Row, bindparam, delete, func, select, update
+from sqlalchemy.dialects import postgresql
 
 from gastown.concurrency.signal import Signal
 from gastown.contract.secret import Secret, reveal_json
@@ -22,16 +21,18 @@ from gastown.contract.wire import iso
 from gastown.hall.domain.town import RigRecord, TownRecord
 from gastown.hall.reconcile.facts import Fact
 from gastown.hall.reconcile.state import TownState
-from gastown.hall.store.history import FACTS, StoredFact, stored_fact
-from gastown.hall.store.lane import BUSY_SECONDS, Lane, StoreBusy, StoreError, is_busy
+from gastown.hall.store import tables
+from gastown.hall.store.history import FACTS, LAST_FACT, StoredFact, stored_fact
+from gastown.hall.store.lane import Lane, StoreBusy, StoreError, connect, connect_to_read, usable
+from gastown.hall.store.migrations import bring_up_to_date
 from gastown.hall.store.records import AGENT_EVENTS, StoredAgentEvent, stored_agent_event
 from gastown.hall.store.rigs import put_rig
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.town_state import state_of, take
-from gastown.hall.store.transaction import Transaction
+from gastown.hall.store.transaction import Transaction, put
 
 __all__ = [
     "MOST_EVENTS",
-    "VERSION",
     "Store",
     "StoreBusy",
     "StoreError",
@@ -41,17 +42,6 @@ __all__ = [
     "towns_in",
 ]
 
-VERSION = 2
-_STEPS = {
-    # Values for one run must not reach the next run, and a token must not reach the disk.
-    1: """
-        ALTER TABLE towns DROP COLUMN kilocode_token;
-        ALTER TABLE towns DROP COLUMN organization_id;
-        UPDATE registry SET entries = (SELECT json_group_array(json(json_remove(
-            value, '$.env.KILOCODE_TOKEN', '$.request.envVars.KILOCODE_TOKEN'))) FROM json_each(entries));
-    """,
-}
-"""The script that leads from each earlier version to the next."""
 MOST_EVENTS = 10_000
 """How many container events are kept for a town."""
 
@@ -59,16 +49,49 @@ _OF_THIS_RUN = frozenset({"kilocode_token", "organization_id"})
 _CLOSE_SECONDS = 10
 _T = TypeVar("_T")
 
-# The one query of the mayor context and of the dispatch: the town and its rigs, in one read.
-_TOWN = """
-    SELECT id, name, mayor_agent_id, mayor_session_id,
-           default_model, small_model, role_models, git_auth, github_cli_pat,
-           git_author_name, git_author_email, disable_ai_coauthor, env_vars,
-           (SELECT json_group_array(json_object('rig_id', id, 'git_url', git_url,
-                                                'default_branch', default_branch, 'config', json(config)))
-              FROM (SELECT * FROM rigs WHERE town_id = towns.id ORDER BY id)) AS rigs
-      FROM towns WHERE id = ?
-"""
+_OF_A_TOWN = [one.name for one in tables.towns.c if one.name not in ("created_at", "jwt_secret")]
+_TOWNS, _RIGS, _EVENTS = tables.towns.c, tables.rigs.c, tables.container_events.c
+# The one query of the mayor context and of the dispatch: the town and its rigs, a row for each of these.
+_TOWN = (
+    select(
+        *(_TOWNS[name] for name in _OF_A_TOWN),
+        _RIGS.id.label("rig_id"),
+        _RIGS.git_url,
+        _RIGS.default_branch,
+        _RIGS.config,
+    )
+    .outerjoin_from(tables.towns, tables.rigs, _RIGS.town_id == _TOWNS.id)
+    .where(_TOWNS.id == TOWN)
+    .order_by(_RIGS.id)
+)
+_IDS = select(_TOWNS.id).order_by(_TOWNS.id)
+_NEW_TOWN = postgresql.insert(tables.towns).on_conflict_do_nothing()
+_CHANGE_TOWN = update(tables.towns).where(_TOWNS.id == TOWN)
+_JWT_SECRET = select(_TOWNS.jwt_secret).where(_TOWNS.id == TOWN)
+_REGISTRY = select(tables.registry.c.entries).where(tables.registry.c.town_id == TOWN)
+_EVENTS_AFTER = (
+    select(_EVENTS.id, _EVENTS.received_at, _EVENTS.event, _EVENTS.body)
+    .where(_EVENTS.town_id == TOWN, _EVENTS.id > bindparam("after"))
+    .order_by(_EVENTS.id)
+)
+_LAST_EVENT = select(func.max(_EVENTS.id)).where(_EVENTS.town_id == TOWN)
+_FIRST_TOO_MANY = (
+    select(_EVENTS.id)
+    .where(_EVENTS.town_id == TOWN)
+    .order_by(_EVENTS.id.desc())
+    .limit(1)
+    .offset(bindparam("most", type_=Integer))
+    .scalar_subquery()
+)
+_PRUNE = delete(tables.container_events).where(_EVENTS.town_id == TOWN, _EVENTS.id <= _FIRST_TOO_MANY)
+_SNAPSHOTS = tables.snapshots.c
+_ITS_SNAPSHOT = (
+    _SNAPSHOTS.town_id == TOWN,
+    _SNAPSHOTS.rig_id == bindparam("rig"),
+    _SNAPSHOTS.agent_id == bindparam("agent"),
+)
+_SNAPSHOT = select(_SNAPSHOTS.content).where(*_ITS_SNAPSHOT)
+_FORGET = delete(tables.snapshots).where(*_ITS_SNAPSHOT)
 
 
 class TownChanges(TypedDict, total=False):
@@ -114,8 +137,8 @@ class Store:
 
     def __init__(self, path: Path, now: Callable[[], datetime]) -> None:
         """Blocks while it opens the file; StoreError when that is impossible."""
-        self._writes = Lane(_connect(path), path)
-        self._reads = Lane(_connect_to_read(path), path)
+        self._writes = Lane(_prepared(path), path)
+        self._reads = Lane(connect_to_read(path), path)
         self._now = now
         self._of_this_run: dict[str, dict[str, Any]] = {}
         self._states: dict[str, TownState] = {}
@@ -126,17 +149,19 @@ class Store:
         self, town_id: str, *, name: str, jwt_secret: Secret, mayor_agent_id: str | None
     ) -> bool:
         """Create the town unless it exists; True when it was created."""
-        sql = (
-            "INSERT INTO towns (id, name, created_at, jwt_secret, mayor_agent_id) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO NOTHING"
-        )
-        values = (town_id, name, iso(self._now()), jwt_secret.reveal(), mayor_agent_id)
-        return await self._write(sql, values) == 1
+        columns = {
+            "id": town_id,
+            "name": name,
+            "created_at": iso(self._now()),
+            "jwt_secret": jwt_secret.reveal(),
+            "mayor_agent_id": mayor_agent_id,
+        }
+        return await self._write(_NEW_TOWN, columns) == 1
 
     async def town(self, town_id: str) -> TownRecord | None:
         """The town and its rigs, read by one query; None when there is no such town."""
-        rows = await self._read(_TOWN, (town_id,))
-        return _town_record(rows[0], self._of_this_run.get(town_id, {})) if rows else None
+        rows = await self._read(_TOWN, town_id)
+        return _town_record(rows, self._of_this_run.get(town_id, {})) if rows else None
 
     async def change_town(self, town_id: str, changes: TownChanges) -> None:
         """Replace the settings named in `changes`."""
@@ -148,15 +173,13 @@ class Store:
         self._of_this_run[town_id] = self._of_this_run.get(town_id, {}) | passing
         if not given:
             return
-        values = [_stored(value) for value in given.values()]
-        columns = ", ".join(f"{key} = ?" for key in given)
-        sql = f"UPDATE towns SET {columns} WHERE id = ?"  # noqa: S608  the names were checked above
-        await self._write(sql, (*values, town_id))
+        columns = {name: _stored(value) for name, value in given.items()}
+        await self._write(_CHANGE_TOWN, columns | {"town": town_id})
 
     async def jwt_secret(self, town_id: str) -> Secret | None:
         """The key that signs the town's container tokens."""
-        rows = await self._read("SELECT jwt_secret FROM towns WHERE id = ?", (town_id,))
-        return Secret(rows[0]["jwt_secret"]) if rows else None
+        rows = await self._read(_JWT_SECRET, town_id)
+        return Secret(rows[0].jwt_secret) if rows else None
 
     async def save_rig(self, town_id: str, rig: RigRecord) -> None:
         """Add the rig to the town, or replace the one of that id."""
@@ -164,72 +187,69 @@ class Store:
 
     async def registry(self, town_id: str) -> list[Any]:
         """The entries of the newest registry that the container sent; empty when it never did."""
-        rows = await self._read("SELECT entries FROM registry WHERE town_id = ?", (town_id,))
-        entries: list[Any] = json.loads(rows[0]["entries"]) if rows else []
+        rows = await self._read(_REGISTRY, town_id)
+        entries: list[Any] = json.loads(rows[0].entries) if rows else []
         return entries
 
     async def replace_registry(self, town_id: str, entries: Sequence[Any]) -> None:
         """Replace the registry as a whole: a reader sees the old one or the new one."""
-        values = (town_id, json.dumps(list(entries)), iso(self._now()))
-        await self._write(
-            "INSERT OR REPLACE INTO registry (town_id, entries, updated_at) VALUES (?, ?, ?)", values
-        )
+        columns = {"town_id": town_id, "entries": json.dumps(list(entries)), "updated_at": iso(self._now())}
+        await self._write(put(tables.registry, *columns), columns)
 
     async def snapshot(self, town_id: str, rig_id: str, agent_id: str) -> bytes | None:
         """The agent's newest database snapshot."""
-        sql = "SELECT content FROM snapshots WHERE town_id = ? AND rig_id = ? AND agent_id = ?"
-        rows = await self._read(sql, (town_id, rig_id, agent_id))
-        return bytes(rows[0]["content"]) if rows else None
+        rows = await self._read(_SNAPSHOT, town_id, rig=rig_id, agent=agent_id)
+        return bytes(rows[0].content) if rows else None
 
     async def save_snapshot(self, town_id: str, rig_id: str, agent_id: str, content: bytes) -> None:
         """Keep `content` as the agent's only snapshot."""
-        sql = (
-            "INSERT OR REPLACE INTO snapshots (town_id, rig_id, agent_id, saved_at, content)"
-            " VALUES (?, ?, ?, ?, ?)"
-        )
-        await self._write(sql, (town_id, rig_id, agent_id, iso(self._now()), content))
+        columns = {"town_id": town_id, "rig_id": rig_id, "agent_id": agent_id, "saved_at": iso(self._now())}
+        await self._write(put(tables.snapshots, *columns, "content"), columns | {"content": content})
 
     async def delete_snapshot(self, town_id: str, rig_id: str, agent_id: str) -> bool:
         """Forget the agent's snapshot; False when there was none."""
-        sql = "DELETE FROM snapshots WHERE town_id = ? AND rig_id = ? AND agent_id = ?"
-        return await self._write(sql, (town_id, rig_id, agent_id)) == 1
+        return await self._write(_FORGET, {"town": town_id, "rig": rig_id, "agent": agent_id}) == 1
 
     async def add_event(self, town_id: str, event: str, body: dict[str, Any]) -> None:
         """Keep a container event, and of the town's events the newest 10,000."""
-        values = (town_id, iso(self._now()), event, json.dumps(body))
-        await self._writes.run(lambda connection: _add_event(connection, town_id, values))
+        now, text = iso(self._now()), json.dumps(body)
+
+        def add(connection: Connection) -> None:
+            with connection.begin():
+                transaction = Transaction(connection, town_id, self._now())
+                transaction.insert(tables.container_events, received_at=now, event=event, body=text)
+                transaction.run(_PRUNE, most=MOST_EVENTS)
+
+        await self._writes.run(add)
 
     async def events(self, town_id: str, after: int = 0) -> list[StoredEvent]:
         """The town's container events with an id greater than `after`, oldest first."""
-        sql = "SELECT id, received_at, event, body FROM container_events WHERE town_id = ? AND id > ? ORDER BY id"
-        rows = await self._read(sql, (town_id, after))
-        return [StoredEvent(row["id"], row["received_at"], row["event"], json.loads(row["body"])) for row in rows]
+        rows = await self._read(_EVENTS_AFTER, town_id, after=after)
+        return [StoredEvent(row.id, row.received_at, row.event, json.loads(row.body)) for row in rows]
 
     async def last_event_id(self, town_id: str) -> int:
         """The id of the town's newest container event; 0 when there is none."""
-        rows = await self._read("SELECT max(id) AS id FROM container_events WHERE town_id = ?", (town_id,))
-        return int(rows[0]["id"] or 0)
+        return (await self._read(_LAST_EVENT, town_id))[0][0] or 0
 
     async def facts(self, town_id: str, after: int, most: int) -> list[StoredFact]:
         """The town's facts with a number greater than `after`, oldest first, at most so many."""
-        return [stored_fact(row) for row in await self._read(FACTS, (town_id, after, most))]
+        return [stored_fact(row) for row in await self._read(FACTS, town_id, after=after, most=most)]
 
     async def agent_events(self, town_id: str, agent_id: str, after: int, most: int) -> list[StoredAgentEvent]:
         """The agent's events with a number greater than `after`, oldest first, at most so many."""
-        rows = await self._read(AGENT_EVENTS, (town_id, agent_id, after, most))
+        rows = await self._read(AGENT_EVENTS, town_id, agent=agent_id, after=after, most=most)
         return [stored_agent_event(row) for row in rows]
 
     async def last_fact(self, town_id: str) -> int:
         """The number of the town's newest fact; 0 when there is none."""
-        rows = await self._read("SELECT max(number) AS number FROM facts WHERE town_id = ?", (town_id,))
-        return int(rows[0]["number"] or 0)
+        return (await self._read(LAST_FACT, town_id))[0][0] or 0
 
     async def transaction(self, town_id: str, work: Callable[[Transaction], _T]) -> _T:
         """Do `work` on the town's board, on the worker thread; an exception undoes all of it."""
 
-        def whole(connection: sqlite3.Connection) -> _T:
+        def whole(connection: Connection) -> _T:
             before = self._states.get(town_id)
-            with _transaction(connection):
+            with connection.begin():
                 transaction = Transaction(connection, town_id, self._now(), before)
                 result = work(transaction)
             if transaction.state is not None:
@@ -251,12 +271,21 @@ class Store:
         """Fold facts into a town; without any, begin what has become due."""
         await self.transaction(town_id, lambda transaction: take(transaction, *facts))
 
-    async def _read(self, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
-        return await self._reads.run(lambda connection: connection.execute(sql, values).fetchall())
+    async def _read(self, statement: Executable, town_id: str, **values: object) -> Sequence[Row[Any]]:
+        def read(connection: Connection) -> Sequence[Row[Any]]:
+            with connection.begin():
+                return connection.execute(statement, {"town": town_id, **values}).all()
 
-    async def _write(self, sql: str, values: Sequence[object]) -> int:
+        return await self._reads.run(read)
+
+    async def _write(self, statement: Executable, values: Mapping[str, object]) -> int:
         """Run one statement, which is its own transaction; the number of rows that it touched."""
-        return await self._writes.run(lambda connection: connection.execute(sql, values).rowcount)
+
+        def write(connection: Connection) -> int:
+            with connection.begin():
+                return connection.execute(statement, values).rowcount
+
+        return await self._writes.run(write)
 
     def close(self) -> None:
         """Blocks for some milliseconds."""
@@ -266,11 +295,8 @@ class Store:
 
 def towns_in(path: Path) -> tuple[str, ...]:
     """The ids of the towns in a file. Blocks; StoreError when it cannot be read, or holds no towns."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            return tuple(row[0] for row in connection.execute("SELECT id FROM towns ORDER BY id"))
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot use {path} as a database: {error}") from error
+    with usable(path), connect_to_read(path, mode="ro") as connection:
+        return tuple(connection.scalars(_IDS))
 
 
 @asynccontextmanager
@@ -288,93 +314,15 @@ async def open_store(path: Path, now: Callable[[], datetime]) -> AsyncIterator[S
             await trio.to_thread.run_sync(store.close)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open the file, made and brought to our version where that is needed. Blocks; StoreError."""
+def _prepared(path: Path) -> Connection:
+    """The file, made and brought to our version where that is needed. Blocks; StoreError."""
+    connection = connect(path)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite gives the files that it makes beside this one the mode of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        path.chmod(0o600)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
-    try:
-        _prepare(connection, path)
-    except sqlite3.Error as error:
-        connection.close()
-        if is_busy(error):
-            raise StoreBusy(path) from error
-        raise StoreError(f"cannot use {path} as a database: {error}") from error
-    except StoreError:
-        connection.close()
-        raise
-    return connection
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """A second connection to a file that is prepared. It writes nothing."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA query_only = ON")
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.row_factory = sqlite3.Row
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = NORMAL",
-        "foreign_keys = ON",
-        "journal_size_limit = 67108864",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > VERSION:
-        raise StoreError(f"{path} was written by a newer gastown (version {version}, this one knows {VERSION})")
-    if version == 0:
-        schema = files("gastown.hall.store").joinpath("schema.sql").read_text("utf-8")
-        # One script, one transaction: a crash in here leaves an empty file and not half a schema.
-        connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
-    else:
-        _bring_up_to_date(connection, path, version)
-    for name in ("board.sql", "records.sql", "reconciler.sql", "usage.sql"):
-        tables = files("gastown.hall.store").joinpath(name).read_text("utf-8")
-        connection.executescript(f"BEGIN IMMEDIATE; {tables} COMMIT;")
-
-
-def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    """Go from the version of an older gastown to ours; each step is one transaction."""
-    connection.execute("PRAGMA secure_delete = ON")  # what a step drops is overwritten
-    for old in range(version, VERSION):
-        if old not in _STEPS:
-            raise StoreError(
-                f"{path} was written by an older gastown (version {old}, this one knows {VERSION}):"
-                " use that one, or begin a new town with another --dir"
-            )
-        connection.executescript(f"BEGIN IMMEDIATE; {_STEPS[old]} PRAGMA user_version = {old + 1}; COMMIT;")
-
-
-def _add_event(connection: sqlite3.Connection, town_id: str, values: tuple[object, ...]) -> None:
-    with _transaction(connection):
-        connection.execute(
-            "INSERT INTO container_events (town_id, received_at, event, body) VALUES (?, ?, ?, ?)", values
-        )
-        connection.execute(
-            "DELETE FROM container_events WHERE town_id = ?1 AND id <= (SELECT id FROM container_events"
-            " WHERE town_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            (town_id, MOST_EVENTS),
-        )
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
+        bring_up_to_date(connection, path)
     except BaseException:
-        connection.rollback()
+        connection.close()
         raise
-    connection.commit()
+    return connection
 
 
 def _stored(value: object) -> object:
@@ -383,28 +331,32 @@ def _stored(value: object) -> object:
         return value.reveal()
     if isinstance(value, GitAuth):
         return json.dumps(reveal_json(value, exclude_none=True))
+    if isinstance(value, bool):
+        return int(value)
     if isinstance(value, dict):
         return json.dumps({name: _stored(item) for name, item in value.items()})
     return value
 
 
-def _town_record(row: sqlite3.Row, of_this_run: dict[str, Any]) -> TownRecord:
-    values: dict[str, Any] = dict(row) | of_this_run
+def _town_record(rows: Sequence[Row[Any]], of_this_run: dict[str, Any]) -> TownRecord:
+    values: dict[str, Any] = dict(zip(_OF_A_TOWN, rows[0], strict=False)) | of_this_run  # the rest is its rig
     values["disable_ai_coauthor"] = bool(values["disable_ai_coauthor"])
     values["role_models"] = json.loads(values["role_models"])
     pat = values["github_cli_pat"]
     values["github_cli_pat"] = None if pat is None else Secret(pat)
     values["env_vars"] = {name: Secret(value) for name, value in json.loads(values["env_vars"]).items()}
     values["git_auth"] = GitAuth.model_validate_json(values["git_auth"])
-    values["rigs"] = tuple(
-        RigRecord(
-            rig_id=rig["rig_id"],
-            git_url=rig["git_url"],
-            default_branch=rig["default_branch"],
-            model=rig["config"].get("model"),
-            platform_integration_id=rig["config"].get("platform_integration_id"),
-            folder=rig["config"].get("folder"),
-        )
-        for rig in json.loads(values["rigs"])
+    rigs = tuple(_rig_record(row) for row in rows if row.rig_id is not None)
+    return TownRecord(**values, rigs=rigs)
+
+
+def _rig_record(row: Row[Any]) -> RigRecord:
+    config = json.loads(row.config)
+    return RigRecord(
+        rig_id=row.rig_id,
+        git_url=row.git_url,
+        default_branch=row.default_branch,
+        model=config.get("model"),
+        platform_integration_id=config.get("platform_integration_id"),
+        folder=config.get("folder"),
     )
-    return TownRecord(**values)

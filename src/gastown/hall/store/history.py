@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gastown.hall.store.transaction import Transaction
+from sqlalchemy import Integer, bindparam, func, select
 
-__all__ = ["FACTS", "StoredFact", "attempt_counts", "facts_of", "newest_facts", "stored_fact"]
+from gastown.hall.store import tables
+from gastown.hall.store.tables import TOWN
+from gastown.hall.store.transaction import Row, Transaction
 
-FACTS = (
-    "SELECT number, at, kind, bead_id, body FROM facts WHERE town_id = ? AND number > ? ORDER BY number LIMIT ?"
+__all__ = ["FACTS", "LAST_FACT", "StoredFact", "attempt_counts", "facts_of", "newest_facts", "stored_fact"]
+
+_FACTS, _ATTEMPTS = tables.facts.c, tables.attempts.c
+_OF_TOWN = select(_FACTS.number, _FACTS.at, _FACTS.kind, _FACTS.bead_id, _FACTS.body).where(_FACTS.town_id == TOWN)
+_IN_ORDER = _OF_TOWN.order_by(_FACTS.number)
+_NEWEST = _OF_TOWN.order_by(_FACTS.number.desc()).limit(bindparam("most", type_=Integer))
+FACTS = _IN_ORDER.where(_FACTS.number > bindparam("after")).limit(bindparam("most", type_=Integer))
+"""The facts after one, at most so many."""
+LAST_FACT = select(func.max(_FACTS.number)).where(_FACTS.town_id == TOWN)
+_OF_BEAD = _IN_ORDER.where(_FACTS.bead_id == bindparam("bead"))
+_TRIES = (
+    select(_ATTEMPTS.bead_id, func.count().label("tries"))
+    .where(_ATTEMPTS.town_id == TOWN)
+    .group_by(_ATTEMPTS.bead_id)
 )
 
 
@@ -29,28 +42,20 @@ class StoredFact:
     body: Mapping[str, Any]
 
 
-def stored_fact(row: sqlite3.Row) -> StoredFact:
-    return StoredFact(row["number"], row["at"], row["kind"], row["bead_id"], json.loads(row["body"]))
+def stored_fact(row: Row[Any]) -> StoredFact:
+    return StoredFact(row.number, row.at, row.kind, row.bead_id, json.loads(row.body))
 
 
 def attempt_counts(transaction: Transaction) -> Counter[str]:
     """How many attempts there were at each bead."""
-    sql = "SELECT bead_id, count(*) AS number FROM attempts WHERE town_id = ?1 GROUP BY bead_id"
-    return Counter({row["bead_id"]: int(row["number"]) for row in transaction.rows(sql)})
+    return Counter({row.bead_id: row.tries for row in transaction.rows(_TRIES)})
 
 
 def facts_of(transaction: Transaction, bead_id: str) -> list[StoredFact]:
     """What has happened to a bead, as far as it is still kept; oldest first."""
-    rows = transaction.rows(
-        "SELECT number, at, kind, bead_id, body FROM facts WHERE town_id = ?1 AND bead_id = ?2 ORDER BY number",
-        bead_id,
-    )
-    return [stored_fact(row) for row in rows]
+    return [stored_fact(row) for row in transaction.rows(_OF_BEAD, bead=bead_id)]
 
 
 def newest_facts(transaction: Transaction, most: int) -> list[StoredFact]:
     """What has happened last in the town; oldest first."""
-    rows = transaction.rows(
-        "SELECT number, at, kind, bead_id, body FROM facts WHERE town_id = ?1 ORDER BY number DESC LIMIT ?2", most
-    )
-    return [stored_fact(row) for row in reversed(rows)]
+    return [stored_fact(row) for row in reversed(transaction.rows(_NEWEST, most=most))]

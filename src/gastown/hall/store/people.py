@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from sqlalchemy import Integer, bindparam, func, select
+
 from gastown.hall.domain.bead import Bead, BeadState, check_edge
 from gastown.hall.domain.errors import Conflict, NotFound
 from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import HandIn, HandInPhase, Work
-from gastown.hall.store import rig_agents
+from gastown.hall.store import rig_agents, tables
 from gastown.hall.store.beads import bead, find_bead, move_bead
 from gastown.hall.store.records import has_events
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.town_state import state_of, take, work_of
 from gastown.hall.store.transaction import Transaction
 
 __all__ = ["agent_named", "approve", "close", "head_seen", "named", "reject", "retry", "stop", "stop_agent"]
 
 _SHOWN_BEADS = 3
+_ALL = tables.beads.c
+# substr and not LIKE: an id may hold the characters that LIKE gives a meaning.
+_BEGIN = (
+    select(_ALL.id)
+    .where(
+        _ALL.town_id == TOWN, func.substr(_ALL.id, 1, bindparam("length", type_=Integer)) == bindparam("prefix")
+    )
+    .order_by(_ALL.number)
+    .limit(_SHOWN_BEADS)
+)
 
 
 def named(transaction: Transaction, text: str) -> Bead:
@@ -23,9 +36,7 @@ def named(transaction: Transaction, text: str) -> Bead:
     if found is not None:
         return found
     prefix = text if text.startswith("bead-") else f"bead-{text}"
-    # substr and not LIKE: an id may hold the characters that LIKE gives a meaning.
-    sql = "SELECT id FROM beads WHERE town_id = ?1 AND substr(id, 1, ?2) = ?3 ORDER BY number LIMIT ?4"
-    ids = [row["id"] for row in transaction.rows(sql, len(prefix), prefix, _SHOWN_BEADS)] if text else []
+    ids = [row.id for row in transaction.rows(_BEGIN, length=len(prefix), prefix=prefix)] if text else []
     if len(ids) == 1:
         return bead(transaction, ids[0])
     if ids:

@@ -8,15 +8,23 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import TypeAdapter
+from sqlalchemy import bindparam, select, update
 
 from gastown.hall.domain.policy import Policy, RigPolicy
 from gastown.hall.reconcile.state import RigRules, Rules
+from gastown.hall.store import tables
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.transaction import Transaction
 
 __all__ = ["change_models", "change_policy", "change_rig_policy", "models", "policy", "rig_policy", "rules"]
 
 _TOWN = ""
 _FEWEST_SLOTS = 3
+_POLICIES, _RIGS = tables.policies.c, tables.rigs.c
+_ONE = select(_POLICIES.body).where(_POLICIES.town_id == TOWN, _POLICIES.rig_id == bindparam("rig"))
+_MODELS = select(tables.towns.c.default_model, tables.towns.c.role_models).where(tables.towns.c.id == TOWN)
+_CHANGE_MODELS = update(tables.towns).where(tables.towns.c.id == TOWN)
+_OF_RIGS = select(_RIGS.id, _RIGS.default_branch).where(_RIGS.town_id == TOWN).order_by(_RIGS.id)
 _Settings = TypeVar("_Settings", Policy, RigPolicy)
 
 
@@ -43,25 +51,24 @@ def change_rig_policy(transaction: Transaction, rig_id: str, given: RigPolicy) -
 
 def models(transaction: Transaction) -> tuple[str | None, dict[str, str]]:
     """The town's model, None for the usual one, and those of roles that have their own."""
-    row = transaction.row("SELECT default_model, role_models FROM towns WHERE id = ?1")
-    return (None, {}) if row is None else (row["default_model"], json.loads(row["role_models"]))
+    row = transaction.row(_MODELS)
+    return (None, {}) if row is None else (row.default_model, json.loads(row.role_models))
 
 
 def change_models(transaction: Transaction, model: str | None, of_roles: Mapping[str, str]) -> None:
     """Starts from now on use these."""
-    sql = "UPDATE towns SET default_model = ?2, role_models = ?3 WHERE id = ?1"
-    transaction.run(sql, model, json.dumps(dict(of_roles)))
+    transaction.run(_CHANGE_MODELS, default_model=model, role_models=json.dumps(dict(of_roles)))
 
 
 def rules(transaction: Transaction) -> Rules:
     """What the reconciler goes by."""
     town = policy(transaction)
     rigs = {}
-    for row in transaction.rows("SELECT id, default_branch FROM rigs WHERE town_id = ?1 ORDER BY id"):
-        of_rig = _read(transaction, row["id"], RigPolicy)
-        rigs[row["id"]] = RigRules(
-            rig_id=row["id"],
-            target=row["default_branch"],
+    for row in transaction.rows(_OF_RIGS):
+        of_rig = _read(transaction, row.id, RigPolicy)
+        rigs[row.id] = RigRules(
+            rig_id=row.id,
+            target=row.default_branch,
             merge=of_rig.merge,
             review=of_rig.review,
             checks=of_rig.checks,
@@ -73,10 +80,10 @@ def rules(transaction: Transaction) -> Rules:
 
 
 def _read(transaction: Transaction, rig_id: str, kind: type[_Settings]) -> _Settings:
-    row = transaction.row("SELECT body FROM policies WHERE town_id = ?1 AND rig_id = ?2", rig_id)
-    return kind() if row is None else TypeAdapter(kind).validate_json(row["body"])
+    row = transaction.row(_ONE, rig=rig_id)
+    return kind() if row is None else TypeAdapter(kind).validate_json(row.body)
 
 
 def _write(transaction: Transaction, rig_id: str, given: Policy | RigPolicy) -> None:
-    sql = "INSERT OR REPLACE INTO policies (town_id, rig_id, body) VALUES (?1, ?2, ?3)"
-    transaction.run(sql, rig_id, TypeAdapter(type(given)).dump_json(given).decode())
+    body = TypeAdapter(type(given)).dump_json(given).decode()
+    transaction.put(tables.policies, rig_id=rig_id, body=body)

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Integer, bindparam, delete, select
+
+from gastown.hall.store import tables
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.transaction import Row, Transaction
 
 __all__ = [
@@ -21,14 +25,31 @@ __all__ = [
     "stored_agent_event",
 ]
 
-AGENT_EVENTS = (
-    "SELECT number, received_at, agent_id, event, data FROM agent_events WHERE town_id = ? AND agent_id = ?"
-    " AND number > ? ORDER BY number LIMIT ?"
-)
-
 MOST_AGENT_EVENTS = 2000
 """How many events are kept of an agent, as in the container itself."""
 _MOST_CHARACTERS = 256 * 1024
+_EVENTS = tables.agent_events.c
+_OF_AGENT = (_EVENTS.town_id == TOWN, _EVENTS.agent_id == bindparam("agent"))
+_FIRST_TOO_MANY = (
+    select(_EVENTS.number)
+    .where(*_OF_AGENT)
+    .order_by(_EVENTS.number.desc())
+    .limit(1)
+    .offset(MOST_AGENT_EVENTS)
+    .scalar_subquery()
+)
+_KEPT = select(_EVENTS.number, _EVENTS.received_at, _EVENTS.agent_id, _EVENTS.event, _EVENTS.data).where(
+    *_OF_AGENT
+)
+AGENT_EVENTS = (
+    _KEPT.where(_EVENTS.number > bindparam("after"))
+    .order_by(_EVENTS.number)
+    .limit(bindparam("most", type_=Integer))
+)
+"""The events of an agent after one, at most so many."""
+_NEWEST = _KEPT.order_by(_EVENTS.number.desc()).limit(bindparam("most", type_=Integer))
+_ANY = select(_EVENTS.number).where(*_OF_AGENT).limit(1)
+_PRUNE = delete(tables.agent_events).where(*_OF_AGENT, _EVENTS.number <= _FIRST_TOO_MANY)
 
 
 @dataclass(frozen=True)
@@ -51,25 +72,18 @@ class StoredAgentEvent:
     data: dict[str, Any]
 
 
-def stored_agent_event(row: Row) -> StoredAgentEvent:
-    return StoredAgentEvent(
-        row["number"], row["received_at"], row["agent_id"], row["event"], json.loads(row["data"])
-    )
+def stored_agent_event(row: Row[Any]) -> StoredAgentEvent:
+    return StoredAgentEvent(row.number, row.received_at, row.agent_id, row.event, json.loads(row.data))
 
 
 def newest_agent_events(transaction: Transaction, agent_id: str, most: int) -> list[StoredAgentEvent]:
     """The newest events that are kept of an agent, oldest first."""
-    rows = transaction.rows(
-        "SELECT number, received_at, agent_id, event, data FROM agent_events WHERE town_id = ?1 AND agent_id = ?2"
-        " ORDER BY number DESC LIMIT ?3",
-        *(agent_id, most),
-    )
+    rows = transaction.rows(_NEWEST, agent=agent_id, most=most)
     return [stored_agent_event(row) for row in reversed(rows)]
 
 
 def has_events(transaction: Transaction, agent_id: str) -> bool:
-    sql = "SELECT 1 FROM agent_events WHERE town_id = ?1 AND agent_id = ?2 LIMIT 1"
-    return transaction.row(sql, agent_id) is not None
+    return transaction.row(_ANY, agent=agent_id) is not None
 
 
 def add_agent_events(transaction: Transaction, rig_id: str, events: Sequence[AgentEventRecord]) -> None:
@@ -78,24 +92,20 @@ def add_agent_events(transaction: Transaction, rig_id: str, events: Sequence[Age
         text = json.dumps(event.data)
         if len(text) > _MOST_CHARACTERS:
             text = json.dumps({"omittedCharacters": len(text)})
-        transaction.run(
-            "INSERT INTO agent_events (town_id, rig_id, agent_id, received_at, event, data)"
-            " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            *(rig_id, event.agent_id, transaction.now, event.event, text),
+        transaction.insert(
+            tables.agent_events,
+            rig_id=rig_id,
+            agent_id=event.agent_id,
+            received_at=transaction.now,
+            event=event.event,
+            data=text,
         )
     for agent_id in {event.agent_id for event in events}:
-        transaction.run(
-            "DELETE FROM agent_events WHERE town_id = ?1 AND agent_id = ?2 AND number <= ("
-            " SELECT number FROM agent_events WHERE town_id = ?1 AND agent_id = ?2"
-            " ORDER BY number DESC LIMIT 1 OFFSET ?3)",
-            *(agent_id, MOST_AGENT_EVENTS),
-        )
+        transaction.run(_PRUNE, agent=agent_id)
 
 
 def keep_heartbeat(transaction: Transaction, rig_id: str, agent_id: str, body: dict[str, Any]) -> None:
     """Keep the last heartbeat of an agent."""
-    transaction.run(
-        "INSERT OR REPLACE INTO heartbeats (town_id, agent_id, rig_id, received_at, body)"
-        " VALUES (?1, ?2, ?3, ?4, ?5)",
-        *(agent_id, rig_id, transaction.now, json.dumps(body)),
+    transaction.put(
+        tables.heartbeats, agent_id=agent_id, rig_id=rig_id, received_at=transaction.now, body=json.dumps(body)
     )

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import bindparam, func, select, update
+
 from gastown.contract.worker import Nudge
 from gastown.hall.domain.bead import Bead, BeadState, BeadType
 from gastown.hall.domain.errors import NotFound
@@ -16,12 +18,37 @@ from gastown.hall.domain.rig_agent import (
     RigAgent,
     name_for,
 )
+from gastown.hall.store import tables
 from gastown.hall.store.beads import make_bead, move_bead, unread_messages
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.transaction import Row, Transaction, new_id
 
 HALL = "hall"
 """The source of what the hall itself says."""
 _MOST_OF_A_NUDGE = 8000
+_FIELDS = tuple(RigAgent.__dataclass_fields__)
+_ALL, _NUDGES = tables.rig_agents.c, tables.nudges.c
+_AGENTS = select(*(_ALL[name] for name in _FIELDS)).where(_ALL.town_id == TOWN).order_by(_ALL.number)
+_OF_RIG = _AGENTS.where(_ALL.rig_id == bindparam("rig"))
+_ONE = _AGENTS.where(_ALL.id == bindparam("agent"))
+_PENDING = (
+    select(_NUDGES.id, _NUDGES.message, _NUDGES.mode, _NUDGES.source)
+    .where(
+        _NUDGES.town_id == TOWN,
+        _NUDGES.agent_id == bindparam("agent"),
+        _NUDGES.delivered_at.is_(None),
+    )
+    .order_by(_NUDGES.number)
+)
+_DELIVERED = (
+    update(tables.nudges)
+    .where(
+        _NUDGES.town_id == TOWN,
+        _NUDGES.agent_id == bindparam("agent"),
+        _NUDGES.id == bindparam("nudge"),
+    )
+    .values(delivered_at=func.coalesce(_NUDGES.delivered_at, bindparam("at")))
+)
 
 __all__ = [
     "HALL",
@@ -64,13 +91,12 @@ def caller(transaction: Transaction, rig_id: str, agent_id: str) -> RigAgent:
 
 
 def agents(transaction: Transaction, rig_id: str) -> list[RigAgent]:
-    rows = transaction.rows("SELECT * FROM rig_agents WHERE town_id = ?1 AND rig_id = ?2 ORDER BY number", rig_id)
-    return [_agent(row) for row in rows]
+    return [_agent(row) for row in transaction.rows(_OF_RIG, rig=rig_id)]
 
 
 def all_agents(transaction: Transaction) -> list[RigAgent]:
     """The agents of all rigs, in the order in which they were made."""
-    return [_agent(row) for row in transaction.rows("SELECT * FROM rig_agents WHERE town_id = ?1 ORDER BY number")]
+    return [_agent(row) for row in transaction.rows(_AGENTS)]
 
 
 def make_agent(transaction: Transaction, rig_id: str, role: str, agent_id: str | None = None) -> RigAgent:
@@ -81,8 +107,7 @@ def make_agent(transaction: Transaction, rig_id: str, role: str, agent_id: str |
 
 
 def set_agent(transaction: Transaction, agent_id: str, column: str, value: object) -> None:
-    sql = f"UPDATE rig_agents SET {column} = ?3 WHERE town_id = ?1 AND id = ?2"  # noqa: S608  a name of ours
-    transaction.run(sql, agent_id, value)
+    transaction.change(tables.rig_agents, agent_id, **{column: value})
 
 
 def send_mail(transaction: Transaction, rig_id: str, sender: str | None, to: str, subject: str, body: str) -> None:
@@ -105,54 +130,39 @@ def read_mail(transaction: Transaction, agent_id: str) -> list[Letter]:
 def nudge(transaction: Transaction, rig_id: str, source: str | None, target: str, message: str, mode: str) -> str:
     """Leave a nudge for an agent of the rig, or for the mayor; its id."""
     _require_recipient(transaction, rig_id, target)
-    nudge_id = new_id("nudge")
-    transaction.run(
-        "INSERT INTO nudges (town_id, rig_id, agent_id, id, message, mode, source, created_at)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        *(rig_id, target, nudge_id, message, mode, source, transaction.now),
-    )
-    return nudge_id
+    return _leave(transaction, rig_id, source, target, message, mode)
 
 
 def nudge_mayor(transaction: Transaction, says: Sequence[str]) -> None:
     """Let the mayor know at its next turn. What it has not heard yet becomes one nudge with this."""
     if transaction.mayor is None:
         return
-    waiting = transaction.row(
-        "SELECT id, message FROM nudges WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL"
-        " AND source = ?3 ORDER BY number DESC LIMIT 1",
-        *(transaction.mayor, HALL),
-    )
+    waiting = [row for row in transaction.rows(_PENDING, agent=transaction.mayor) if row.source == HALL]
     text = "\n".join(says)
-    if waiting is not None and len(waiting["message"]) + len(text) < _MOST_OF_A_NUDGE:
-        sql = "UPDATE nudges SET message = ?3 WHERE town_id = ?1 AND id = ?2"
-        transaction.run(sql, waiting["id"], f"{waiting['message']}\n{text}")
+    if waiting and len(waiting[-1].message) + len(text) < _MOST_OF_A_NUDGE:
+        transaction.change(tables.nudges, waiting[-1].id, message=f"{waiting[-1].message}\n{text}")
         return
-    transaction.run(
-        "INSERT INTO nudges (town_id, rig_id, agent_id, id, message, mode, source, created_at)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, 'wait-idle', ?6, ?7)",
-        *(f"mayor-{transaction.town_id}", transaction.mayor, new_id("nudge"), text, HALL, transaction.now),
-    )
+    _leave(transaction, f"mayor-{transaction.town_id}", HALL, transaction.mayor, text, "wait-idle")
 
 
 def pending_nudges(transaction: Transaction, agent_id: str) -> tuple[Nudge, ...]:
     """The nudges that the agent has not received yet, the most urgent first."""
-    rows = transaction.rows(
-        "SELECT id AS nudge_id, message, mode, source FROM nudges"
-        " WHERE town_id = ?1 AND agent_id = ?2 AND delivered_at IS NULL ORDER BY number",
-        agent_id,
+    nudges = (
+        Nudge(
+            nudge_id=row.id,
+            message=row.message,
+            mode=row.mode,
+            source=row.source,
+            priority=NUDGE_PRIORITIES[row.mode],
+        )
+        for row in transaction.rows(_PENDING, agent=agent_id)
     )
-    nudges = (Nudge(**dict(row), priority=NUDGE_PRIORITIES[row["mode"]]) for row in rows)
     return tuple(sorted(nudges, key=lambda one: [*NUDGE_PRIORITIES].index(one.mode)))
 
 
 def mark_delivered(transaction: Transaction, agent_id: str, nudge_id: str) -> None:
     """Note that the agent received the nudge; a second call changes nothing."""
-    transaction.run(
-        "UPDATE nudges SET delivered_at = coalesce(delivered_at, ?4)"
-        " WHERE town_id = ?1 AND agent_id = ?2 AND id = ?3",
-        *(agent_id, nudge_id, transaction.now),
-    )
+    transaction.run(_DELIVERED, agent=agent_id, nudge=nudge_id, at=transaction.now)
 
 
 def keep_checkpoint(transaction: Transaction, agent_id: str, data: Any) -> None:
@@ -166,22 +176,36 @@ def _require_recipient(transaction: Transaction, rig_id: str, agent_id: str) -> 
 
 def find_agent(transaction: Transaction, agent_id: str) -> RigAgent | None:
     """The agent of that id, of whichever rig."""
-    row = transaction.row("SELECT * FROM rig_agents WHERE town_id = ?1 AND id = ?2", agent_id)
+    row = transaction.row(_ONE, agent=agent_id)
     return None if row is None else _agent(row)
 
 
-def _agent(row: Row) -> RigAgent:
-    values: dict[str, Any] = {name: row[name] for name in RigAgent.__dataclass_fields__}
+def _agent(row: Row[Any]) -> RigAgent:
+    values: dict[str, Any] = dict(zip(_FIELDS, row, strict=True))
     if values["checkpoint"] is not None:
         values["checkpoint"] = json.loads(values["checkpoint"])
     return RigAgent(**values)
 
 
 def _make(transaction: Transaction, rig_id: str, agent_id: str, role: str, name: str) -> None:
-    transaction.run(
-        "INSERT INTO rig_agents (town_id, rig_id, id, role, name, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        *(rig_id, agent_id, role, name, transaction.now),
+    transaction.insert(
+        tables.rig_agents, rig_id=rig_id, id=agent_id, role=role, name=name, created_at=transaction.now
     )
+
+
+def _leave(transaction: Transaction, rig_id: str, source: str | None, target: str, message: str, mode: str) -> str:
+    nudge_id = new_id("nudge")
+    transaction.insert(
+        tables.nudges,
+        rig_id=rig_id,
+        agent_id=target,
+        id=nudge_id,
+        message=message,
+        mode=mode,
+        source=source,
+        created_at=transaction.now,
+    )
+    return nudge_id
 
 
 def _letter(message: Bead) -> Letter:

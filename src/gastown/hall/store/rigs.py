@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
+from sqlalchemy import bindparam, delete
+
 from gastown.hall.domain.bead import BeadType
 from gastown.hall.domain.errors import Conflict
 from gastown.hall.domain.policy import RigPolicy
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.reconcile.state import Work
-from gastown.hall.store import policies
+from gastown.hall.store import policies, tables
 from gastown.hall.store.beads import beads_of_type
 from gastown.hall.store.rig_agents import find_agent
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.town_state import attempts_of, state_of, take_rules
 from gastown.hall.store.transaction import Transaction
 
@@ -19,21 +22,27 @@ __all__ = ["add_rig", "put_rig", "remove_rig"]
 
 _WORK = (BeadType.ISSUE, BeadType.ESCALATION)
 _SHOWN = 5
+_RIGS, _POLICIES = tables.rigs.c, tables.policies.c
+_REMOVE = delete(tables.rigs).where(_RIGS.town_id == TOWN, _RIGS.id == bindparam("rig"))
+_REMOVE_POLICY = delete(tables.policies).where(_POLICIES.town_id == TOWN, _POLICIES.rig_id == bindparam("rig"))
 
 
 def put_rig(transaction: Transaction, rig: RigRecord) -> None:
     """Add a repository, or let it take the place of the one of that id, whose settings stay."""
     config = {"model": rig.model, "platform_integration_id": rig.platform_integration_id, "folder": rig.folder}
-    transaction.run(
-        "INSERT OR REPLACE INTO rigs (town_id, id, git_url, default_branch, config) VALUES (?1, ?2, ?3, ?4, ?5)",
-        *(rig.rig_id, rig.git_url, rig.default_branch, json.dumps(config)),
+    transaction.put(
+        tables.rigs,
+        id=rig.rig_id,
+        git_url=rig.git_url,
+        default_branch=rig.default_branch,
+        config=json.dumps(config),
     )
     take_rules(transaction)
 
 
 def add_rig(transaction: Transaction, rig: RigRecord, policy: RigPolicy) -> None:
     """Add a repository with its settings; Conflict where the town has one of that id."""
-    if transaction.row("SELECT 1 FROM rigs WHERE town_id = ?1 AND id = ?2", rig.rig_id) is not None:
+    if transaction.has_rig(rig.rig_id):
         action = "gastown rig set changes its settings, and --id gives another id"
         raise Conflict(f"There is a rig {rig.rig_id} already", action)
     put_rig(transaction, rig)
@@ -62,8 +71,8 @@ def remove_rig(transaction: Transaction, rig_id: str) -> list[Work]:
         if agent is not None and agent.rig_id == rig_id:
             soon = "try again in a moment" if state.container.ready else "try again once the container is up"
             raise Conflict(f"Agent {agent_id} of rig {rig_id} is still to be ended", soon)
-    transaction.run("DELETE FROM rigs WHERE town_id = ?1 AND id = ?2", rig_id)
-    transaction.run("DELETE FROM policies WHERE town_id = ?1 AND rig_id = ?2", rig_id)
+    transaction.run(_REMOVE, rig=rig_id)
+    transaction.run(_REMOVE_POLICY, rig=rig_id)
     take_rules(transaction)
     finished = [work for work in state.work.values() if work.rig_id == rig_id]
     return [one for one in finished if one.commit is None and one.branch and attempts_of(transaction, one.bead_id)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
+from sqlalchemy import Integer, bindparam, delete, select
 
 from gastown.contract.agents import Role
 from gastown.contract.wire import iso
@@ -18,9 +19,10 @@ from gastown.hall.reconcile.actions import Tell
 from gastown.hall.reconcile.facts import Added, BudgetChanged, Fact, RulesChanged
 from gastown.hall.reconcile.state import Attempt, Breaker, Container, Leaving, TownState, Work
 from gastown.hall.reconcile.step import step
-from gastown.hall.store import policies
-from gastown.hall.store.beads import beads_of_type, find_bead, free_agents_of, settle_convoy
+from gastown.hall.store import policies, tables
+from gastown.hall.store.beads import beads_of_type, find_bead, free_agents_of, settle_convoy, unland_convoy
 from gastown.hall.store.rig_agents import find_agent, make_agent, nudge_mayor, set_agent
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.transaction import Transaction
 from gastown.hall.store.usage import budget_of
 
@@ -42,6 +44,25 @@ MOST_FACTS = 10_000
 """Facts that are kept of a town, and up to a thousand more until the next time that they are counted."""
 _PRUNED_EVERY = 1000
 PRIORITIES: Mapping[str, int] = {"low": 0, "medium": 1, "high": 2, "critical": 3}
+
+_REST_OF = select(tables.reconcilers.c.state).where(tables.reconcilers.c.town_id == TOWN)
+_ALL_WORK = select(tables.work.c.state).where(tables.work.c.town_id == TOWN)
+_ATTEMPTS, _FACTS, _BEADS = tables.attempts.c, tables.facts.c, tables.beads.c
+_ATTEMPTS_OF = (
+    select(tables.attempts)
+    .where(_ATTEMPTS.town_id == TOWN, _ATTEMPTS.bead_id == bindparam("bead"))
+    .order_by(_ATTEMPTS.number)
+)
+_FIRST_TOO_MANY = (
+    select(_FACTS.number)
+    .where(_FACTS.town_id == TOWN)
+    .order_by(_FACTS.number.desc())
+    .limit(1)
+    .offset(bindparam("most", type_=Integer))
+    .scalar_subquery()
+)
+_PRUNE = delete(tables.facts).where(_FACTS.town_id == TOWN, _FACTS.number <= _FIRST_TOO_MANY)
+_NUMBER = select(_BEADS.number).where(_BEADS.town_id == TOWN, _BEADS.id == bindparam("bead"))
 
 _WORK = TypeAdapter(Work)
 _FACT = TypeAdapter(Fact)
@@ -133,15 +154,14 @@ def branch_of(author: RigAgent, made: Bead) -> str:
 
 def attempts_of(transaction: Transaction, bead_id: str) -> list[Mapping[str, Any]]:
     """Every attempt at a bead, oldest first."""
-    sql = "SELECT * FROM attempts WHERE town_id = ?1 AND bead_id = ?2 ORDER BY number"
-    return [dict(row) for row in transaction.rows(sql, bead_id)]
+    return transaction.mappings(_ATTEMPTS_OF, bead=bead_id)
 
 
 def _load(transaction: Transaction) -> TownState:
-    row = transaction.row("SELECT state FROM reconcilers WHERE town_id = ?1")
-    rest = _Rest(salt=secrets.token_hex(3)) if row is None else _REST.validate_json(row["state"])
-    rows = transaction.rows("SELECT state FROM work WHERE town_id = ?1")
-    known = {one.bead_id: one for one in (_WORK.validate_json(row["state"]) for row in rows)}
+    row = transaction.row(_REST_OF)
+    rest = _Rest(salt=secrets.token_hex(3)) if row is None else _REST.validate_json(row.state)
+    rows = transaction.rows(_ALL_WORK)
+    known = {one.bead_id: one for one in (_WORK.validate_json(row.state) for row in rows)}
     state = TownState(
         rules=policies.rules(transaction),
         container=Container(since=transaction.moment),
@@ -172,21 +192,18 @@ def _save(transaction: Transaction, before: TownState, after: TownState) -> None
         _save_attempt(transaction, attempt)
     if (before.names, before.breaker, before.stops) != (after.names, after.breaker, after.stops):
         rest = _Rest(after.names, after.salt, after.breaker, tuple(after.stops.values()))
-        sql = "INSERT OR REPLACE INTO reconcilers (town_id, state) VALUES (?1, ?2)"
-        transaction.run(sql, _REST.dump_json(rest).decode())
+        transaction.put(tables.reconcilers, state=_REST.dump_json(rest).decode())
 
 
 def _save_work(transaction: Transaction, was: Work | None, work: Work) -> None:
     """Keep what the reconciler knows of a bead, and show it on the board."""
-    sql = "INSERT OR REPLACE INTO work (town_id, bead_id, state) VALUES (?1, ?2, ?3)"
-    transaction.run(sql, work.bead_id, _WORK.dump_json(work).decode())
+    transaction.put(tables.work, bead_id=work.bead_id, state=_WORK.dump_json(work).decode())
     for attempt in work.attempts:
         _save_attempt(transaction, attempt)
     if was is None or was.state is not work.state or was.author != work.author:
         _show(transaction, work.bead_id, work.state, work.author)
         if work.state is not BeadState.CLOSED:
-            sql = "UPDATE convoys SET landed_at = NULL WHERE town_id = ?1 AND id = ?2"
-            transaction.run(sql, work.convoy_id)
+            unland_convoy(transaction, work.convoy_id)
         settle_convoy(transaction, work.convoy_id)
     _save_hooks(transaction, was, work)
 
@@ -218,22 +235,26 @@ def _show_review(transaction: Transaction, review_id: str, state: BeadState, rev
 
 
 def _show(transaction: Transaction, bead_id: str, state: BeadState, agent_id: str | None) -> None:
-    closed_at = transaction.now if state in FINISHED else None
-    transaction.run(
-        "UPDATE beads SET status = ?3, assignee = ?4, closed_at = ?5, updated_at = ?6"
-        " WHERE town_id = ?1 AND id = ?2",
-        *(bead_id, state.value, agent_id, closed_at, transaction.now),
+    now = transaction.now
+    closed_at = now if state in FINISHED else None
+    transaction.change(
+        tables.beads, bead_id, status=state.value, assignee=agent_id, closed_at=closed_at, updated_at=now
     )
 
 
 def _save_attempt(transaction: Transaction, attempt: Attempt) -> None:
-    transaction.run(
-        "INSERT INTO attempts (town_id, id, bead_id, agent_id, role, cause, started_at, phase, outcome, ended_at,"
-        " reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (town_id, id)"
-        " DO UPDATE SET phase = ?8, outcome = ?9, ended_at = ?10, reason = ?11",
-        *(attempt.id, attempt.bead_id, attempt.agent_id, attempt.role, attempt.cause, iso(attempt.started_at)),
-        *(attempt.phase.value, attempt.outcome, None if attempt.ended_at is None else iso(attempt.ended_at)),
-        attempt.reason,
+    transaction.put(
+        tables.attempts,
+        id=attempt.id,
+        bead_id=attempt.bead_id,
+        agent_id=attempt.agent_id,
+        role=attempt.role,
+        cause=None if attempt.cause is None else attempt.cause.value,
+        started_at=iso(attempt.started_at),
+        phase=attempt.phase.value,
+        outcome=None if attempt.outcome is None else attempt.outcome.value,
+        ended_at=None if attempt.ended_at is None else iso(attempt.ended_at),
+        reason=attempt.reason,
     )
 
 
@@ -257,17 +278,12 @@ def _bead_of(fact: Fact, state: TownState) -> str | None:
 def _keep_fact(transaction: Transaction, fact: Fact, bead_id: str | None) -> None:
     body = json.dumps(_FACT.dump_python(fact, mode="json"))
     number = transaction.insert(
-        "INSERT INTO facts (town_id, at, kind, bead_id, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-        *(transaction.now, type(fact).__name__, bead_id, body),
+        tables.facts, at=transaction.now, kind=type(fact).__name__, bead_id=bead_id, body=body
     )
     if number % _PRUNED_EVERY == 0:
-        transaction.run(
-            "DELETE FROM facts WHERE town_id = ?1 AND number <= (SELECT number FROM facts WHERE town_id = ?1"
-            " ORDER BY number DESC LIMIT 1 OFFSET ?2)",
-            MOST_FACTS,
-        )
+        transaction.run(_PRUNE, most=MOST_FACTS)
 
 
 def _number(transaction: Transaction, bead_id: str) -> int:
-    row = transaction.row("SELECT number FROM beads WHERE town_id = ?1 AND id = ?2", bead_id)
-    return 0 if row is None else int(row["number"])
+    row = transaction.row(_NUMBER, bead=bead_id)
+    return 0 if row is None else row.number

@@ -7,10 +7,14 @@ from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from sqlalchemy import Integer, bindparam, delete, exists, func, or_, select
+from sqlalchemy.dialects import postgresql
+
 from gastown.hall.domain.policy import Policy
 from gastown.hall.domain.usage import Source, Spending, Use
 from gastown.hall.reconcile.state import Budget, OverBudget
-from gastown.hall.store import policies
+from gastown.hall.store import policies, tables
+from gastown.hall.store.tables import TOWN
 from gastown.hall.store.transaction import Transaction
 
 __all__ = [
@@ -30,64 +34,94 @@ MOST_SEEN = 10_000
 _PRUNED_EVERY = 1000
 _MOST_TOKENS, _MOST_COST = 10**9, 10.0**6
 """Of one call. Sums must fit into their columns, whatever a container tells."""
-_NUMBERS = ("calls", "unpriced", "input", "output", "cached", "reasoning")
+_TOKENS = ("input", "output", "cached", "reasoning")
+_NUMBERS = ("calls", "unpriced", *_TOKENS)
 
-_SEE = "INSERT INTO usage_seen (town_id, agent_id, call_id) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING"
-_PRUNE = (
-    "DELETE FROM usage_seen WHERE town_id = ?1 AND number <= ("
-    "SELECT number FROM usage_seen WHERE town_id = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)"
+_SEEN, _USAGE, _ATTEMPTS = tables.usage_seen.c, tables.usage.c, tables.attempts.c
+_SEE = postgresql.insert(tables.usage_seen).inline().on_conflict_do_nothing()
+_FIRST_TOO_MANY = (
+    select(_SEEN.number)
+    .where(_SEEN.town_id == TOWN)
+    .order_by(_SEEN.number.desc())
+    .limit(1)
+    .offset(bindparam("most", type_=Integer))
+    .scalar_subquery()
 )
-_ADD = (
-    "INSERT INTO usage (town_id, agent_id, attempt_id, bead_id, day, source,"
-    " calls, unpriced, input, output, cached, reasoning, cost)"
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11, ?12)"
-    " ON CONFLICT (town_id, agent_id, attempt_id, bead_id, day, source) DO UPDATE SET"
-    " calls = calls + 1, unpriced = unpriced + ?7, input = input + ?8, output = output + ?9,"
-    " cached = cached + ?10, reasoning = reasoning + ?11, cost = cost + ?12"
+_PRUNE = delete(tables.usage_seen).where(_SEEN.town_id == TOWN, _SEEN.number <= _FIRST_TOO_MANY)
+_SPAN = select(func.max(_SEEN.number).label("newest"), func.min(_SEEN.number).label("oldest")).where(
+    _SEEN.town_id == TOWN
 )
-_OWNER = "SELECT id, bead_id FROM attempts WHERE town_id = ?1 AND agent_id = ?2 ORDER BY number DESC LIMIT 1"
-_SUMS = ", ".join(f"sum({name}) AS {name}" for name in (*_NUMBERS, "cost"))
+_OWNER = (
+    select(_ATTEMPTS.id, _ATTEMPTS.bead_id)
+    .where(_ATTEMPTS.town_id == TOWN, _ATTEMPTS.agent_id == bindparam("agent"))
+    .order_by(_ATTEMPTS.number.desc())
+    .limit(1)
+)
+_NEW = postgresql.insert(tables.usage)
+_ADD = _NEW.on_conflict_do_update(
+    index_elements=["town_id", "agent_id", "attempt_id", "bead_id", "day", "source"],
+    set_={name: _USAGE[name] + _NEW.excluded[name] for name in (*_NUMBERS, "cost")},
+)
+_OTHER = tables.usage.alias("other").c
 # Of an attempt of which the gateway has said anything, kilo's figures are the same calls once more.
-_COUNTED = (
-    f"SELECT bead_id, attempt_id, max(source) AS source, {_SUMS} FROM usage AS one WHERE town_id = ?1"  # noqa: S608
-    " AND (source = 'gateway' OR NOT EXISTS (SELECT 1 FROM usage AS other WHERE other.town_id = one.town_id"
-    " AND other.agent_id = one.agent_id AND other.attempt_id = one.attempt_id AND other.source = 'gateway'))"
+_IS_COUNTED = or_(
+    _USAGE.source == Source.GATEWAY.value,
+    ~exists().where(
+        _OTHER.town_id == _USAGE.town_id,
+        _OTHER.agent_id == _USAGE.agent_id,
+        _OTHER.attempt_id == _USAGE.attempt_id,
+        _OTHER.source == Source.GATEWAY.value,
+    ),
 )
+_SUMS = select(
+    func.max(_USAGE.source).label("source"),
+    *(func.sum(_USAGE[name]).label(name) for name in (*_NUMBERS, "cost")),
+).where(_USAGE.town_id == TOWN, _IS_COUNTED)
+_BY_BEAD = _SUMS.add_columns(_USAGE.bead_id).group_by(_USAGE.bead_id)
+_BY_ATTEMPT = (
+    _SUMS.add_columns(_USAGE.attempt_id).where(_USAGE.bead_id == bindparam("bead")).group_by(_USAGE.attempt_id)
+)
+_ON_DAY = _SUMS.where(_USAGE.day == bindparam("on")).group_by(_USAGE.day)
 
 
 def count(transaction: Transaction, uses: Iterable[Use]) -> None:
     """Count model calls, each once however often it is told. They belong to the day on which they are told."""
     day = day_of(transaction.moment, policies.policy(transaction))
     for use in uses:
-        if transaction.run(_SEE, use.agent_id, use.call_id) == 0:
+        if transaction.add(_SEE, agent_id=use.agent_id, call_id=use.call_id) == 0:
             continue
         attempt_id, bead_id = _owner(transaction, use)
-        tokens = (use.input, use.output, use.cached, use.reasoning)
+        tokens = {name: min(max(getattr(use, name), 0), _MOST_TOKENS) for name in _TOKENS}
         is_known = use.cost is not None and 0 <= use.cost <= _MOST_COST
-        transaction.run(
+        transaction.add(
             _ADD,
-            *(use.agent_id, attempt_id, bead_id, day, use.source.value, int(not is_known)),
-            *(min(max(one, 0), _MOST_TOKENS) for one in tokens),
-            float(use.cost or 0) if is_known else 0.0,
+            agent_id=use.agent_id,
+            attempt_id=attempt_id,
+            bead_id=bead_id,
+            day=day,
+            source=use.source.value,
+            calls=1,
+            unpriced=int(not is_known),
+            **tokens,
+            cost=float(use.cost or 0) if is_known else 0.0,
         )
     _prune(transaction)
 
 
 def spent_by_bead(transaction: Transaction) -> Mapping[str, Spending]:
     """Of each bead that there were calls for; under '' what was for none."""
-    rows = transaction.rows(f"{_COUNTED} GROUP BY bead_id")
-    return {row["bead_id"]: _spending(row) for row in rows}
+    return {row["bead_id"]: _spending(row) for row in transaction.mappings(_BY_BEAD)}
 
 
 def spent_by_attempt(transaction: Transaction, bead_id: str) -> Mapping[str, Spending]:
     """Of each attempt at a bead."""
-    rows = transaction.rows(f"{_COUNTED} AND bead_id = ?2 GROUP BY attempt_id", bead_id)
+    rows = transaction.mappings(_BY_ATTEMPT, bead=bead_id)
     return {row["attempt_id"]: _spending(row) for row in rows}
 
 
 def spent_on_day(transaction: Transaction, day: str) -> Spending:
     """Of the whole town, its mayor too."""
-    rows = transaction.rows(f"{_COUNTED} AND day = ?2 GROUP BY day", day)
+    rows = transaction.mappings(_ON_DAY, on=day)
     return _spending(rows[0]) if rows else Spending()
 
 
@@ -143,17 +177,17 @@ def _owner(transaction: Transaction, use: Use) -> tuple[str, str]:
 
     The container may know an agent by an earlier attempt: one that goes on is told so by a message.
     """
-    row = transaction.row(_OWNER, use.agent_id)
-    return (row["id"], row["bead_id"]) if row is not None else (use.attempt_id or "", "")
+    row = transaction.row(_OWNER, agent=use.agent_id)
+    return (row.id, row.bead_id) if row is not None else (use.attempt_id or "", "")
 
 
 def _prune(transaction: Transaction) -> None:
-    row = transaction.row("SELECT max(number) AS newest, min(number) AS oldest FROM usage_seen WHERE town_id = ?1")
-    if row is not None and (row["newest"] or 0) - (row["oldest"] or 0) > MOST_SEEN + _PRUNED_EVERY:
-        transaction.run(_PRUNE, MOST_SEEN)
+    row = transaction.row(_SPAN)
+    if row is not None and (row.newest or 0) - (row.oldest or 0) > MOST_SEEN + _PRUNED_EVERY:
+        transaction.run(_PRUNE, most=MOST_SEEN)
 
 
-def _spending(row: Any) -> Spending:
-    numbers = {name: row[name] for name in _NUMBERS}
+def _spending(row: Mapping[str, Any]) -> Spending:
+    numbers = {name: int(row[name]) for name in _NUMBERS}  # a sum may be a decimal
     cost = None if row["calls"] and row["unpriced"] == row["calls"] else row["cost"]
     return Spending(**numbers, cost=cost, source=Source(row["source"]))

@@ -10,8 +10,8 @@ import trio
 
 from gastown.hall.cli.commands.client import NOT_THERE, CommandFailed, TownClient
 from gastown.hall.hall import HallOptions, open_hall
+from gastown.hall.lock import DirectoryUnusable
 from gastown.hall.store.database import StoreError, towns_in
-from gastown.hall.store.lock import DirectoryUnusable
 
 __all__ = ["run_at_rest"]
 

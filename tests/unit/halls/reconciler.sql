@@ -46,8 +46,6 @@ CREATE TABLE IF NOT EXISTS facts (
     body    TEXT NOT NULL                              -- JSON
 ) STRICT;
 
-CREATE INDEX IF NOT EXISTS facts_by_town ON facts (town_id, number);
-
 CREATE INDEX IF NOT EXISTS facts_by_bead ON facts (town_id, bead_id, number);
 
 -- Settings that a person changes while the town runs; rig_id is '' for those of the town.
