@@ -288,7 +288,8 @@ async def open_agents_broker(
     """The broker for as long as `stack` is open."""
     settings = parts.settings
     gateway_url = (settings.kilo_api_url or DEFAULT_GATEWAY).rstrip("/")
-    upstreams = TownUpstreams(worker, credentials, settings.gastown_api_url, gateway_url)
+    own_url = settings.gastown_gateway_url.rstrip("/") if settings.gastown_gateway_url else None
+    upstreams = TownUpstreams(worker, credentials, settings.gastown_api_url, gateway_url, own_url)
     return await stack.enter_async_context(parts.open_broker(upstreams))
 
 

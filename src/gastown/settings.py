@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         Annotated[OrganizationId | None, BeforeValidator(_empty_is_absent)],
         Field(description="Organisation, where neither a request nor the worker names one."),
     ] = None
+    gastown_gateway_url: Annotated[
+        Text,
+        Field(description="Base of an own LLM gateway with OpenAI's paths, as in …/v1; instead of KILO_API_URL."),
+    ] = None
     kilo_api_url: Annotated[Text, Field(description="Base of the LLM gateway; kilo adds /api/openrouter.")] = None
     kilo_openrouter_base: Annotated[
         Text, Field(description="Passed on to kilo; 7.7.7 takes its base from KILO_API_URL instead.")
@@ -262,7 +266,9 @@ class Settings(BaseSettings):
             raise ValueError("must be two user ids, FIRST-LAST")
         return int(first), int(last)
 
-    @field_validator("gastown_api_url", "kilo_api_url", "kilo_cloud_url", "kilo_openrouter_base")
+    @field_validator(
+        "gastown_api_url", "gastown_gateway_url", "kilo_api_url", "kilo_cloud_url", "kilo_openrouter_base"
+    )
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):

@@ -50,6 +50,7 @@ class Access:
 class Upstreams:
     worker_url: str | None = "http://worker"
     gateway_url: str = "http://gateway"
+    own_gateway_url: str | None = None
     worker_token: Secret | None = field(default_factory=lambda: Secret("canary-worker-1"))
     renewals: list[Secret | None] = field(default_factory=list)
     renewed: Secret | None = field(default_factory=lambda: Secret("canary-worker-2"))

@@ -24,6 +24,7 @@ class Nowhere:
 
     worker_url = None
     gateway_url = "http://127.0.0.1:9"
+    own_gateway_url = None
     worker_token = None
 
     async def renew_worker_token(self, _: str | None) -> bool:

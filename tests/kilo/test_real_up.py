@@ -107,6 +107,37 @@ async def test_a_gateway_that_refuses_is_on_the_screen_with_the_tokens_name(tmp_
     assert f"the gateway {gateway} refuses KILOCODE_TOKEN (HTTP 401)" in (tmp_path / "up.log").read_text()
 
 
+async def test_a_gateway_with_openais_paths_answers_and_nothing_else_is_asked(tmp_path):
+    """GASTOWN_GATEWAY_URL is the base of its paths, and its list of models needs no more than their names."""
+    asked: list[tuple[str, str | None]] = []
+
+    async def openai(request: Asked) -> Answer:
+        asked.append((request.path, request.headers.get("authorization")))
+        if request.path == "/v1/models":
+            return answer({"object": "list", "data": [{"id": "my/model", "object": "model", "owned_by": "me"}]})
+        if request.path != "/v1/chat/completions":
+            return answer({"error": {"message": "Not found"}}, 404)
+        head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "my/model"}
+        pieces = (
+            {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hello."}}]},
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        )
+        lines = [f"data: {json.dumps(head | piece)}\n\n" for piece in pieces]
+        return Answer(200, ("".join(lines) + "data: [DONE]\n\n").encode(), "text/event-stream")
+
+    report = tmp_path / "up.json"
+    async with serving(app_of(openai)) as gateway:
+        own = {"GASTOWN_GATEWAY_URL": f"{gateway}/v1", "KILOCODE_TOKEN": "mine"}
+        arguments = ("--exit-after-first-answer", "--model", "my/model", "--json", str(report))
+        async with up(tmp_path / "town", *arguments, **own) as process:
+            with trio.fail_after(120):
+                assert await process.wait() == 0
+    assert json.loads(report.read_text())["turn"]["text"] == "Hello."
+    assert {path for path, _ in asked} <= {"/v1/models", "/v1/chat/completions"}
+    assert {bearer for path, bearer in asked if path == "/v1/chat/completions"} == {"Bearer mine"}
+    assert "gateway  that of GASTOWN_GATEWAY_URL" in (tmp_path / "up.log").read_text()
+
+
 async def test_a_repository_that_was_named_once_is_browsed_by_the_mayor_from_then_on(tmp_path):
     async with open_git_server(tmp_path / "served") as server:
         server.make("one", {"a.txt": "one\n"})

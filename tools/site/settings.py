@@ -33,6 +33,7 @@ _GROUPS: tuple[tuple[str, Callable[[str, FieldInfo], bool]], ...] = (
 HALL_VARIABLES = {
     "KILOCODE_TOKEN": "Token of the real gateway, for this run. Without it a stand-in answers in a model's place.",
     "GASTOWN_ORGANIZATION_ID": "Organisation of that token, for this run.",
+    "GASTOWN_GATEWAY_URL": "The gateway that the token is for, where it is one of your own with OpenAI's paths.",
     "KILO_API_URL": "The gateway that the token is for; Kilo's by default.",
     "GASTOWN_DRAIN_SECONDS": f"Budget of the container's shutdown; here {UpOptions.drain_seconds:g} by default.",
     "XDG_STATE_HOME": "Where a town's data is kept, in `gastown/<town>`.",

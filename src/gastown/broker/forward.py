@@ -18,7 +18,7 @@ from gastown.broker.body import ClientGone, RequestBody, TooLarge
 from gastown.broker.grants import Grant, Grants, Used
 from gastown.broker.headers import MOST_HEADER_BYTES, Headers, NotSendable, for_agent, for_upstream
 from gastown.broker.metrics import BrokerMetrics, Passage
-from gastown.broker.policy import Refused, Route, To, gateway_path, route
+from gastown.broker.policy import Refused, Route, To, gateway_path, own_gateway_path, route
 from gastown.broker.upstreams import Upstreams
 from gastown.broker.usage import AnswerReader, Meter
 from gastown.concurrency.supervise import leaves
@@ -170,20 +170,30 @@ class _Forward:
             with trio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await response.aclose()
 
+    def _address(self) -> str | None:
+        """Where the request goes; None where this town has nothing that would answer it."""
+        ups, path = self.upstreams, self.goal.path
+        if self.goal.to is To.WORKER:
+            return None if ups.worker_url is None else ups.worker_url + path
+        if ups.own_gateway_url is not None:
+            own = own_gateway_path(path)
+            return None if own is None else ups.own_gateway_url + own
+        return ups.gateway_url + gateway_path(path, self.grant.access.gateway().organization)
+
     async def _ask(self) -> httpx2.Response | None:
         """Send the request on, with what is live now; None when that cannot be, which has been answered then."""
-        url, path = self.upstreams.worker_url, self.goal.path
-        if self.goal.to is To.GATEWAY:
-            url = self.upstreams.gateway_url
-            path = gateway_path(path, self.grant.access.gateway().organization)
-        if url is None:
+        address = self._address()
+        if address is None:
             self.passage.outcome = "denied"
-            await self._fail(503, "This town has no orchestrator")
+            if self.goal.to is To.WORKER:
+                await self._fail(503, "This town has no orchestrator")
+            else:
+                await self._fail(404, "The town's own gateway has models, and nothing else")
             return None
         query = self.scope["query_string"]
         request = self.client.build_request(
             self.scope["method"],
-            url + path + (f"?{query.decode('ascii')}" if query else ""),
+            address + (f"?{query.decode('ascii')}" if query else ""),
             headers=for_upstream(list(self.scope["headers"]), self.grant.bearer.reveal(), self._own_headers()),
             content=self.body.content(),
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
@@ -198,7 +208,8 @@ class _Forward:
         else:
             gateway = self.grant.access.gateway()
             token = gateway.token
-            own = {"x-kilocode-organizationid": gateway.organization} if gateway.organization else {}
+            organization = gateway.organization if self.upstreams.own_gateway_url is None else None
+            own = {"x-kilocode-organizationid": organization} if organization else {}
             if self.goal.is_model_call:
                 own["accept-encoding"] = "identity"  # its usage is read
         return own | ({"authorization": f"Bearer {token.reveal()}"} if token else {})

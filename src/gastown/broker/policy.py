@@ -13,7 +13,7 @@ from gastown.broker.grants import AgentIdentity
 from gastown.contract.identifiers import is_identifier
 from gastown.contract.tools import tools
 
-__all__ = ["Refused", "Route", "To", "gateway_path", "route"]
+__all__ = ["Refused", "Route", "To", "gateway_path", "own_gateway_path", "route"]
 
 _MOST_BYTES = 2048
 _RAW_SEGMENT = re.compile(rb"(?:[A-Za-z0-9._:@~-]|%[0-9A-Fa-f]{2})+\Z")
@@ -104,6 +104,12 @@ def gateway_path(path: str, organization: str | None) -> str:
     if of_organization and organization and is_identifier(organization):
         return f"/api/organizations/{organization}/{of_organization}"
     return path
+
+
+def own_gateway_path(path: str) -> str | None:
+    """Where a path of kilo's is at a gateway with OpenAI's paths, below its base; None for what none has."""
+    kilos = "/api/openrouter"
+    return path.removeprefix(kilos) if path.startswith(f"{kilos}/") else None
 
 
 def _segments(raw_path: bytes) -> tuple[str, ...]:

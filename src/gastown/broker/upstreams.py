@@ -19,6 +19,11 @@ class Upstreams(Protocol):
     def gateway_url(self) -> str: ...
 
     @property
+    def own_gateway_url(self) -> str | None:
+        """The base of a gateway with OpenAI's paths, which then takes the place of the other one."""
+        ...
+
+    @property
     def worker_token(self) -> Secret | None: ...
 
     async def renew_worker_token(self, refused: Secret | None) -> bool:

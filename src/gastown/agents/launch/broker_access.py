@@ -32,6 +32,7 @@ class TownUpstreams:
     credentials: LiveCredentials
     api_url: str | None
     gateway_url: str
+    own_gateway_url: str | None = None
 
     @property
     def worker_url(self) -> str | None:

@@ -13,9 +13,16 @@ from gastown.hall.control_client import ControlClient
 from gastown.hall.drivers.process import SERVE
 from gastown.hall.hall import Hall, HallOptions
 
-__all__ = ["DEFAULT_MESSAGE", "Boot", "UpFailed", "UpOptions"]
+__all__ = ["DEFAULT_MESSAGE", "Boot", "UpFailed", "UpOptions", "own_gateway"]
 
 DEFAULT_MESSAGE = "Good morning, Mayor! In one sentence: who are you, and what can you do for this town?"
+
+
+def own_gateway(env: Mapping[str, str]) -> str | None:
+    """The variable that names the gateway of the language model; None for Kilo's."""
+    if env.get("GASTOWN_GATEWAY_URL"):
+        return "GASTOWN_GATEWAY_URL"
+    return "KILO_API_URL" if env.get("KILO_API_URL") else None
 
 
 class UpFailed(Exception):
@@ -61,8 +68,9 @@ class Boot:
     @property
     def gateway(self) -> str:
         """Where the town's language model is asked, as a person knows it."""
-        own = self.options.environment.get("KILO_API_URL")
-        return self.hall.url if self.hall.stand_in else own or "of Kilo (KILO_API_URL is not set)"
+        own = own_gateway(self.options.environment)
+        where = "of Kilo (KILO_API_URL is not set)" if own is None else self.options.environment[own]
+        return self.hall.url if self.hall.stand_in else where
 
     def ms(self, moment: float) -> float:
         """Milliseconds since `up` began, of a moment on Trio's clock."""

@@ -21,7 +21,7 @@ from gastown.contract.secret import Secret
 from gastown.hall.api.context import MayorPrompted
 from gastown.hall.app import LOGGER
 from gastown.hall.cli.arguments import how_to_find
-from gastown.hall.cli.boot import Boot, UpFailed, UpOptions
+from gastown.hall.cli.boot import Boot, UpFailed, UpOptions, own_gateway
 from gastown.hall.cli.first_turn import first_turn
 from gastown.hall.cli.interrupts import Interrupts
 from gastown.hall.cli.mayor import MayorLost, tell
@@ -253,11 +253,12 @@ def _written(path: Path, text: str) -> Iterator[None]:
 
 def _introduce(boot: Boot) -> None:
     screen, hall, data = boot.screen, boot.hall, boot.options.hall.data_dir
-    own = boot.options.environment.get("KILO_API_URL")
+    own = own_gateway(boot.options.environment)
+    unused = f"; {own} is not used without one" if own else ""
     gateway = (
-        'the stand-in, no language model (no KILOCODE_TOKEN; the town gets the placeholder "stand-in")'
+        f'the stand-in, no language model (no KILOCODE_TOKEN{unused}; the town gets the placeholder "stand-in")'
         if hall.stand_in
-        else ("that of KILO_API_URL" if own else "Kilo's") + ", with the town's KILOCODE_TOKEN"
+        else (f"that of {own}" if own else "Kilo's") + ", with the town's KILOCODE_TOKEN"
     )
     screen.line(f"town     {hall.town_id} in {data}")
     screen.line(f"hall     {hall.url}")

@@ -18,7 +18,7 @@ from gastown.contract.secret import Secret
 from gastown.hall.app import LOGGER
 from gastown.hall.cli.arguments import town_folder
 from gastown.hall.cli.awake_clock import AwakeClock
-from gastown.hall.cli.boot import UpFailed, UpOptions
+from gastown.hall.cli.boot import UpFailed, UpOptions, own_gateway
 from gastown.hall.cli.bringup import INTERRUPTED, bring_up
 from gastown.hall.cli.interrupts import Interrupts
 from gastown.hall.cli.mayor import MayorLost
@@ -68,7 +68,7 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
     """`gastown hall`: the orchestrator alone, until Ctrl-C; the exit code."""
     screen = open_screen(sys.stdout, env)
     options = _hall_options(args, env, port=args.port)
-    own_gateway = env.get("KILO_API_URL")
+    own = own_gateway(env)
 
     async def command() -> int:
         interrupts = Interrupts(screen)
@@ -76,9 +76,9 @@ def run_hall(args: Namespace, env: Mapping[str, str]) -> int:
         async with trio.open_nursery() as nursery:
             await nursery.start(interrupts.handle_signals)
             nursery.start_soon(interrupts.watch_reader, name="reader of the output")
-            async with open_hall(options) as hall, _kept_written(hall, path, own_gateway):
+            async with open_hall(options) as hall, _kept_written(hall, path, {own: env[own]} if own else {}):
                 hall.desk.end = interrupts.end
-                gateway = "that of KILO_API_URL" if own_gateway else "Kilo's"
+                gateway = f"that of {own}" if own else "Kilo's"
                 gateway = "the stand-in, no language model" if hall.stand_in else gateway
                 screen.line(f"hall     {hall.url}, town {hall.town_id} in {options.data_dir}")
                 screen.line(f"gateway  {gateway}")
@@ -178,7 +178,7 @@ def _exit_code(error: BaseException) -> int:
 
 
 @asynccontextmanager
-async def _kept_written(hall: Hall, path: Path, gateway: str | None) -> AsyncIterator[None]:
+async def _kept_written(hall: Hall, path: Path, gateway: Mapping[str, str]) -> AsyncIterator[None]:
     """The file for a container of this hall, gone after the block. The token in it always has hours left."""
 
     async def write() -> None:
@@ -211,10 +211,10 @@ def _removed_afterwards(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-async def _variables(hall: Hall, gateway: str | None) -> str:
+async def _variables(hall: Hall, gateway: Mapping[str, str]) -> str:
     """What a container needs to know about this hall, as lines for a shell.
 
-    `gateway` is the base URL of the language model's, None for Kilo's; with the stand-in it is the hall's own.
+    `gateway` is the variable for the language model's, empty for Kilo's; with the stand-in it is the hall's own.
     """
     town = await hall.town()
     variables = {
@@ -223,7 +223,7 @@ async def _variables(hall: Hall, gateway: str | None) -> str:
         "GASTOWN_CONTAINER_TOKEN": (await hall.container_token()).reveal(),
         "KILOCODE_TOKEN": town.kilocode_token.reveal() if town.kilocode_token else None,
         "GASTOWN_ORGANIZATION_ID": town.organization_id,
-        "KILO_API_URL": hall.url if hall.stand_in else gateway,
+        **({"KILO_API_URL": hall.url} if hall.stand_in else gateway),
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items() if value)
 

@@ -183,6 +183,7 @@ def container_environment(
         "KILOCODE_TOKEN": town.kilocode_token.reveal() if town.kilocode_token else None,
         "GASTOWN_ORGANIZATION_ID": town.organization_id,
         "KILO_API_URL": api_url if stand_in else base.get("KILO_API_URL"),
+        "GASTOWN_GATEWAY_URL": None if stand_in else base.get("GASTOWN_GATEWAY_URL"),
     }
     inherited = {name: value for name, value in base.items() if name not in own}
     return inherited | {name: value for name, value in own.items() if value is not None}
