@@ -22,6 +22,8 @@ from gastown.hall.cli.commands.run import run
 from gastown.hall.domain.town import RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.reconcile import facts
+from gastown.hall.reconcile.actions import Merge
+from gastown.hall.reconcile.step import outstanding
 from gastown.hall.store import board as work
 from gastown.hall.store import town_state
 from tests.http.scripted_container import PUBLIC, ScriptedContainer, controlled
@@ -167,6 +169,23 @@ async def test_a_bead_is_stopped_retried_changed_and_closed(desk: Desk) -> None:
 NO_BUDGET = "budget.day = (none)\nbudget.bead = (none)\ntime-zone = (default)\n"
 
 
+async def test_what_was_merged_is_taken_back_by_a_new_bead(desk: Desk) -> None:
+    """It names the commit, and is reviewed and merged as any other; there is nothing to take back before a merge."""
+    bead = await desk.sling("Mend the door")
+    code, _, err = await desk.gastown("revert", bead)
+    assert (code, f"gastown why {bead}" in err) == (1, True)
+    await desk.take(facts.ContainerReady())
+    await desk.hand_in(bead)
+    await desk.said("review", "approve", bead, "--head", HEAD)
+    (merge,) = [one for one in outstanding(await desk.hall.store.state("oak")) if isinstance(one, Merge)]
+    await desk.take(facts.Merged(merge_id=merge.merge_id, commit="c" * 40))
+    made = await desk.said("revert", bead)
+    assert (made["title"], made["rig"], made["commit"]) == ("Revert “Mend the door”", "r1", None)
+    body = (await desk.said("bead", made["id"]))["body"]
+    assert f"git revert --no-edit -m 1 {'c' * 40}\n" in body
+    assert bead in body
+
+
 async def test_a_town_is_paused_resumed_and_configured(desk: Desk) -> None:
     assert await desk.text("pause") == f"model = (default)\nslots = (default)\npaused = True\n{NO_BUDGET}"
     usual = {"model": None, "models": {}, "slots": None, "paused": False}
@@ -228,6 +247,7 @@ UNKNOWN = [
     ("review", "approve", "bead-z"),
     ("review", "reject", "bead-z", "--message", "m"),
     ("retry", "bead-z"),
+    ("revert", "bead-z"),
     ("close", "bead-z"),
     ("stop", "bead-z"),
     ("beads", "--rig", "r9"),

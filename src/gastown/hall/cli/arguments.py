@@ -43,7 +43,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="let the town run on in the background, and return once it is up; `gastown down` ends it",
     )
     parser.add_argument("--tell-when-up", type=int, help=SUPPRESS)  # a descriptor of the process that detaches us
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the bars and figures there")
+    told = "write the bars and figures of the start there"
+    parser.add_argument("--report", "--json", type=Path, metavar="FILE", help=told)
 
 
 def add_hall_arguments(parser: ArgumentParser) -> None:

@@ -54,7 +54,7 @@ def run(args: Namespace, env: Mapping[str, str]) -> int:
         port=args.port,
         drain_seconds=_drain_seconds(env),
         exit_after_first_answer=args.exit_after_first_answer,
-        report=args.json,
+        report=args.report,
         tell_when_up=args.tell_when_up,
     )
 

@@ -10,14 +10,35 @@ from gastown.hall.reconcile import facts
 from gastown.hall.reconcile.state import HandIn, HandInPhase, Work
 from gastown.hall.store import rig_agents, tables
 from gastown.hall.store.beads import bead, find_bead, move_bead
+from gastown.hall.store.board import sling
 from gastown.hall.store.records import has_events
 from gastown.hall.store.tables import TOWN
 from gastown.hall.store.town_state import state_of, take, work_of
 from gastown.hall.store.transaction import Transaction
 
-__all__ = ["agent_named", "approve", "close", "head_seen", "named", "reject", "retry", "stop", "stop_agent"]
+__all__ = [
+    "agent_named",
+    "approve",
+    "close",
+    "head_seen",
+    "named",
+    "reject",
+    "retry",
+    "revert",
+    "stop",
+    "stop_agent",
+]
 
 _SHOWN_BEADS = 3
+_TITLE = 1000
+_REVERT = """\
+Take back what bead {bead} (“{title}”) brought. Its merge is the commit {commit} on {target}:
+
+git revert --no-edit -m 1 {commit}
+
+(without -m 1 where that commit has one parent). If it conflicts, keep what came later and take back only what that \
+commit brought. Run the tests that there are.
+"""
 _ALL = tables.beads.c
 # substr and not LIKE: an id may hold the characters that LIKE gives a meaning.
 _BEGIN = (
@@ -105,6 +126,17 @@ def retry(transaction: Transaction, bead_id: str) -> Bead:
     elif found.is_finished:
         move_bead(transaction, bead_id, BeadState.OPEN, is_retry=True)
     return bead(transaction, bead_id)
+
+
+def revert(transaction: Transaction, bead_id: str) -> Bead:
+    """Make a piece of work that takes back what a bead brought; Conflict when nothing of it is on the target."""
+    found, work = bead(transaction, bead_id), work_of(transaction, bead_id)
+    if work is None or work.commit is None:
+        raise Conflict(f"Bead {bead_id} is {found.status}, and nothing of it is merged", f"gastown why {bead_id}")
+    rules = state_of(transaction).rules.rigs.get(found.rig_id)
+    target = "the target branch" if rules is None else rules.target
+    body = _REVERT.format(bead=found.id, title=found.title, commit=work.commit, target=target)
+    return sling(transaction, found.rig_id, f"Revert “{found.title}”"[:_TITLE], body=body, priority=found.priority)
 
 
 def close(transaction: Transaction, bead_id: str, *, failed: bool) -> Bead:

@@ -76,6 +76,12 @@ async def retry(town: str, bead: str, body: bodies.Empty) -> shown.BeadShown:
     return await _decided(town, bead, lambda board, found: people.retry(board, found.id))
 
 
+async def revert(town: str, bead: str, body: bodies.Empty) -> shown.BeadShown:
+    """Make a piece of work that takes back what a merged bead brought: the new bead, which is merged as any other."""
+    del body
+    return await _decided(town, bead, lambda board, found: people.revert(board, found.id))
+
+
 async def close(town: str, bead: str, body: bodies.Closing) -> shown.BeadShown:
     """End a bead without a merge. Its branch stays."""
     return await _decided(town, bead, lambda board, found: people.close(board, found.id, failed=body.failed))
@@ -122,6 +128,7 @@ ROUTES = (
     Route(method="POST", path=f"{_BEAD}/approve", handler=approve, answer=shown.BeadShown, body=bodies.Approval),
     Route(method="POST", path=f"{_BEAD}/reject", handler=reject, answer=shown.BeadShown, body=bodies.Rejection),
     Route(method="POST", path=f"{_BEAD}/retry", handler=retry, answer=shown.BeadShown, body=bodies.Empty),
+    Route(method="POST", path=f"{_BEAD}/revert", handler=revert, answer=shown.BeadShown, body=bodies.Empty),
     Route(method="POST", path=f"{_BEAD}/close", handler=close, answer=shown.BeadShown, body=bodies.Closing),
     Route(method="POST", path=f"{_BEAD}/stop", handler=stop, answer=shown.BeadShown, body=bodies.Empty),
     Route(

@@ -62,6 +62,7 @@ def add_town_commands(commands: _Parsers) -> None:
     _depends_on(slung, "a bead that must be closed before; may be repeated")
     _add_review(commands)
     _bead_argument(_add(commands, "retry", "let a bead go on that waits for you, or begin a finished one again"))
+    _bead_argument(_add(commands, "revert", "put work on the board that takes back what a merged bead brought"))
     closed = _add(commands, "close", "end a bead without a merge; its branch stays")
     _bead_argument(closed)
     closed.add_argument("--failed", action="store_true", help="it was not done: what waits for it goes on waiting")

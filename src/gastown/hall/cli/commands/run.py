@@ -291,6 +291,7 @@ _COMMANDS: Mapping[tuple[str, str | None], Callable[[TownClient, Namespace], int
     ("review", "approve"): _approve,
     ("review", "reject"): _decide("reject"),
     ("retry", None): _decide("retry"),
+    ("revert", None): _decide("revert"),
     ("close", None): _decide("close"),
     ("stop", None): _stop,
     ("pause", None): _pause,
