@@ -170,7 +170,7 @@ NO_BUDGET = "budget.day = (none)\nbudget.bead = (none)\ntime-zone = (default)\n"
 
 
 async def test_what_was_merged_is_taken_back_by_a_new_bead(desk: Desk) -> None:
-    """It names the commit, and is reviewed and merged as any other; there is nothing to take back before a merge."""
+    """It names the commit; before a merge there is nothing to take back."""
     bead = await desk.sling("Mend the door")
     code, _, err = await desk.gastown("revert", bead)
     assert (code, f"gastown why {bead}" in err) == (1, True)

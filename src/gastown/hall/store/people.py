@@ -36,8 +36,8 @@ Take back what bead {bead} (“{title}”) brought. Its merge is the commit {com
 
 git revert --no-edit -m 1 {commit}
 
-(without -m 1 where that commit has one parent). If it conflicts, keep what came later and take back only what that \
-commit brought. Run the tests that there are.
+(without -m 1 where that commit has one parent). If it conflicts, keep what came later and take back only what
+that commit brought. Run the tests that there are.
 """
 _ALL = tables.beads.c
 # substr and not LIKE: an id may hold the characters that LIKE gives a meaning.

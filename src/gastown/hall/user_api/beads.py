@@ -77,7 +77,7 @@ async def retry(town: str, bead: str, body: bodies.Empty) -> shown.BeadShown:
 
 
 async def revert(town: str, bead: str, body: bodies.Empty) -> shown.BeadShown:
-    """Make a piece of work that takes back what a merged bead brought: the new bead, which is merged as any other."""
+    """Make a piece of work that takes back what a merged bead brought, and is merged as any other."""
     del body
     return await _decided(town, bead, lambda board, found: people.revert(board, found.id))
 
