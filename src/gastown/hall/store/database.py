@@ -27,6 +27,7 @@ from gastown.hall.store.lane import Lane, StoreBusy, StoreError, connect, connec
 from gastown.hall.store.migrations import bring_up_to_date
 from gastown.hall.store.records import AGENT_EVENTS, StoredAgentEvent, stored_agent_event
 from gastown.hall.store.rigs import put_rig
+from gastown.hall.store.snapshots.rows import Place, Snapshots, remove_leftovers
 from gastown.hall.store.tables import TOWN
 from gastown.hall.store.town_state import state_of, take
 from gastown.hall.store.transaction import Transaction, put
@@ -84,14 +85,6 @@ _FIRST_TOO_MANY = (
     .scalar_subquery()
 )
 _PRUNE = delete(tables.container_events).where(_EVENTS.town_id == TOWN, _EVENTS.id <= _FIRST_TOO_MANY)
-_SNAPSHOTS = tables.snapshots.c
-_ITS_SNAPSHOT = (
-    _SNAPSHOTS.town_id == TOWN,
-    _SNAPSHOTS.rig_id == bindparam("rig"),
-    _SNAPSHOTS.agent_id == bindparam("agent"),
-)
-_SNAPSHOT = select(_SNAPSHOTS.content).where(*_ITS_SNAPSHOT)
-_FORGET = delete(tables.snapshots).where(*_ITS_SNAPSHOT)
 
 
 class TownChanges(TypedDict, total=False):
@@ -139,6 +132,7 @@ class Store:
         """Blocks while it opens the file; StoreError when that is impossible."""
         self._writes = Lane(_prepared(path), path)
         self._reads = Lane(connect_to_read(path), path)
+        self._snapshots = Snapshots(path, self._writes, self._reads)
         self._now = now
         self._of_this_run: dict[str, dict[str, Any]] = {}
         self._states: dict[str, TownState] = {}
@@ -198,17 +192,15 @@ class Store:
 
     async def snapshot(self, town_id: str, rig_id: str, agent_id: str) -> bytes | None:
         """The agent's newest database snapshot."""
-        rows = await self._read(_SNAPSHOT, town_id, rig=rig_id, agent=agent_id)
-        return bytes(rows[0].content) if rows else None
+        return await self._snapshots.read(Place(town_id, rig_id, agent_id))
 
     async def save_snapshot(self, town_id: str, rig_id: str, agent_id: str, content: bytes) -> None:
-        """Keep `content` as the agent's only snapshot."""
-        columns = {"town_id": town_id, "rig_id": rig_id, "agent_id": agent_id, "saved_at": iso(self._now())}
-        await self._write(put(tables.snapshots, *columns, "content"), columns | {"content": content})
+        """Keep `content` as the agent's only snapshot. OSError when the disk does not take it."""
+        await self._snapshots.save(Place(town_id, rig_id, agent_id), iso(self._now()), content)
 
     async def delete_snapshot(self, town_id: str, rig_id: str, agent_id: str) -> bool:
         """Forget the agent's snapshot; False when there was none."""
-        return await self._write(_FORGET, {"town": town_id, "rig": rig_id, "agent": agent_id}) == 1
+        return await self._snapshots.forget(Place(town_id, rig_id, agent_id))
 
     async def add_event(self, town_id: str, event: str, body: dict[str, Any]) -> None:
         """Keep a container event, and of the town's events the newest 10,000."""
@@ -319,6 +311,10 @@ def _prepared(path: Path) -> Connection:
     connection = connect(path)
     try:
         bring_up_to_date(connection, path)
+        remove_leftovers(connection, path)
+    except OSError as error:
+        connection.close()
+        raise StoreError(f"cannot use the snapshots beside {path}: {error.strerror}") from error
     except BaseException:
         connection.close()
         raise

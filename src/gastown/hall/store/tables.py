@@ -6,10 +6,8 @@ Times are ISO 8601, in UTC; what is JSON is text. Each row belongs to a town.
 from __future__ import annotations
 
 from sqlalchemy import (
-    Column,
     ForeignKeyConstraint,
     Index,
-    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -50,7 +48,7 @@ __all__ = [
     "registry",
     "rig_agents",
     "rigs",
-    "snapshots",
+    "snapshot_files",
     "towns",
     "usage",
     "usage_seen",
@@ -64,7 +62,8 @@ TOWN = bindparam("town", type_=Text)
 # What a town is.
 
 towns = Table(
-    "towns", METADATA,
+    "towns",
+    METADATA,
     key("id"),
     text("name"),
     text("created_at"),
@@ -81,49 +80,56 @@ towns = Table(
     whole("disable_ai_coauthor", "0"),
     text("env_vars", "{}"),  # JSON: custom variables
     **STRICT,
-)  # fmt: skip
+)
 
 rigs = Table(
-    "rigs", METADATA,
+    "rigs",
+    METADATA,
     town_key(),
     key("id"),
     text("git_url"),
     text("default_branch"),
     text("config", "{}"),  # JSON: model, platform_integration_id, folder
     **KEYED,
-)  # fmt: skip
+)
 
 # Settings that a person changes while the town runs; rig_id is '' for those of the town.
 policies = Table(
-    "policies", METADATA,
+    "policies",
+    METADATA,
     town_key(),
     key("rig_id"),
     text("body"),  # JSON: a Policy, or a RigPolicy
     **KEYED,
-)  # fmt: skip
+)
 
 # What the container has reported.
 
 registry = Table(
-    "registry", METADATA,
+    "registry",
+    METADATA,
     town_key(),
     text("entries"),  # JSON array, as the container sent it
     text("updated_at"),
     **STRICT,
-)  # fmt: skip
+)
 
-snapshots = Table(
-    "snapshots", METADATA,
+# The newest database snapshot of each agent, a file in the folder `snapshots` beside the database.
+snapshot_files = Table(
+    "snapshot_files",
+    METADATA,
     town_key(),
     key("rig_id"),
     key("agent_id"),
     text("saved_at"),
-    Column("content", LargeBinary, nullable=False),
+    text("file"),
+    text("sha256"),
     **STRICT,
-)  # fmt: skip
+)
 
 container_events = Table(
-    "container_events", METADATA,
+    "container_events",
+    METADATA,
     number("id"),
     town(),
     text("received_at"),
@@ -131,10 +137,11 @@ container_events = Table(
     text("body"),  # JSON object, as the container sent it
     Index("container_events_by_town", "town_id", "id"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 agent_events = Table(
-    "agent_events", METADATA,
+    "agent_events",
+    METADATA,
     number(),
     town(),
     text("rig_id"),
@@ -144,22 +151,24 @@ agent_events = Table(
     text("data"),  # JSON object; only its size where that is too much
     Index("agent_events_by_agent", "town_id", "agent_id", "number"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 heartbeats = Table(
-    "heartbeats", METADATA,
+    "heartbeats",
+    METADATA,
     town_key(),
     key("agent_id"),
     text("rig_id"),
     text("received_at"),
     text("body"),  # JSON object: the last one
     **KEYED,
-)  # fmt: skip
+)
 
 # What the agents' tools work on: convoys, beads, agents, nudges.
 
 convoys = Table(
-    "convoys", METADATA,
+    "convoys",
+    METADATA,
     number(),
     town(),
     text("id"),
@@ -173,10 +182,11 @@ convoys = Table(
     maybe("landed_at"),  # every bead of it is closed
     UniqueConstraint("town_id", "id"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 beads = Table(
-    "beads", METADATA,
+    "beads",
+    METADATA,
     number(),
     town(),
     text("id"),
@@ -200,10 +210,11 @@ beads = Table(
     Index("beads_by_rig", "town_id", "rig_id", "number"),
     Index("beads_by_convoy", "town_id", "convoy_id"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 blockers = Table(
-    "blockers", METADATA,
+    "blockers",
+    METADATA,
     key("town_id"),
     key("bead_id"),
     key("blocker_id"),  # must be closed before bead_id begins
@@ -211,10 +222,11 @@ blockers = Table(
     bead("blocker_id", ondelete="CASCADE"),
     Index("blockers_by_blocker", "town_id", "blocker_id"),
     **KEYED,
-)  # fmt: skip
+)
 
 rig_agents = Table(
-    "rig_agents", METADATA,
+    "rig_agents",
+    METADATA,
     number(),
     town(),
     text("rig_id"),
@@ -229,10 +241,11 @@ rig_agents = Table(
     UniqueConstraint("town_id", "id"),
     bead("bead_id"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 nudges = Table(
-    "nudges", METADATA,
+    "nudges",
+    METADATA,
     number(),
     town(),
     text("rig_id"),
@@ -245,23 +258,25 @@ nudges = Table(
     maybe("delivered_at"),
     UniqueConstraint("town_id", "id"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 # What the reconciler knows of a town.
 
 work = Table(
-    "work", METADATA,
+    "work",
+    METADATA,
     key("town_id"),
     whole("epoch", "0"),
     key("bead_id"),
     text("state"),  # JSON: a Work
     bead("bead_id", ondelete="CASCADE"),
     **KEYED,
-)  # fmt: skip
+)
 
 # Every attempt that was ever begun. Those of deleted beads stay.
 attempts = Table(
-    "attempts", METADATA,
+    "attempts",
+    METADATA,
     number(),
     town(),
     whole("epoch", "0"),
@@ -278,19 +293,21 @@ attempts = Table(
     UniqueConstraint("town_id", "id"),
     Index("attempts_by_bead", "town_id", "bead_id", "number"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 reconcilers = Table(
-    "reconcilers", METADATA,
+    "reconcilers",
+    METADATA,
     town_key(),
     whole("epoch", "0"),
     text("state"),  # JSON: names, breaker, stops
     **STRICT,
-)  # fmt: skip
+)
 
 # What has happened, in the order in which it was folded; the newest of a town.
 facts = Table(
-    "facts", METADATA,
+    "facts",
+    METADATA,
     number(),
     town(),
     whole("epoch", "0"),
@@ -301,7 +318,7 @@ facts = Table(
     Index("facts_by_town", "town_id", "number"),
     Index("facts_by_bead", "town_id", "bead_id", "number"),
     **NUMBERED,
-)  # fmt: skip
+)
 
 # What model calls came to: sums. attempt_id and bead_id are '' where there is none, as of the mayor's bead.
 usage = Table(

@@ -7,10 +7,11 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from gastown.hall.store.lane import StoreError, usable
+from gastown.hall.store.snapshots.files import folder_beside
 
 __all__ = ["NEWEST", "bring_up_to_date"]
 
-NEWEST = "3"
+NEWEST = "4"
 """The revision of this gastown: the last of versions/."""
 _MARK = 3
 """What SQLite's own `user_version` says of a file that Alembic looks after. A gastown that knows only version 1 or
@@ -26,7 +27,7 @@ def bring_up_to_date(connection: Connection, path: Path) -> None:
         found = _revision(connection, path)
         if found == NEWEST:
             return
-        _upgrade(connection, found)
+        _upgrade(connection, found, folder_beside(path))
         connection.exec_driver_sql(f"PRAGMA user_version = {_MARK}")
 
 
@@ -41,14 +42,14 @@ def _revision(connection: Connection, path: Path) -> str | None:
     return found
 
 
-def _upgrade(connection: Connection, found: str | None) -> None:
+def _upgrade(connection: Connection, found: str | None, snapshots: Path) -> None:
     # Only here: what is up to date needs nothing of Alembic, which takes a tenth of a second to load.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    config.attributes["connection"] = connection
+    config.attributes |= {"connection": connection, "snapshots": snapshots}
     if found is not None and not inspect(connection).has_table("alembic_version"):
         command.stamp(config, found)
     command.upgrade(config, "head")
