@@ -20,7 +20,7 @@ from gastown.contract.secret import Secret
 from gastown.contract.town import GitAuth
 from gastown.hall.api.worker_api import SNAPSHOT_LIMIT
 from gastown.hall.app import LOGGER
-from gastown.hall.domain.town import RigRecord
+from gastown.hall.domain.town import DEFAULT_MODEL, RigRecord
 from gastown.hall.hall import Hall, HallOptions, open_hall
 from gastown.hall.tokens import claimed_town, mint, verify
 
@@ -193,7 +193,7 @@ async def test_a_mayor_that_comes_back_browses_the_repositories_of_now(town: Tow
         "oak", RigRecord(rig_id="r", git_url="https://x.test/r.git", default_branch="main")
     )
     assert (await town.ask("GET", "/container-registry")).json()["data"] == [
-        entry | {"request": request | {"rigs": rigs, "organizationId": None}},
+        entry | {"request": request | {"rigs": rigs, "organizationId": None, "model": DEFAULT_MODEL}},
         ENTRY,
     ]
 
