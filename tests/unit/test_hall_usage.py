@@ -93,6 +93,28 @@ async def test_a_call_after_its_attempt_belongs_to_the_agents_last_one(store: St
     assert await store.transaction("oak", work) == [0.5]
 
 
+async def test_a_budget_that_is_followed_call_by_call_is_the_one_that_is_read_whole(store: Store) -> None:
+    """A gateway's figures may even take the place of kilo's larger ones."""
+
+    def work(transaction: Transaction) -> list[tuple[str, ...]]:
+        policies.change_policy(transaction, Policy(budget_bead=0.5))
+        take(transaction, facts.ContainerReady())
+        made = [beads.make_bead(transaction, "r", "issue", title) for title in ("One", "Two")]
+        board.add_work(transaction, made)
+        authors = [state_of(transaction).work[one.id].author or "" for one in made]
+        told = [use(1, authors[0]), use(2, authors[1], source=Source.KILO, cost=9), use(3, authors[0])]
+        found: list[tuple[str, ...]] = []
+        for one in [*told, use(4, authors[1]), use(5)]:
+            take_budget(transaction, usage.count(transaction, [one]))
+            assert state_of(transaction).budget == usage.budget_of(transaction)
+            over = state_of(transaction).budget.beads
+            found.append(tuple(bead.title for bead in made if bead.id in over))
+        return found
+
+    found = await store.transaction("oak", work)
+    assert found == [(), ("Two",), ("One", "Two"), ("One",), ("One",)]
+
+
 async def test_a_convoy_costs_what_its_beads_cost(store: Store) -> None:
     def work(transaction: Transaction) -> list[float | None]:
         plan = ConvoyPlan(rig_id="r", title="All", tasks=[Task(title="One"), Task(title="Two")], merge_mode="m")

@@ -107,8 +107,7 @@ async def _keep(town_id: str, rig_id: str, events: list[_Event]) -> Answer[None]
     def work(board: Transaction) -> None:
         records.add_agent_events(board, rig_id, kept)
         if uses:  # before the ends of turns: what they let begin goes by what was spent
-            count(board, uses)
-            take_budget(board)
+            take_budget(board, count(board, uses))
         if turns:
             take(board, *turns)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from sqlalchemy import bindparam, select, update
@@ -26,6 +26,8 @@ _MODELS = select(tables.towns.c.default_model, tables.towns.c.role_models).where
 _CHANGE_MODELS = update(tables.towns).where(tables.towns.c.id == TOWN)
 _OF_RIGS = select(_RIGS.id, _RIGS.default_branch).where(_RIGS.town_id == TOWN).order_by(_RIGS.id)
 _Settings = TypeVar("_Settings", Policy, RigPolicy)
+# Making one takes as long as a transaction, and the settings are read with every model call.
+_ADAPTERS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Policy, RigPolicy)}
 
 
 def policy(transaction: Transaction) -> Policy:
@@ -81,9 +83,12 @@ def rules(transaction: Transaction) -> Rules:
 
 def _read(transaction: Transaction, rig_id: str, kind: type[_Settings]) -> _Settings:
     row = transaction.row(_ONE, rig=rig_id)
-    return kind() if row is None else TypeAdapter(kind).validate_json(row.body)
+    if row is None:
+        return kind()
+    read: _Settings = _ADAPTERS[kind].validate_json(row.body)
+    return read
 
 
 def _write(transaction: Transaction, rig_id: str, given: Policy | RigPolicy) -> None:
-    body = TypeAdapter(type(given)).dump_json(given).decode()
+    body = _ADAPTERS[type(given)].dump_json(given).decode()
     transaction.put(tables.policies, rig_id=rig_id, body=body)

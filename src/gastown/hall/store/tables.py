@@ -292,6 +292,7 @@ attempts = Table(
     maybe("reason"),
     UniqueConstraint("town_id", "id"),
     Index("attempts_by_bead", "town_id", "bead_id", "number"),
+    Index("attempts_by_agent", "town_id", "agent_id", "number"),
     **NUMBERED,
 )
 
@@ -353,5 +354,6 @@ usage_seen = Table(
     text("agent_id"),
     text("call_id"),
     UniqueConstraint("town_id", "agent_id", "call_id"),
+    Index("usage_seen_by_town", "town_id", "number"),
     **NUMBERED,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -116,10 +116,11 @@ def take_rules(transaction: Transaction) -> None:
     take_budget(transaction)
 
 
-def take_budget(transaction: Transaction) -> None:
-    """There was something spent, or the budget may have changed."""
-    budget = budget_of(transaction)
-    if budget != state_of(transaction).budget:
+def take_budget(transaction: Transaction, touched: Iterable[str] | None = None) -> None:
+    """There was something spent, for the beads that are `touched`; None: the budget itself may have changed."""
+    before = state_of(transaction).budget
+    budget = budget_of(transaction) if touched is None else budget_of(transaction, before, touched)
+    if budget != before:
         take(transaction, BudgetChanged(budget=budget))
 
 

@@ -48,9 +48,10 @@ _FIRST_TOO_MANY = (
     .scalar_subquery()
 )
 _PRUNE = delete(tables.usage_seen).where(_SEEN.town_id == TOWN, _SEEN.number <= _FIRST_TOO_MANY)
-_SPAN = select(func.max(_SEEN.number).label("newest"), func.min(_SEEN.number).label("oldest")).where(
-    _SEEN.town_id == TOWN
+_NEWEST, _OLDEST = (
+    select(end(_SEEN.number)).where(_SEEN.town_id == TOWN).scalar_subquery() for end in (func.max, func.min)
 )
+_SPAN = select(_NEWEST.label("newest"), _OLDEST.label("oldest"))
 _OWNER = (
     select(_ATTEMPTS.id, _ATTEMPTS.bead_id)
     .where(_ATTEMPTS.town_id == TOWN, _ATTEMPTS.agent_id == bindparam("agent"))
@@ -84,13 +85,18 @@ _BY_ATTEMPT = (
 _ON_DAY = _SUMS.where(_USAGE.day == bindparam("on")).group_by(_USAGE.day)
 
 
-def count(transaction: Transaction, uses: Iterable[Use]) -> None:
-    """Count model calls, each once however often it is told. They belong to the day on which they are told."""
+def count(transaction: Transaction, uses: Iterable[Use]) -> frozenset[str]:
+    """Count model calls, each once however often it is told. They belong to the day on which they are told.
+
+    Returns the beads that they were for.
+    """
+    touched: set[str] = set()
     day = day_of(transaction.moment, policies.policy(transaction))
     for use in uses:
         if transaction.add(_SEE, agent_id=use.agent_id, call_id=use.call_id) == 0:
             continue
         attempt_id, bead_id = _owner(transaction, use)
+        touched.add(bead_id)
         tokens = {name: min(max(getattr(use, name), 0), _MOST_TOKENS) for name in _TOKENS}
         is_known = use.cost is not None and 0 <= use.cost <= _MOST_COST
         transaction.add(
@@ -106,6 +112,7 @@ def count(transaction: Transaction, uses: Iterable[Use]) -> None:
             cost=float(use.cost or 0) if is_known else 0.0,
         )
     _prune(transaction)
+    return frozenset(touched)
 
 
 def spent_by_bead(transaction: Transaction) -> Mapping[str, Spending]:
@@ -134,8 +141,8 @@ def together(parts: Iterable[Spending]) -> Spending:
     return Spending(**numbers, cost=sum(costs) if costs else None, source=source)
 
 
-def budget_of(transaction: Transaction) -> Budget:
-    """What is used up now."""
+def budget_of(transaction: Transaction, before: Budget | None = None, touched: Iterable[str] = ()) -> Budget:
+    """What is used up now. With `before`, what it was: only the `touched` beads have cost more since then."""
     town, now = policies.policy(transaction), transaction.moment
     day: OverBudget | None = None
     bead: OverBudget | None = None
@@ -146,8 +153,14 @@ def budget_of(transaction: Transaction) -> Budget:
             reason = f"the day's budget of ${town.budget_day:,.2f} is used up"
             day = OverBudget(reason=reason, until=midnight_after(now, town))
     if town.budget_bead is not None:
-        least, spent_by = town.budget_bead, spent_by_bead(transaction)
-        beads = tuple(sorted(one for one, spent in spent_by.items() if one and (spent.cost or 0) >= least))
+        least = town.budget_bead
+        if before is None:
+            spent_by = spent_by_bead(transaction)
+        else:
+            spent_by = {one: together(spent_by_attempt(transaction, one).values()) for one in touched}
+        over = {one for one, spent in spent_by.items() if one and (spent.cost or 0) >= least}
+        known = set() if before is None else set(before.beads) - spent_by.keys()
+        beads = tuple(sorted(over | known))
         bead = OverBudget(reason=f"its budget of ${least:,.2f} is used up") if beads else None
     return Budget(day=day, bead=bead, beads=beads)
 

@@ -189,6 +189,8 @@ _INDEXES = (
     ("beads_by_convoy", "beads", ["town_id", "convoy_id"]),
     ("blockers_by_blocker", "blockers", ["town_id", "blocker_id"]),
     ("attempts_by_bead", "attempts", ["town_id", "bead_id", "number"]),
+    ("attempts_by_agent", "attempts", ["town_id", "agent_id", "number"]),
+    ("usage_seen_by_town", "usage_seen", ["town_id", "number"]),
     ("facts_by_town", "facts", ["town_id", "number"]),
     ("facts_by_bead", "facts", ["town_id", "bead_id", "number"]),
 )
