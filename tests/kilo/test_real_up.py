@@ -56,7 +56,7 @@ async def first_answer(report: Path) -> dict:
 
 async def test_ctrl_c_ends_a_town_with_exit_code_0_and_leaves_no_process(tmp_path):
     report = tmp_path / "up.json"
-    async with up(tmp_path / "town", "--json", str(report)) as process:
+    async with up(tmp_path / "town", "--message", "Good morning", "--json", str(report)) as process:
         answer = await first_answer(report)
         below = descendants(process.pid)
         process.send_signal(signal.SIGINT)
@@ -168,7 +168,7 @@ async def browsed(data: Path, wanted: int) -> set[str] | None:
 
 async def test_the_kill_of_gastown_up_ends_the_container_and_its_servers(tmp_path):
     report = tmp_path / "up.json"
-    async with up(tmp_path / "town", "--json", str(report)) as process:
+    async with up(tmp_path / "town", "--message", "Good morning", "--json", str(report)) as process:
         await first_answer(report)
         below = descendants(process.pid)
         process.kill()

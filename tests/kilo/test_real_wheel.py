@@ -98,6 +98,7 @@ async def test_the_wheel_alone_brings_up_a_town_whose_mayor_answers(elsewhere, t
             await process.wait()
     assert process.returncode == 0
     assert answer["turn"]["reason"] == "completed"
+    assert answer["turn"]["text"].startswith("(A script plays here")
     assert strays == set()
     assert kilos, "kilo was not the one on the path"
     assert alive(family) == []

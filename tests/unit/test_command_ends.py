@@ -122,7 +122,7 @@ async def up(
     """
     log = trio.Path(data / "serve.log")
     process = await trio.lowlevel.open_process(
-        [*prefix, sys.executable, "-c", UP, CONTAINER, "up", "--dir", str(data), "--port", "0"],
+        [*prefix, sys.executable, "-c", UP, CONTAINER, "up", "--dir", str(data), "--port", "0", "--message", "Hi"],
         env=environment(),
         cwd=data.parent,  # no repository, which `up` would name
         stdin=subprocess.DEVNULL,

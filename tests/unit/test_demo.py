@@ -79,6 +79,11 @@ def test_the_repository_is_made_once_and_is_clean(place: Path) -> None:
     assert [path.name for path in place.parent.iterdir()] == [RIG]
 
 
+def test_a_town_whose_first_file_is_the_demo_is_still_for_its_owner_only(tmp_path: Path) -> None:
+    make_repository(tmp_path / "town" / RIG)
+    assert (tmp_path / "town").stat().st_mode & 0o777 == 0o700
+
+
 def test_the_mayor_makes_three_tasks_of_the_wish_of_which_the_last_waits_for_the_others() -> None:
     said = Talk(PLAYED, MAYOR_TOOLS).user(WISH)
     assert said is not None

@@ -73,19 +73,26 @@ def test_a_folder_needs_nothing_but_its_place(site: Path, monkeypatch: pytest.Mo
 async def test_in_a_repository_a_town_without_rigs_is_told_the_command(
     site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It is named, and nothing is changed; elsewhere, and in a town that has a rig, nothing is said."""
-    options = HallOptions(data_dir=tmp_path / "town")
-    for place, rigs, wanted in (
-        (site, [], f"rigs     none; for the repository in {site}: gastown rig add . --dir {tmp_path / 'town'}\n"),
-        (tmp_path, [], ""),
-        (site, [REMOTE], ""),
+    """It is named, and nothing is changed. A town with a model is told elsewhere, too; one that has a rig is not,
+    unless the rig is a demo's, which no model plays.
+    """
+    options, where = HallOptions(data_dir=tmp_path / "town"), f" --dir {tmp_path / 'town'}\n"
+    here = f"rigs     none; for the repository in {site}: gastown rig add .{where}"
+    demo = RigRecord(rig_id="demo", git_url="", default_branch="main", folder=str(tmp_path / "town" / "demo"))
+    for place, rigs, token, wanted in (
+        (site, [], None, here),
+        (tmp_path, [], None, ""),
+        (tmp_path, [], Secret("real"), f"rigs     none; for a repository: gastown rig add PLACE{where}"),
+        (site, [demo], Secret("real"), here),
+        (site, [demo], None, ""),
+        (site, [demo, REMOTE], Secret("real"), ""),
     ):
         monkeypatch.chdir(place)
         shown = StringIO()
-        async with open_hall(replace(options, rigs=rigs)) as hall:
+        async with open_hall(replace(options, rigs=rigs, kilocode_token=token)) as hall:
             boot = Boot(UpOptions(hall=options, environment={}), Screen(shown), hall, Mock(), 0, hall.now())
             await _name_the_folder(boot)
-            assert list((await hall.town()).rigs) == rigs
+            assert {rig.rig_id for rig in (await hall.town()).rigs} == {rig.rig_id for rig in rigs}
         assert shown.getvalue() == wanted
 
 

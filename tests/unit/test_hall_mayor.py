@@ -53,6 +53,16 @@ def test_a_turn_begins_with_our_message_and_ends_with_its_close() -> None:
     assert turn.ended_at == TOLD + timedelta(seconds=4)
 
 
+def test_what_is_said_after_a_call_of_a_tool_begins_a_paragraph() -> None:
+    events = Events()
+    events.asked()
+    events.word("I look.")
+    events.take("message.part.updated", part={"type": "tool", "id": "p2"})
+    for word in ("It is ", "there."):
+        events.word(word, part="p3")
+    assert events.said == events.reader.turn.text == "I look.\n\nIt is there."
+
+
 def test_the_turn_that_was_running_before_is_not_ours() -> None:
     events = Events()
     events.word("old ")

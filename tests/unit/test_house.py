@@ -90,6 +90,7 @@ IN_THE_HALL: dict[str, set[str]] = {
         "control_client",
         "store",
         "stand_in",
+        "demo",
         "drivers",
         "folders",
         "places",

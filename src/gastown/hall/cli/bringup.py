@@ -20,8 +20,9 @@ from gastown.concurrency.backoff import delays
 from gastown.contract.secret import Secret
 from gastown.hall.api.context import MayorPrompted
 from gastown.hall.app import LOGGER
-from gastown.hall.cli.arguments import how_to_find
 from gastown.hall.cli.boot import Boot, UpFailed, UpOptions, own_gateway
+from gastown.hall.cli.commands.typed import typed
+from gastown.hall.cli.demo import begin_demo, introduce_demo, is_demos, show_demo, with_demo
 from gastown.hall.cli.first_turn import first_turn
 from gastown.hall.cli.interrupts import Interrupts
 from gastown.hall.cli.mayor import MayorLost, tell
@@ -98,8 +99,10 @@ async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> t
     if options.report is not None:
         await trio.Path(options.report).write_text("", "utf-8")  # a file that cannot be written is told of now
     began, began_at = trio.current_time(), options.hall.now()
+    options = await with_demo(options)
     data = options.hall.data_dir
     async with open_hall(options.hall) as hall:
+        options = await begin_demo(hall, options)
         await trio.to_thread.run_sync(end_strays, data / "homes")
         port = choose_port(_HOST, options.port)
         url = f"http://{_HOST}:{port}"
@@ -113,6 +116,7 @@ async def _town(options: UpOptions, screen: Screen, interrupts: Interrupts) -> t
                 boot = Boot(options, screen, hall, control, began, began_at, url)
                 boot.seen.hall_ms = boot.ms(trio.current_time())
                 _introduce(boot)
+                await introduce_demo(boot)
                 await _name_the_folder(boot)
                 if interrupts.told:
                     return _interrupted(boot, interrupts, is_up=False), _DOWN
@@ -162,7 +166,7 @@ async def _first_container(boot: Boot, how: ContainerOptions, interrupts: Interr
                     else:
                         is_up = True
                         _is_up(boot)
-                        await _hear_people(boot)
+                        await _serve_people(boot)
     except ContainerDied as died:
         if not is_up or died.returncode == REFUSED:
             raise
@@ -189,7 +193,7 @@ async def _next_container(boot: Boot, how: ContainerOptions, interrupts: Interru
             with interrupts.block():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_give_work, boot, name="work")
-                    await _hear_people(boot)
+                    await _serve_people(boot)
     except ContainerDied as died:
         if died.returncode == REFUSED:
             raise
@@ -267,14 +271,18 @@ def _introduce(boot: Boot) -> None:
 
 
 async def _name_the_folder(boot: Boot) -> None:
-    """In a repository, with a town that has none: say how it becomes the town's."""
-    if (await boot.hall.town()).rigs:
+    """Where a town has no repository: say how it gets one. That of a demo which a model does not play is none."""
+    hall, options = boot.hall, boot.options
+    rigs = [rig for rig in (await hall.town()).rigs if hall.stand_in or not is_demos(rig, options.hall)]
+    if rigs:
         return
-    with suppress(NoFolder):
+    try:
         found = await trio.to_thread.run_sync(find_folder, ".")
-        options = boot.options
-        named = how_to_find(options.hall.town_id, options.hall.data_dir, options.environment)
-        boot.screen.line(f"rigs     none; for the repository in {found.place}: gastown rig add .{named}")
+    except NoFolder:
+        if not hall.stand_in:
+            boot.screen.line(f"rigs     none; for a repository: {typed('rig add PLACE', options)}")
+    else:
+        boot.screen.line(f"rigs     none; for the repository in {found.place}: {typed('rig add .', options)}")
 
 
 async def _container_options(options: UpOptions, hall: Hall, port: int, token: Secret) -> ContainerOptions:
@@ -315,10 +323,11 @@ async def _give_work(boot: Boot) -> None:
         desk.container = desk.changes = desk.rig_added = None
 
 
-async def _hear_people(boot: Boot) -> None:
-    """Have what people say to the mayor reach her, until cancelled."""
+async def _serve_people(boot: Boot) -> None:
+    """Have what people say to the mayor reach her, and tell them of the demo, until cancelled."""
     boot.hall.desk.tell_mayor = partial(_tell_mayor, boot)
     try:
+        await show_demo(boot)
         await trio.sleep_forever()
     finally:
         boot.hall.desk.tell_mayor = None

@@ -150,6 +150,7 @@ class TurnReader:
     begun: bool = False
     turn: Turn = field(default_factory=Turn)
     _thoughts: set[str] = field(default_factory=set[str])
+    _part: str | None = None
 
     def take(self, event: AgentEvent) -> str:
         """Take the next event; the text that it adds to the answer."""
@@ -165,8 +166,10 @@ class TurnReader:
                 self.turn.used_a_tool = True
             case _Words() as words if self.begun and words.part_id not in self._thoughts:
                 self.turn.first_word_at = self.turn.first_word_at or event.timestamp
-                self.turn.text += words.delta
-                return words.delta
+                begins = "\n\n" if self._part not in (None, words.part_id) else ""  # after a call of a tool
+                self._part = words.part_id
+                self.turn.text += begins + words.delta
+                return begins + words.delta
             case _Failed(error=error) if self.begun and self.turn.error is None:
                 self.turn.error = _in_words(error or _Error())
                 self.turn.status_code = error.data.status_code if error is not None else None

@@ -41,8 +41,9 @@ def make_repository(place: Path) -> None:
     if place.exists():
         return
     part = place.with_name(f".{place.name}.part")
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the town's: for its owner only
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(mode=0o700, parents=True)
+    part.mkdir(mode=0o700)
     for name, text in _FILES.items():
         write_whole(part / name, text, 0o644)
     _git(part, "init", "--quiet", "--initial-branch=main")
