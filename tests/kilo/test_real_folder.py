@@ -87,12 +87,14 @@ def merges(folder: Path) -> list[str]:
 
 
 async def test_a_wish_about_a_folder_is_approved_and_lands_in_its_files(tmp_path: Path) -> None:
-    """It does so while the mayor is still at her first answer."""
+    """The mayor is still at her first answer then. The folder comes to a town that is up, and leaves it."""
     folder, data = make_folder(tmp_path / "site"), tmp_path / "town"
     slow = when(role="mayor").then(say("Hello.", seconds=600))
     played = write(script("a test", slow, POLECAT), tmp_path / "script.json")
-    async with up(data, "--rig", str(folder), "--script", str(played)):
-        made = await eventually(lambda: gastown(data, "sling", "site", "Add a file"), 120)
+    async with up(data, "--script", str(played)):
+        added = await eventually(lambda: gastown(data, "rig", "add", str(folder)), 120)
+        assert (added["id"], added["branch"]) == ("site", "main")
+        made = await gastown(data, "sling", "site", "Add a file")
         (asked,) = await asked_about(data)
         assert merges(folder) == []
         shown = await gastown(data, "review", "show", asked)
@@ -101,6 +103,8 @@ async def test_a_wish_about_a_folder_is_approved_and_lands_in_its_files(tmp_path
         await approve(data, asked)
         await landed(data, asked)
         assert asked in json.dumps(made)
+        removed = await eventually(lambda: gastown(data, "rig", "remove", "site"), 60)
+        assert (removed["left"], await gastown(data, "rig")) == ([], [])
     assert "the town is up" not in (tmp_path / "up.log").read_text()
     assert merges(folder) == [asked]
     assert (folder / f"{asked}.txt").read_text() == f"{asked}\n"
