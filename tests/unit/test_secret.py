@@ -53,6 +53,7 @@ REVEALS = {
     "hall/store/database.py": "the hall's database",
     "hall/tokens.py": "signing",
     "hall/cli/up.py": "the file container.env, for its owner only",
+    "hall/cli/commands/at_rest.py": "the bearer with which a command asks the hall that it has opened itself",
     "kilo/client.py": "the header with a server's password",
     "kilo/server.py": "the environment of a server, which has its password there",
     "kilo/terminal.py": "the environment of `kilo attach`",
