@@ -107,6 +107,18 @@ async def test_work_of_the_demo_begins_only_where_its_script_plays_it(tmp_path: 
     ]
 
 
+async def test_a_model_goes_on_with_no_turn_that_the_script_has_begun(tmp_path: Path) -> None:
+    """The agents of the last container are forgotten when the town gets a token, and not again with it."""
+    kept = []
+    for token in (None, Secret("real"), Secret("real")):
+        options = await with_demo(up(tmp_path, kilocode_token=token))
+        async with open_hall(options.hall) as hall:
+            await begin_demo(hall, options)
+            kept.append(await hall.store.registry("town"))
+            await hall.store.replace_registry("town", [{"agentId": "a"}])
+    assert kept == [[], [], [{"agentId": "a"}]]
+
+
 async def test_a_town_whose_demo_was_taken_away_is_like_every_other(tmp_path: Path) -> None:
     options, shown = await with_demo(up(tmp_path)), StringIO()
     async with open_hall(options.hall) as hall:

@@ -60,14 +60,19 @@ async def with_demo(options: UpOptions) -> UpOptions:
 async def begin_demo(hall: Hall, options: UpOptions) -> UpOptions:
     """Let the demo's work begin only where its script plays it: with a token each turn would cost money.
 
-    The options, with the wish for the mayor until she has heard it.
+    Nor does a model go on with turns that the script has begun: the agents of the last container are forgotten,
+    and their work is not.
+
+    Returned are the options, with the wish for the mayor until she has heard it.
     """
     if not await _is_here(hall, options.hall):
         return options
     is_played = options.hall.script == SCRIPT
-    tasks = await hall.store.transaction(
-        hall.town_id, lambda board: _settle(board, slots=None if is_played else 0)
-    )
+    slots = None if is_played else 0
+    known = await hall.store.transaction(hall.town_id, lambda board: policies.rig_policy(board, RIG))
+    if not is_played and known.slots != slots:
+        await hall.store.replace_registry(hall.town_id, [])
+    tasks = await hall.store.transaction(hall.town_id, lambda board: _settle(board, slots=slots))
     is_new = not tasks and (await hall.town()).mayor_session_id is None
     return replace(options, message=WISH) if is_played and is_new and options.message is None else options
 
