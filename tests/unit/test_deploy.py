@@ -164,7 +164,7 @@ async def test_a_town_of_compose_is_told_all_that_the_contract_gives(tmp_path: P
         data_dir=tmp_path, kilocode_token=Secret(token) if token else None, organization_id="org"
     )
     async with open_hall(options) as hall:
-        lines = (await up._variables(hall, given["KILO_API_URL"])).splitlines()
+        lines = (await up._variables(hall, {"KILO_API_URL": given["KILO_API_URL"]})).splitlines()
         by_the_hall = dict(line.split("=", 1) for line in lines)
         assert by_the_hall["KILO_API_URL"] == (given["KILO_API_URL"] if token else hall.url)
     told = compose("town")["environment"].keys()
