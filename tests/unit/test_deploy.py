@@ -159,7 +159,8 @@ def test_a_pod_is_told_all_that_the_contract_gives() -> None:
 async def test_a_town_of_compose_is_told_all_that_the_contract_gives(tmp_path: Path, token: str | None) -> None:
     """Some of it stands in the file that the hall writes for its town."""
     given = {"KILOCODE_TOKEN": token or "", "GASTOWN_ORGANIZATION_ID": "org", "KILO_API_URL": "https://llm.test"}
-    assert compose("hall")["environment"] == {name: f"${{{name}:-}}" for name in given}
+    named = {*given, "GASTOWN_GATEWAY_URL"}
+    assert compose("hall")["environment"] == {name: f"${{{name}:-}}" for name in named}
     options = HallOptions(
         data_dir=tmp_path, kilocode_token=Secret(token) if token else None, organization_id="org"
     )
