@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -18,8 +20,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+from sqlalchemy.sql import Executable
 
 from gastown.contract.secret import Secret
+from gastown.hall import store
 from gastown.hall.domain.bead import BeadState
 from gastown.hall.store import beads, board, migrations
 from gastown.hall.store.database import StoreError, open_store
@@ -105,21 +111,21 @@ async def test_a_file_of_an_earlier_one_has_all_that_it_had_and_the_tables_of_a_
 ) -> None:
     """Its town, its rig, its container's events, its agents' conversations, its board."""
     write_earlier(path, name)
-    async with open_store(path, now) as store:
-        town = await store.town("oak")
+    async with open_store(path, now) as opened:
+        town = await opened.town("oak")
         assert town is not None
         assert (town.name, town.kilocode_token, [(rig.rig_id, rig.model) for rig in town.rigs]) == (
             *("Oak", None),
             [("r", "m")],
         )
-        assert await store.jwt_secret("oak") == Secret("s3cret")
-        assert await store.snapshot("oak", "r", "a") == b"\x00\xff"
-        assert [(one.id, one.event) for one in await store.events("oak")] == [(7, "ready")]
-        slung = await store.transaction("oak", lambda at: board.sling(at, "r", "Begin"))
+        assert await opened.jwt_secret("oak") == Secret("s3cret")
+        assert await opened.snapshot("oak", "r", "a") == b"\x00\xff"
+        assert [(one.id, one.event) for one in await opened.events("oak")] == [(7, "ready")]
+        slung = await opened.transaction("oak", lambda at: board.sling(at, "r", "Begin"))
         before = ["bead-1"] if len(EARLIER[name][1]) > 1 else []
-        listed = await store.transaction("oak", lambda at: beads.beads(at, "r"))
+        listed = await opened.transaction("oak", lambda at: beads.beads(at, "r"))
         assert [one.id for one in listed] == [*before, slung.id]
-        work = (await store.state("oak")).work
+        work = (await opened.state("oak")).work
         assert [(one.bead_id, one.state) for one in work.values()] == [
             (bead_id, BeadState.OPEN) for bead_id in [*before, slung.id]
         ]
@@ -133,8 +139,8 @@ async def test_a_file_of_version_1_loses_what_was_for_one_run_only(path: Path) -
     variables = {"KILOCODE_TOKEN": CANARY, "A": "1"}
     entry = {"agentId": "a", "request": {"envVars": variables, "x": "\ud800"}, "env": variables}
     write_earlier(path, "the first", [entry, "no object"])
-    async with open_store(path, now) as store:
-        assert await store.registry("oak") == [
+    async with open_store(path, now) as opened:
+        assert await opened.registry("oak") == [
             {"agentId": "a", "request": {"envVars": {"A": "1"}, "x": "\ud800"}, "env": {"A": "1"}},
             "no object",
         ]
@@ -190,8 +196,8 @@ async def test_a_step_that_fails_leaves_the_file_as_it_was(path: Path, monkeypat
             pass
     assert shape(path) == before
     monkeypatch.undo()
-    async with open_store(path, now) as store:
-        assert await store.town("oak") is not None
+    async with open_store(path, now) as opened:
+        assert await opened.town("oak") is not None
 
 
 async def test_the_steps_lead_to_the_tables_that_are_declared(path: Path) -> None:
@@ -228,3 +234,14 @@ def test_a_file_that_is_up_to_date_opens_without_alembic(path: Path) -> None:
         for _ in ("new", "as it was left")
     ]
     assert told == ["True", "False"]
+
+
+def test_every_table_and_statement_is_one_of_postgresqls_too() -> None:
+    """No second set of queries: what the modules of the store declare compiles for it as it is."""
+    names = [module.name for module in iter_modules(store.__path__, f"{store.__name__}.")]
+    modules = [importlib.import_module(name) for name in [*names, f"{store.__name__}.snapshots.rows"]]
+    statements = [one for module in modules for one in vars(module).values() if isinstance(one, Executable)]
+    tables = [CreateTable(table) for table in METADATA.sorted_tables]
+    assert len(statements) > 30
+    for one in (*statements, *tables):
+        assert str(one.compile(dialect=postgresql.dialect()))

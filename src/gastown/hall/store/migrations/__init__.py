@@ -1,4 +1,7 @@
-"""How a database of any earlier gastown comes to the tables of this one: the steps in versions/, by Alembic."""
+"""How a database of any earlier gastown comes to the tables of this one: the steps in versions/, by Alembic.
+
+A change to a table is made in tables.py, in a new file of versions/, and in `NEWEST`.
+"""
 
 from __future__ import annotations
 
