@@ -200,7 +200,8 @@ class Following:
 
     async def __aexit__(self, *_exception: object) -> None:
         self.process.kill()
-        await self.process.wait()
+        with trio.move_on_after(10, shield=True):
+            await self.process.wait()
 
     async def line(self) -> str:
         assert self.process.stdout is not None

@@ -31,17 +31,21 @@ async def start_as(user: User | None, start: Callable[[], Awaitable[_Started]]) 
     """
     if user is None:
         return await start()
+    started: list[_Started] = []
+    failure: OSError | None = None
     async with trio.open_nursery() as nursery:
         # The start cannot be cancelled either; it ends with the first look at the latest that finds it stopped.
         watching = trio.CancelScope(shield=True)
         nursery.start_soon(_watch, user.uid, watching, name="isolation.start")
         try:
-            return await start()
+            started.append(await start())
         except OSError as error:
             failure = error
         finally:
             watching.cancel(reason="the start is over")
-    raise failure  # as it is, and not in a nursery's group
+    if failure is not None:
+        raise failure  # as it is, and not in a nursery's group
+    return started[0]
 
 
 async def _watch(uid: int, scope: trio.CancelScope) -> None:
