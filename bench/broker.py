@@ -82,6 +82,7 @@ def chunk(content: bytes) -> bytes:
 @dataclass(frozen=True)
 class Upstreams:
     gateway_url: str
+    own_gateway_url: None = None
     worker_url: None = None
     worker_token: None = None
 
