@@ -24,8 +24,8 @@ from gastown.git.salvage.receipt import Job, Receipt
 from gastown.git.salvage.salvage import salvage
 from gastown.git.workspace import prepare_workspace
 from gastown.git.worktrees import Checkout, browse, check_out
+from gastown.isolation.ending import processes_of
 from gastown.isolation.users import User, identity
-from gastown.isolation.users import _processes_of as processes_of
 from gastown.testing.users import ALICE, BOB, KEEPER, make_deep, needs_root, open_folder
 from tests.git.conftest import Place
 from tests.git.server import open_git_server

@@ -196,7 +196,7 @@ async def test_a_town_in_the_background_is_spoken_to_and_ended_by_commands(tmp_p
         )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
-    code, out, err = await gastown("up", "--port", "0", "--detach")
+    code, out, err = await gastown("up", "--port", "0", "--message", "Good morning", "--detach")
     assert (code, err) == (0, "")
     process = int(re.search(r"process (\d+)", out)[1])
     try:

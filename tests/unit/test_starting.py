@@ -11,10 +11,9 @@ import pytest
 import trio
 
 from gastown.concurrency.processes import open_child
-from gastown.isolation.ending import end_processes_of
-from gastown.isolation.proc import process_ids
+from gastown.isolation.ending import end_processes_of, processes_of
 from gastown.isolation.starting import start_as
-from gastown.isolation.users import User, identity, lives_as
+from gastown.isolation.users import User, identity
 from gastown.testing.users import ALICE, needs_root
 
 pytestmark = needs_root
@@ -26,14 +25,10 @@ def stopped(user: User) -> Any:
     return partial(trio.lowlevel.open_process, ["/bin/true"], cwd="/", env={}, preexec_fn=stop, **identity(user))
 
 
-def processes_of(user: User) -> list[int]:
-    return [pid for pid in process_ids() if lives_as(user.uid, pid)]
-
-
 async def test_a_child_that_is_stopped_before_its_program_is_killed_and_its_start_ends():
     process = await start_as(ALICE, stopped(ALICE))
     assert await process.wait() == -signal.SIGKILL
-    assert processes_of(ALICE) == []
+    assert processes_of(ALICE.uid) == ()
 
 
 async def test_more_stopped_starts_than_there_are_threads_end_all_the_same():
@@ -58,10 +53,10 @@ async def test_a_start_that_is_cancelled_ends_and_hands_its_child_over():
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start)
-        while not processes_of(ALICE):
+        while not processes_of(ALICE.uid):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert (ended, processes_of(ALICE)) == ([-signal.SIGKILL], [])
+    assert (ended, processes_of(ALICE.uid)) == ([-signal.SIGKILL], ())
 
 
 async def test_a_failure_to_start_is_raised_as_it_is():

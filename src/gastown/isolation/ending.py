@@ -15,7 +15,7 @@ from gastown.isolation.proc import process_ids
 from gastown.isolation.starting import start_as
 from gastown.isolation.users import User, identity, kill_at_once, lives_as, signal_those
 
-__all__ = ["end_processes_of"]
+__all__ = ["end_processes_of", "processes_of"]
 
 _KILL_SECONDS = 1.0
 _ENDING_SECONDS = 5.0
@@ -32,12 +32,12 @@ async def end_processes_of(user: User) -> tuple[int, ...]:
         raise ValueError(f"user {user.uid} is not alone")
     with trio.move_on_after(_ENDING_SECONDS):
         for _ in range(3):
-            if not await trio.to_thread.run_sync(_processes_of, user.uid):
+            if not await trio.to_thread.run_sync(processes_of, user.uid):
                 return ()
             await _kill_all_as(user)
             await trio.to_thread.run_sync(_kill_one_by_one, user.uid)
             await trio.sleep(0.02)
-    return await trio.to_thread.run_sync(_processes_of, user.uid)
+    return await trio.to_thread.run_sync(processes_of, user.uid)
 
 
 async def _kill_all_as(user: User) -> None:
@@ -56,14 +56,14 @@ def _kill_one_by_one(uid: int) -> None:
     """Stop them all before one is killed: a stopped process cannot fork, and keeps its process slot."""
     stopped: set[int] = set()
     for _ in range(_SWEEPS):
-        running = set(_processes_of(uid)) - stopped
+        running = set(processes_of(uid)) - stopped
         if not running:
             break
         signal_those(running, uid, signal.SIGSTOP)
         stopped |= running
-    signal_those(_processes_of(uid), uid, signal.SIGKILL)
+    signal_those(processes_of(uid), uid, signal.SIGKILL)
 
 
-def _processes_of(uid: int) -> tuple[int, ...]:
-    """The processes with that real uid, zombies left out."""
+def processes_of(uid: int) -> tuple[int, ...]:
+    """The processes with that real uid, zombies left out. Blocks."""
     return tuple(pid for pid in process_ids() if lives_as(uid, pid))
