@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 __all__ = [
     "Kin",
+    "command_of",
     "environment_of",
     "folder_of",
     "kin_of",
@@ -28,6 +29,11 @@ def process_ids() -> list[int]:
 def environment_of(pid: int) -> bytes:
     """The environment with which a process was started; empty when the process is gone, or another user's."""
     return _read(pid, "environ")
+
+
+def command_of(pid: int | str) -> bytes:
+    """The program and arguments that a process runs, each ended by a zero byte; empty when the process is gone."""
+    return _read(pid, "cmdline")
 
 
 def status_of(pid: int | str) -> dict[str, str]:

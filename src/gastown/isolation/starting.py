@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from gastown.isolation.proc import kin_of, process_ids, status_of
+from gastown.isolation.proc import command_of, process_ids, status_of
 from gastown.isolation.users import User, signal_those
 
 __all__ = ["start_as"]
@@ -58,14 +57,11 @@ async def _watch(uid: int, scope: trio.CancelScope) -> None:
 
 def _end_stopped(uid: int) -> None:
     """Kill our children with that uid that are stopped and still run our program."""
-    ours, program = os.getpid(), _program("self")
-    stopped = (pid for pid in process_ids() if status_of(pid).get("State", "").startswith("T"))
-    children = [pid for pid in stopped if (kin := kin_of(pid)) and kin.parent == ours and _program(pid) == program]
+    program = command_of("self")
+    children = [pid for pid in process_ids() if _is_stopped_child(pid) and command_of(pid) == program]
     signal_those(children, uid, signal.SIGKILL)
 
 
-def _program(pid: int | str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+def _is_stopped_child(pid: int) -> bool:
+    status = status_of(pid)
+    return status.get("State", "").startswith("T") and status["PPid"] == str(os.getpid())

@@ -91,7 +91,10 @@ async def _change_models_of_agents(before: TownRecord, town: TownRecord) -> None
     if container is None or (before.default_model, before.role_models) == (town.default_model, town.role_models):
         return
     refused: list[str] = []
-    listed = (await container.agents()).agents
+    try:
+        listed = (await container.agents()).agents
+    except ControlCallFailed as error:
+        raise ApiError(502, f"The setting is kept, and holds for starts; not yet changed: {error}") from error
     async with trio.open_nursery() as nursery:
         for agent in listed:
             model = _model_of(town, agent)
