@@ -12,6 +12,7 @@ from gastown.hall.cli.boot import Boot
 from gastown.hall.control_client import ControlCallFailed
 from gastown.hall.dispatch.requests import setup_request
 from gastown.hall.domain.town import town_config
+from gastown.hall.store.lane import StoreBusy
 
 __all__ = ["set_up_rig", "watch_rigs"]
 
@@ -21,10 +22,10 @@ _PATIENCE_SECONDS = 120
 
 async def set_up_rig(boot: Boot, rig_id: str) -> None:
     """Name a new repository to the container, which fetches it at once, and say what is wrong with it."""
-    town = await boot.hall.town()
     try:
+        town = await boot.hall.town()
         await boot.control.set_up(setup_request(town, town.rig(rig_id)), town_config(town, boot.hall.url))
-    except (ControlCallFailed, LookupError) as error:  # the container hears of it with its first work
+    except (ControlCallFailed, LookupError, StoreBusy) as error:  # the container hears of it with its first work
         logging.getLogger(LOGGER).warning("the container has not heard of rig %s yet: %s", rig_id, error)
         return
     boot.screen.line(f"rig {rig_id} is added")
